@@ -1,0 +1,84 @@
+"""What the data path may be told: timeouts in seconds, sizes in bytes, each with the reason for its default.
+
+The configuration builds these; nothing below it sees more than the part that it needs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+
+@dataclass(frozen=True, slots=True)
+class Timeouts:
+    """Seconds; 0 switches a timeout off."""
+
+    client_head_timeout: float = 10.0  # from a request's first byte to the end of its head
+    client_body_timeout: float = 30.0  # between two reads of a request's body
+    keepalive_timeout: float = 75.0  # an idle client; longer than most clients' own, so they close first
+    connect_timeout: float = 2.0  # to an agent on the same host or network: what takes longer is down
+    response_head_timeout: float = 600.0  # agents think before their first byte
+    stream_idle_timeout: float = 0.0  # between two bytes of an answer: off, streams may be silent for hours
+    write_stall_timeout: float = 60.0  # a reader that takes nothing at all while we hold bytes for it
+    linger_timeout: float = 2.0  # dropping the rest of a refused body, so no reset eats the answer
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What one client may take; 0 switches `max_body_bytes` off."""
+
+    max_head_bytes: int = 32_768  # agents' tokens and tracing baggage are large, but not larger
+    max_fields: int = 100
+    max_target_bytes: int = 8_192  # RFC 9110 §4.1 asks for at least 8,000
+    max_body_bytes: int = 0  # off: the agent knows what it takes
+    max_trailer_bytes: int = 8_192  # trailers and chunk extensions of one message together
+    max_connections: int = 10_000  # client connections of one worker
+    max_pipelined: int = 32  # requests waiting behind the one that is being answered; reading pauses beyond it
+    max_interim: int = 16  # 1xx answers to one request: an agent that sends more is broken
+    high_water_bytes: int = 65_536  # bytes waiting for a slow reader before its writer is paused
+    replay_bytes: int = 65_536  # of an idempotent request's body, kept so that it can be sent once more
+
+
+@dataclass(frozen=True, slots=True)
+class PoolOptions:
+    """The connections of one worker to one agent address."""
+
+    max_connections: int = 1_024  # open at once, busy and idle
+    max_idle: int = 64  # kept open for the next request
+    idle_timeout: float = 4.0  # below the 5 s after which uvicorn and Node close theirs, so that we close first
+    wait_timeout: float = 5.0  # for a free connection when all are busy; then 503
+    max_waiting: int = 1_024  # requests waiting for a connection; the next one gets 503 at once
+    connect_attempts: int = 3  # upstreams tried for one request before anything was sent
+    dns_interval: float = 10.0  # how long a resolved name is believed
+    warm_connections: int = 2  # opened to each upstream of the target before a flip
+
+
+@dataclass(frozen=True, slots=True)
+class Forwarding:
+    """What is told to the agent about the client."""
+
+    trusted_proxies: tuple[str, ...] = ()  # networks whose X-Forwarded-* are kept; "unix": sockets
+    forwarded: bool = False  # also write RFC 7239 Forwarded; X-Forwarded-* are always written
+    via: str = "bgproxy"  # the pseudonym in Via (RFC 9110 §7.6.3)
+    underscores: Literal["drop", "refuse", "pass"] = "drop"  # field names with `_`: CGI-like agents read them as `-`
+    trace_method: bool = False  # TRACE echoes credentials
+    trailers: Literal["forward", "drop"] = "forward"
+    debug_header: bool = False  # X-Bgproxy-Color and X-Bgproxy-Epoch on answers
+
+
+@dataclass(frozen=True, slots=True)
+class Balance:
+    """How one upstream of a color is chosen."""
+
+    policy: Literal["p2c", "round_robin"] = "p2c"  # the less loaded of two drawn at random
+
+
+@dataclass(frozen=True, slots=True)
+class ProxyOptions:
+    """All of the data path's options together."""
+
+    timeouts: Timeouts = field(default_factory=Timeouts)
+    limits: Limits = field(default_factory=Limits)
+    pool: PoolOptions = field(default_factory=PoolOptions)
+    forwarding: Forwarding = field(default_factory=Forwarding)
+    balance: Balance = field(default_factory=Balance)

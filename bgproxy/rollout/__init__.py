@@ -1,0 +1,1 @@
+"""The rollout acts over time: health checks, readiness, the flip itself, the drain."""

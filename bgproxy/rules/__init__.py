@@ -1,0 +1,1 @@
+"""The rules decide: pure functions over frozen data. No clock, no await, no logging, no third-party import."""

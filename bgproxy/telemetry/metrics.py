@@ -1,0 +1,169 @@
+"""Counters of one process: plain integers in slots, turned into anything else only when asked.
+
+The data path adds to the slot of its route, color and release; it pays one attribute add per fact and formats nothing.
+`snapshot()` is JSON-able; `merge()` adds the snapshots of several processes, so that any worker can speak for its host.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from typing import Any
+
+# Seconds. Agents answer between a millisecond (a cache) and ten minutes (deep thought).
+BOUNDS: tuple[float, ...] = (
+    0.001,
+    0.0025,
+    0.005,
+    0.01,
+    0.025,
+    0.05,
+    0.1,
+    0.25,
+    0.5,
+    1.0,
+    2.5,
+    5.0,
+    10.0,
+    30.0,
+    60.0,
+    300.0,
+)
+
+
+class Histogram:
+    """Counts of durations by upper bound, the last bucket without one."""
+
+    def __init__(self) -> None:
+        self.buckets = [0] * (len(BOUNDS) + 1)
+        self.sum = 0.0
+
+    def add(self, seconds: float) -> None:
+        """Count one duration."""
+        self.buckets[bisect_left(BOUNDS, seconds)] += 1
+        self.sum += seconds
+
+    def as_dict(self) -> dict[str, Any]:
+        return {"buckets": list(self.buckets), "sum": self.sum}
+
+
+class Slot:
+    """What happened to the requests of one route on one release of one color. `classes[0]`: no answer was begun."""
+
+    def __init__(self, route: str, color: str, release: str) -> None:
+        self.route = route
+        self.color = color
+        self.release = release
+        self.classes = [0] * 6
+        self.latency = Histogram()
+        self.ttfb = Histogram()
+        self.in_flight = 0
+        self.streams = 0
+        self.websockets = 0
+        self.retries = 0
+        self.broken_client = 0
+        self.broken_agent = 0
+        self.bytes_in = 0
+        self.bytes_out = 0
+
+    def __repr__(self) -> str:
+        return f"<Slot {self.route} {self.color}@{self.release} {self.in_flight} in flight>"
+
+    def as_dict(self) -> dict[str, Any]:
+        return {
+            "route": self.route,
+            "color": self.color,
+            "release": self.release,
+            "classes": list(self.classes),
+            "latency": self.latency.as_dict(),
+            "ttfb": self.ttfb.as_dict(),
+            **{name: getattr(self, name) for name in _COUNTS},
+        }
+
+
+_COUNTS = ("in_flight", "streams", "websockets", "retries", "broken_client", "broken_agent", "bytes_in", "bytes_out")
+_GAUGES = ("in_flight", "streams", "websockets")
+
+
+class Metrics:
+    """All counters of one process."""
+
+    def __init__(self) -> None:
+        self._slots: dict[tuple[str, str, str], Slot] = {}
+        self.refused: dict[str, int] = {}
+        self.connections_total = 0
+        self.connections = 0
+        self.carried: dict[str, Any] | None = None
+
+    def slot(self, route: str, color: str, release: str) -> Slot:
+        """The slot of these three, made at its first use."""
+        key = (route, color, release)
+        if (slot := self._slots.get(key)) is None:
+            slot = self._slots[key] = Slot(route, color, release)
+        return slot
+
+    def refuse(self, code: str) -> None:
+        """Count one answer that the proxy gave itself, by its problem code."""
+        self.refused[code] = self.refused.get(code, 0) + 1
+
+    def by_color(self, name: str) -> dict[str, int]:
+        """The sum of one gauge (`in_flight`, `streams`, `websockets`) per color."""
+        total: dict[str, int] = {}
+        for slot in self._slots.values():
+            total[slot.color] = total.get(slot.color, 0) + getattr(slot, name)
+        return total
+
+    def snapshot(self, upstreams: list[dict[str, Any]] | None = None) -> dict[str, Any]:
+        """Everything, JSON-able, with what a predecessor in this worker's place had counted (`carried`)."""
+        own: dict[str, Any] = {
+            "bounds": list(BOUNDS),
+            "series": [slot.as_dict() for slot in self._slots.values()],
+            "counters": {"connections": self.connections_total, "refused": dict(self.refused)},
+            "gauges": {"connections": self.connections},
+            "upstreams": upstreams or [],
+        }
+        return merge([own, self.carried]) if self.carried else own
+
+    def carry(self, snapshot: dict[str, Any]) -> None:
+        """Go on from a dead predecessor's last snapshot: its counters, none of its gauges."""
+        for series in snapshot["series"]:
+            series.update(dict.fromkeys(_GAUGES, 0))
+        self.carried = {**snapshot, "gauges": {"connections": 0}, "upstreams": []}
+
+
+def merge(snapshots: list[dict[str, Any]]) -> dict[str, Any]:
+    """Add snapshots up: series by route, color and release, upstreams by color and URL."""
+    series: dict[tuple[str, str, str], dict[str, Any]] = {}
+    upstreams: dict[tuple[str, str], dict[str, Any]] = {}
+    total: dict[str, Any] = {
+        "bounds": list(BOUNDS),
+        "counters": {"connections": 0, "refused": {}},
+        "gauges": {"connections": 0},
+    }
+    for snapshot in snapshots:
+        for one in snapshot["series"]:
+            key = (one["route"], one["color"], one["release"])
+            series[key] = _add(series[key], one) if key in series else one
+        for one in snapshot["upstreams"]:
+            spot = (one["color"], one["url"])
+            upstreams[spot] = _add(upstreams[spot], one) if spot in upstreams else one
+        total["counters"] = _add(total["counters"], snapshot["counters"])
+        total["gauges"] = _add(total["gauges"], snapshot["gauges"])
+    return {**total, "series": list(series.values()), "upstreams": list(upstreams.values())}
+
+
+def _add(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
+    """Numbers add, lists add place by place, `healthy` holds only where all say so, other texts stay as first seen."""
+    result = dict(one)
+    for name, value in other.items():
+        mine = result.get(name)
+        if mine is None or mine == "":
+            result[name] = value
+        elif isinstance(value, bool):
+            result[name] = mine and value
+        elif isinstance(value, int | float):
+            result[name] = mine + value
+        elif isinstance(value, list):
+            result[name] = [a + b for a, b in zip(mine, value, strict=True)]
+        elif isinstance(value, dict):
+            result[name] = _add(mine, value)
+    return result
