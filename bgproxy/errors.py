@@ -1,4 +1,4 @@
-"""The error tree: every failure that a person or a program can see has a name, an HTTP status and someone whose fault it is.
+"""The error tree: each failure that can be seen has a name, an HTTP status and someone at fault.
 
 Foreign exceptions are mapped to these once, at the border where they appear (the store, a socket, a file).
 A problem is told as `application/problem+json` (RFC 9457); its `type` is stable and made from `code`.
