@@ -1,0 +1,64 @@
+"""What the admin plane asks of the others: the switch that acts, the peers that tell, and the pieces to read from.
+
+It decides nothing about colors itself: every change goes through the switch, every fact comes from the mirror, the
+store or the workers of this host.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+from bgproxy.admin.options import AdminOptions
+
+if TYPE_CHECKING:
+    from bgproxy.rules.release import Release
+    from bgproxy.store.base import Store
+    from bgproxy.store.ledger import Ledger, Outcome
+    from bgproxy.store.mirror import Mirror
+
+
+class Switch(Protocol):
+    """Moves the pointer and stages releases, with every check that belongs to it. Raises `Problem`s only."""
+
+    async def flip(self, to: str, *, actor: str, reason: str, if_epoch: int | None, force: bool) -> Outcome:
+        """Make `to` the active color. Not changed where it is that already."""
+        ...
+
+    async def rollback(self, *, actor: str, reason: str, if_epoch: int | None, force: bool) -> Outcome:
+        """Make the previous color the active one again."""
+        ...
+
+    async def stage(
+        self, color: str, release: Release, *, actor: str, reason: str, if_epoch: int | None, force: bool
+    ) -> Outcome:
+        """Put a release on a color that is not active."""
+        ...
+
+
+class Peers(Protocol):
+    """The workers of this host."""
+
+    async def snapshots(self) -> list[dict[str, Any]]:
+        """One WorkerSnapshot per living worker, this one included:
+
+        `{"node": NodeReport as a dict, "metrics": Metrics.snapshot(), "store": {"state": "up"|"down", "kind", "age"},
+        "started": unix seconds}`. Never raises; a worker that does not answer is left out.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class AdminDeps:
+    """Everything that the admin plane is introduced to."""
+
+    options: AdminOptions
+    fleet: str
+    ledger: Ledger
+    mirror: Mirror
+    store: Store
+    switch: Switch
+    peers: Peers
+    ready: Callable[[], tuple[bool, dict[str, Any]]]  # facts beside the yes or no stand in the answer of /readyz
+    version: str
