@@ -44,6 +44,7 @@ class PoolOptions:
     """The connections of one worker to one agent address."""
 
     max_connections: int = 1_024  # open at once, busy and idle
+    max_opening: int = 64  # connections being opened at once, so that a flip is no flood of connects
     max_idle: int = 64  # kept open for the next request
     idle_timeout: float = 4.0  # below the 5 s after which uvicorn and Node close theirs, so that we close first
     wait_timeout: float = 5.0  # for a free connection when all are busy; then 503

@@ -1,0 +1,165 @@
+"""Where a message ends: body lengths, chunks, trailers. Every way to smuggle a request ends in this file.
+
+Strict on purpose (RFC 9112 §6, §7): one Content-Length of plain digits, `chunked` alone as Transfer-Encoding, chunk
+sizes of plain hex digits. What goes on is framed by us: chunk extensions are dropped, trailers are filtered.
+"""
+
+from __future__ import annotations
+
+import re
+
+from bgproxy.http1.fields import NOT_IN_TRAILERS
+from bgproxy.http1.head import CHUNKED, FIELD_LINE, Malformed
+
+_DIGITS = re.compile(rb"[0-9]{1,18}")
+# A size line: up to 16 hex digits, then extensions (RFC 9112 §7.1.1) of visible characters, spaces and tabs.
+_SIZE_LINE = re.compile(rb"([0-9A-Fa-f]{1,16})((?:;[\t\x20-\x7e\x80-\xff]*+)?)")
+_MAX_CHUNK = 1 << 60
+
+LAST_CHUNK = b"0\r\n\r\n"
+
+
+def content_length(values: list[bytes]) -> int:
+    """The one Content-Length (RFC 9112 §6.3); lists, signs, spaces, repetitions and overflows are refused."""
+    if len(values) != 1:
+        raise Malformed("bad_length", "several Content-Length fields (RFC 9112 §6.3)")
+    value = values[0].rstrip(b" \t")
+    if _DIGITS.fullmatch(value) is None:
+        raise Malformed("bad_length", "Content-Length is not a plain number of bytes (RFC 9110 §8.6)")
+    return int(value)
+
+
+def request_length(lengths: list[bytes], encodings: list[bytes], minor: int) -> int:
+    """How a request's body is framed: bytes, or CHUNKED (RFC 9112 §6.1, §6.3)."""
+    if not encodings:
+        return content_length(lengths) if lengths else 0
+    if lengths:
+        raise Malformed("bad_length", "Transfer-Encoding and Content-Length together (RFC 9112 §6.1)")
+    if minor == 0:
+        raise Malformed("bad_transfer_encoding", "Transfer-Encoding in an HTTP/1.0 request (RFC 9112 §6.1)")
+    if len(encodings) != 1 or encodings[0].rstrip(b" \t") != b"chunked":
+        raise Malformed("unknown_transfer_encoding", "a Transfer-Encoding other than `chunked` alone (RFC 9112 §6.1)")
+    return CHUNKED
+
+
+class ChunkReader:
+    """The chunked coding, read piece by piece (RFC 9112 §7.1). Holds at most one partial line, never payload.
+
+    `feed` appends payload pieces to `out` and returns how many bytes of the data belong to the message; `done` says
+    that its end was seen, `trailers` then holds what may go on of its trailer section. Broken framing: `Malformed`.
+    """
+
+    __slots__ = ("_budget", "_left", "_line", "_state", "done", "fields", "trailers")
+
+    def __init__(self, max_extra_bytes: int, max_fields: int) -> None:
+        self._left = 0  # payload bytes to come of the open chunk
+        self._line = b""  # a line that has not ended yet
+        self._state = _SIZE
+        self._budget = max_extra_bytes  # for extensions and trailers of this message together
+        self.fields = max_fields
+        self.done = False
+        self.trailers: list[bytes] = []
+
+    def __repr__(self) -> str:
+        return f"<ChunkReader state {self._state} left {self._left} done {self.done}>"
+
+    def at_boundary(self) -> bool:
+        """Whether nothing of a chunk is open, so that something else may be written between two of them."""
+        return self._state == _SIZE and not self._line
+
+    def feed(self, data: bytes, out: list[bytes]) -> int:
+        """Read on; returns the bytes taken: all of them, or up to the message's end."""
+        at = 0
+        size = len(data)
+        while at < size and not self.done:
+            if self._state == _PAYLOAD:
+                end = min(size, at + self._left)
+                out.append(data if at == 0 and end == size else data[at:end])
+                self._left -= end - at
+                at = end
+                if not self._left:
+                    self._state = _PAYLOAD_END
+                continue
+            end = data.find(b"\n", at)
+            if end < 0:
+                self._keep(data[at:])
+                return size
+            line = self._line + data[at : end + 1] if self._line else data[at : end + 1]
+            self._line = b""
+            at = end + 1
+            if line[-2:] != b"\r\n":
+                raise Malformed("bad_chunk", "a bare LF in chunked framing (RFC 9112 §7.1)")
+            self._take(line[:-2])
+        return at
+
+    def _keep(self, part: bytes) -> None:
+        self._line += part
+        limit = 2 if self._state == _PAYLOAD_END else self._budget + 18
+        if len(self._line) > limit:
+            raise Malformed("bad_chunk", "a chunk's size line, extension or trailer is too long")
+        if b"\r" in self._line[:-1]:
+            raise Malformed("bad_chunk", "a bare CR in chunked framing (RFC 9112 §7.1)")
+
+    def _take(self, line: bytes) -> None:
+        if self._state == _PAYLOAD_END:
+            if line:
+                raise Malformed("bad_chunk", "a chunk is longer than its size says (RFC 9112 §7.1)")
+            self._state = _SIZE
+        elif self._state == _SIZE:
+            self._take_size(line)
+        else:
+            self._take_trailer(line)
+
+    def _take_size(self, line: bytes) -> None:
+        match = _SIZE_LINE.fullmatch(line)
+        if match is None or (size := int(match[1], 16)) > _MAX_CHUNK:
+            raise Malformed("bad_chunk", "a chunk size is not a plain hexadecimal number (RFC 9112 §7.1)")
+        if match[2]:
+            self._spend(len(match[2]))
+        self._left = size
+        self._state = _PAYLOAD if size else _TRAILER
+
+    def _take_trailer(self, line: bytes) -> None:
+        if not line:
+            self.done = True
+            return
+        self._spend(len(line))
+        self.fields -= 1
+        match = FIELD_LINE.fullmatch(line)
+        if match is None:
+            raise Malformed("bad_chunk", "a trailer field is malformed (RFC 9112 §7.1.2)")
+        if self.fields < 0:
+            raise Malformed("bad_chunk", "too many trailer fields")
+        if match[1].lower() not in NOT_IN_TRAILERS and b"_" not in match[1]:
+            self.trailers.append(line)
+
+    def _spend(self, size: int) -> None:
+        self._budget -= size
+        if self._budget < 0:
+            raise Malformed("bad_chunk", "chunk extensions and trailers are too long")
+
+
+_SIZE, _PAYLOAD, _PAYLOAD_END, _TRAILER = range(4)
+
+_WHOLE_CHUNK_SIZE = re.compile(rb"([1-9A-Fa-f][0-9A-Fa-f]{0,6})\r\n")
+
+
+def is_whole_chunk(data: bytes) -> bool:
+    """Whether the data are exactly one canonical chunk with payload: what an agent's SSE event mostly looks like.
+
+    Such data may go on as they are, which spares a stream the work of being framed again.
+    """
+    match = _WHOLE_CHUNK_SIZE.match(data)
+    return match is not None and match.end() + int(match[1], 16) + 2 == len(data) and data.endswith(b"\r\n")
+
+
+def chunk(payload: bytes) -> bytes:
+    """The payload as one chunk."""
+    return b"%x\r\n%b\r\n" % (len(payload), payload)
+
+
+def last_chunk(trailers: list[bytes]) -> bytes:
+    """The end of a chunked message, with its trailers."""
+    if not trailers:
+        return LAST_CHUNK
+    return b"0\r\n%b\r\n\r\n" % b"\r\n".join(trailers)

@@ -1,0 +1,121 @@
+"""What a head says: the values that the data path acts on, and the grammar that lets a head in at all.
+
+The grammar is an allow-list of RFC 9112 §2 to §5 and RFC 9110 §5: CRLF line ends only, no obs-fold, no white space before a
+colon, no control character anywhere. Possessive quantifiers keep the match linear in the head's length. What does not
+match is never forwarded; `why_request_fails` tells why in words.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from bgproxy.errors import BgproxyError
+
+CHUNKED = -1  # `length` of a message framed by chunks (RFC 9112 §7.1)
+UNTIL_CLOSE = -2  # `length` of a response that ends with its connection (RFC 9112 §6.3, item 8)
+
+_TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]"
+_TOKEN_WITHOUT_UNDERSCORE = rb"[!#$%&'*+\-.^`|~0-9A-Za-z]"
+_VALUE = rb"[\t\x20-\x7e\x80-\xff]"
+# RFC 3986 §2: no space, control character, raw non-ASCII byte; `#` starts a fragment, which is never sent.
+_TARGET = rb"[\x21\x22\x24-\x7e]"
+
+METHODS = frozenset((b"GET", b"HEAD", b"POST", b"PUT", b"PATCH", b"DELETE", b"OPTIONS", b"QUERY", b"TRACE"))
+IDEMPOTENT = frozenset((b"GET", b"HEAD", b"PUT", b"DELETE", b"OPTIONS", b"QUERY", b"TRACE"))  # RFC 9110 §9.2.2
+
+HOST = re.compile(rb"(?:[0-9A-Za-z._\-]++|\[[0-9A-Fa-f:.]++\])(?::[0-9]{1,5})?")
+
+
+class Malformed(BgproxyError):
+    """A message that is refused before anything of it is passed on. `code` names the answer (proxy/replies.py)."""
+
+    def __init__(self, code: str, detail: str) -> None:
+        super().__init__(detail)
+        self.code = code
+        self.detail = detail
+
+
+@dataclass(slots=True)
+class RequestHead:
+    """A request's head as it goes on: `fields` ends behind the last field's CRLF, the empty line is not in it."""
+
+    method: bytes
+    target: bytes  # origin-form or `*`
+    minor: int  # 0 or 1: of the client's HTTP version
+    host: bytes  # as sent, port included; empty where an HTTP/1.0 client sent none
+    length: int  # of the body: bytes, or CHUNKED
+    keep_alive: bool
+    fields: bytes  # request line and fields, hop-by-hop ones removed
+    upgrade: bytes  # the protocol asked for, lower case; empty: none
+    expect: bool  # 100-continue
+    has_request_id: bool
+    forwarded_for: bytes = b""  # what a trusted proxy in front has said (X-Forwarded-For)
+    forwarded_proto: bytes = b""
+    forwarded_host: bytes = b""
+    forwarded: bytes = b""  # RFC 7239, of a trusted proxy
+
+
+@dataclass(slots=True)
+class ResponseHead:
+    """A response's head as it goes on."""
+
+    status: int
+    length: int  # of the body as declared: bytes, CHUNKED or UNTIL_CLOSE; whether there is one depends on the request
+    keep_alive: bool  # whether the agent's connection may serve again
+    fields: bytes  # status line and fields with CRLF, hop-by-hop ones removed, without the empty line
+    has_date: bool
+    event_stream: bool
+    upgrade: bytes  # of a 101: the protocol, lower case
+    has_length: bool  # Content-Length stands in `fields`
+
+
+def request_grammar(max_fields: int) -> re.Pattern[bytes]:
+    """A request's head: groups method, target, minor version. Names with `_` do not match; they go the careful way."""
+    field = rb"(?:%s++:%s*+\r\n)" % (_TOKEN_WITHOUT_UNDERSCORE, _VALUE)
+    return re.compile(rb"(%s++) (%s++) HTTP/1\.([01])\r\n%s{0,%d}+\r\n" % (_TOKEN, _TARGET, field, max_fields))
+
+
+def response_grammar(max_fields: int) -> re.Pattern[bytes]:
+    """A response's head: groups minor version and status. Before an empty reason the space may lack, as many send it."""
+    field = rb"(?:%s++:%s*+\r\n)" % (_TOKEN, _VALUE)
+    return re.compile(rb"HTTP/1\.([01]) ([1-9][0-9][0-9])(?: %s*+)?\r\n%s{0,%d}+\r\n" % (_VALUE, field, max_fields))
+
+
+FIELD_LINE = re.compile(rb"(%s++):%s*+" % (_TOKEN, _VALUE))
+REQUEST_LINE = re.compile(rb"(%s++) (%s++) HTTP/([0-9])\.([0-9])" % (_TOKEN, _TARGET))
+STATUS_LINE = re.compile(rb"HTTP/1\.[01] [1-9][0-9][0-9](?: %s*+)?" % _VALUE)
+_LINE_CONTROLS = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
+
+
+def why_fields_fail(lines: list[bytes], max_fields: int) -> Malformed:
+    """What is wrong with field lines that the grammar did not let in, in words."""
+    for line in lines:
+        if line[:1] in (b" ", b"\t"):
+            return Malformed("bad_field", "a line begins with white space: line folding is not allowed (RFC 9112 §5.2)")
+        if _LINE_CONTROLS.search(line):
+            return Malformed("bad_field", "a field has a control character, a bare CR or a bare LF (RFC 9112 §2.2)")
+        if FIELD_LINE.fullmatch(line) is None:
+            return Malformed(
+                "bad_field", "a field line is not `name: value` with a plain token as its name (RFC 9112 §5)"
+            )
+    return Malformed("too_many_fields", f"more than {max_fields} fields")
+
+
+def why_request_fails(head: bytes, max_fields: int) -> Malformed:
+    """What is wrong with a request's head that the grammar did not let in, in words."""
+    line, *lines = head[:-4].split(b"\r\n")
+    match = REQUEST_LINE.fullmatch(line)
+    if match is None:
+        return Malformed("bad_request_line", "the first line is not `METHOD target HTTP/1.1` (RFC 9112 §3)")
+    if match[3] != b"1" or match[4] not in (b"0", b"1"):
+        return Malformed("bad_version", "only HTTP/1.1 and HTTP/1.0 are spoken here")
+    return why_fields_fail(lines, max_fields)
+
+
+def why_response_fails(head: bytes, max_fields: int) -> Malformed:
+    """What is wrong with an agent's head, in words."""
+    line, *lines = head[:-4].split(b"\r\n")
+    if STATUS_LINE.fullmatch(line) is None:
+        return Malformed("bad_response", "the agent's status line is malformed")
+    return Malformed("bad_response", "of the agent's answer: " + why_fields_fail(lines, max_fields).detail)
