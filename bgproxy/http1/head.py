@@ -1,7 +1,7 @@
 """What a head says: the values that the data path acts on, and the grammar that lets a head in at all.
 
-The grammar is an allow-list of RFC 9112 §2 to §5 and RFC 9110 §5: CRLF line ends only, no obs-fold, no white space before a
-colon, no control character anywhere. Possessive quantifiers keep the match linear in the head's length. What does not
+The grammar is an allow-list of RFC 9112 §2 to §5 and RFC 9110 §5: CRLF line ends only, no obs-fold, no white space before
+a colon, no control character anywhere. Possessive quantifiers keep the match linear in the head's length. What does not
 match is never forwarded; `why_request_fails` tells why in words.
 """
 
@@ -77,7 +77,7 @@ def request_grammar(max_fields: int) -> re.Pattern[bytes]:
 
 
 def response_grammar(max_fields: int) -> re.Pattern[bytes]:
-    """A response's head: groups minor version and status. Before an empty reason the space may lack, as many send it."""
+    """A response's head: groups minor version and status. An empty reason may lack its space, as many send it."""
     field = rb"(?:%s++:%s*+\r\n)" % (_TOKEN, _VALUE)
     return re.compile(rb"HTTP/1\.([01]) ([1-9][0-9][0-9])(?: %s*+)?\r\n%s{0,%d}+\r\n" % (_VALUE, field, max_fields))
 
