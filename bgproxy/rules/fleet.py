@@ -1,0 +1,355 @@
+"""The fleet's whole state, and every decision that changes it.
+
+Each decision takes a state and answers with a `Change` (the next state and what goes on record), with None where
+nothing is to do, or raises the reason why not. Nothing here writes, waits or knows the time: the ledger commits a
+change, and decides anew on the newer state when somebody else was faster. Times come in from the caller and are
+replaced by the store's own when a change is committed.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Final
+
+from bgproxy.errors import BadInput, NotReady, Refused, StaleEpoch, UnknownColor
+from bgproxy.rules.pointer import Pointer
+from bgproxy.rules.release import ENDED, POINTER_EVENTS, UNTRIED, Event, Phase, Release, checked
+
+_COLOR = re.compile(r"[a-z0-9](?:[a-z0-9_-]{0,30}[a-z0-9])?")
+
+
+@dataclass(frozen=True, slots=True)
+class FleetState:
+    """Everything that one pointer governs. `revision` grows by one at each change, the pointer's or not.
+
+    `colors` are in the order of the configuration; a color without a release has no entry in `releases`.
+    """
+
+    revision: int
+    pointer: Pointer
+    releases: Mapping[str, Release]
+    colors: tuple[str, ...]
+
+    @property
+    def active(self) -> Release | None:
+        """The release that takes new traffic; None while the active color is empty."""
+        return self.releases.get(self.pointer.active)
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A decided step, not yet made: the state after it (revision one higher) and what goes on the audit record.
+
+    `moved` and `touched` name what this change wrote, so that the store puts its own time on exactly that.
+    """
+
+    state: FleetState
+    verb: str  # flip, rollback, stage, phase, bootstrap, configure
+    facts: Mapping[str, object]
+    actor: str
+    reason: str
+    moved: bool = False
+    touched: frozenset[str] = frozenset()
+
+    def stamped(self, now: float) -> FleetState:
+        """The state with `now` (unix seconds by the store's clock) on all that this change wrote."""
+        releases = {c: replace(r, at=now) if c in self.touched else r for c, r in self.state.releases.items()}
+        pointer = replace(self.state.pointer, at=now) if self.moved else self.state.pointer
+        return replace(self.state, pointer=pointer, releases=releases)
+
+
+def bootstrap(
+    colors: Iterable[str], active: str, releases: Mapping[str, Release], actor: str, at: float, reason: str = ""
+) -> Change:
+    """The first state of a fleet: epoch 1, the active color's release ACTIVE, the others in the phase they come with.
+
+    Raises `BadInput` for a color name that cannot be one or a release without upstreams, `UnknownColor` for an
+    active color, or a release on a color, that is not among `colors`.
+    """
+    names = _color_names(colors)
+    for color in (active, *releases):
+        _known(names, color)
+    placed = {color: replace(checked(release), at=at) for color, release in releases.items()}
+    if active in placed:
+        placed[active] = replace(placed[active], phase=Phase.ACTIVE)
+    pointer = Pointer(active=active, previous=None, epoch=1, actor=actor, reason=reason, at=at)
+    state = FleetState(revision=1, pointer=pointer, releases=placed, colors=names)
+    facts = {"to": active, "releases": {color: release.label for color, release in placed.items()}}
+    return Change(state, "bootstrap", facts, actor, reason, moved=True, touched=frozenset(placed))
+
+
+def flip(
+    state: FleetState,
+    to: str,
+    *,
+    actor: str,
+    reason: str,
+    at: float,
+    if_epoch: int | None = None,
+    force: bool = False,
+    bake: bool = False,
+    problem: str | None = None,
+) -> Change | None:
+    """Move the pointer to `to`; None where it is there already.
+
+    `problem` is why the target cannot serve now, as the caller found it (no healthy upstream). `force` overrides it,
+    an empty color and a phase that is not READY, STANDBY or DRAINED, and each of these goes on record.
+    Without `bake` the target is settled by the same change.
+    Raises `UnknownColor`, `StaleEpoch` (looked at before anything else of the state), `NotReady`, `Refused`.
+    """
+    _known(state.colors, to)
+    _fresh(state, if_epoch)
+    if state.pointer.active == to:
+        return None
+    forced = _overridden(state, to, problem, force)
+    return _move(state, to, "flip", Event.LEAVE, bake, forced, actor, reason, at)
+
+
+def rollback(
+    state: FleetState,
+    *,
+    actor: str,
+    reason: str,
+    at: float,
+    if_epoch: int | None = None,
+    force: bool = False,
+    problem: str | None = None,
+) -> Change:
+    """Move the pointer back to the color that it came from; nothing is asked of the release being left.
+
+    Refused where there is no previous color, or where it holds by now something that never was active: that would be
+    a flip to a new release, not a rollback. A `problem` of the target refuses too: traffic is never rolled back in
+    silence onto a release that is down. `force` overrides the last two. Raises as `flip` does.
+    """
+    _fresh(state, if_epoch)
+    to = state.pointer.previous
+    if to is None:
+        raise Refused("there is nothing to roll back to: the pointer has not moved yet; flip to a color instead")
+    target = state.releases.get(to)
+    if target is not None and target.phase in UNTRIED and not force:
+        raise Refused(
+            f"{to} holds {target.label} by now, which has never been active: "
+            f"flip to {to} if that is what you want; force overrides"
+        )
+    forced = _overridden(state, to, problem, force)
+    return _move(state, to, "rollback", Event.ROLL_BACK, False, forced, actor, reason, at)
+
+
+def stage(
+    state: FleetState,
+    color: str,
+    release: Release,
+    *,
+    actor: str,
+    reason: str,
+    at: float,
+    if_epoch: int | None = None,
+    force: bool = False,
+) -> Change | None:
+    """Put a release on an idle color, as STAGED; None where exactly this one is already waiting there.
+
+    Refused on the active color, forced or not: flip away first. Refused where the color's release may still hold
+    sessions (STANDBY, ROLLED_BACK) unless forced. Raises `UnknownColor`, `BadInput`, `StaleEpoch`, `Refused`.
+    """
+    _known(state.colors, color)
+    _fresh(state, if_epoch)
+    new = replace(checked(release), phase=Phase.STAGED, at=at)
+    if state.pointer.active == color:
+        raise Refused(f"{color} is active: stage on another color and flip to it, or flip away from {color} first")
+    old = state.releases.get(color)
+    if old is not None and old.phase in UNTRIED and old.same_content(new):
+        return None
+    forced: list[str] = []
+    if old is not None and old.phase not in UNTRIED | ENDED:
+        if not force:
+            raise Refused(
+                f"{color} still holds {old.label}, which is {old.phase} and may have live sessions: wait until it is "
+                "drained; force overrides"
+            )
+        forced.append(f"{color} held {old.label}, {old.phase}")
+    facts = _facts(state, {color: new}, color=color, release=new.label, upstreams=list(new.upstreams), forced=forced)
+    return _change(state, {color: new}, "stage", facts, actor, reason)
+
+
+def step(
+    state: FleetState,
+    color: str,
+    label: str,
+    event: Event,
+    *,
+    actor: str,
+    reason: str,
+    at: float,
+    evidence: Mapping[str, object] | None = None,
+) -> Change | None:
+    """Advance one release's phase for what has been found out about it.
+
+    None where that news is late: the phase has no such step any more, or another label stands on the color. The
+    events that belong to the pointer cannot be had here (`ValueError`): phase and pointer move in one change or not.
+    """
+    if event in POINTER_EVENTS:
+        raise ValueError(f"{event} moves the pointer: use flip or rollback")
+    _known(state.colors, color)
+    release = state.releases.get(color)
+    if release is None or release.label != label:
+        return None
+    try:
+        after = replace(release.after(event), at=at)
+    except Refused:
+        return None
+    facts = _facts(state, {color: after}, color=color, release=label, event=str(event), evidence=dict(evidence or {}))
+    return _change(state, {color: after}, "phase", facts, actor, reason)
+
+
+# A color whose release serves or may still serve somebody: its label is not exchanged under its sessions.
+_LIVE: Final = frozenset({Phase.BAKING, Phase.ACTIVE, Phase.STANDBY, Phase.ROLLED_BACK})
+
+
+def reconfigure(
+    state: FleetState,
+    colors: Iterable[str],
+    releases: Mapping[str, Release],
+    *,
+    actor: str,
+    reason: str,
+    at: float,
+) -> Change | None:
+    """Bring the configuration's colors and releases into the state; None where they say nothing new.
+
+    A release that came by the API is never touched. One that came from the configuration takes its new upstreams
+    and metadata in its phase as it is. Another label counts as another release: it is placed where the old one is
+    idle, and refused (`Refused`) where the old one is live. Colors are added, never taken away: another node may
+    run on an older file, and a release that is left out may still hold sessions.
+    """
+    names = tuple(dict.fromkeys((*state.colors, *_color_names(colors))))
+    new: dict[str, Release] = {}
+    for color, wanted in releases.items():
+        _known(names, color)
+        placed = _configured(state, color, replace(checked(wanted), at=at))
+        if placed is not None:
+            new[color] = placed
+    if not new and names == state.colors:
+        return None
+    facts = _facts(state, new, releases={color: release.label for color, release in new.items()})
+    if names != state.colors:
+        facts["colors"] = list(names)
+    return _change(replace(state, colors=names), new, "configure", facts, actor, reason)
+
+
+def _configured(state: FleetState, color: str, wanted: Release) -> Release | None:
+    """What the configuration's release makes of a color; None where it changes nothing."""
+    old = state.releases.get(color)
+    if old is None:
+        active = state.pointer.active == color
+        return replace(wanted, phase=Phase.ACTIVE) if active else wanted
+    if old.origin != "config" or old.same_content(wanted):
+        return None
+    if old.label == wanted.label:
+        return replace(wanted, phase=old.phase)
+    if old.phase in _LIVE:
+        raise Refused(
+            f"the configuration puts {wanted.label} on {color}, where {old.label} is {old.phase}: "
+            f"stage {wanted.label} on an idle color and flip to it"
+        )
+    return wanted
+
+
+def _move(
+    state: FleetState,
+    to: str,
+    verb: str,
+    leaving: Event,
+    bake: bool,
+    forced: list[str],
+    actor: str,
+    reason: str,
+    at: float,
+) -> Change:
+    """The change that moves the pointer and both colors' phases, in one."""
+    origin = state.pointer.active
+    new: dict[str, Release] = {}
+    if (left := state.releases.get(origin)) is not None:
+        new[origin] = replace(left.after(leaving), at=at)
+    if (target := state.releases.get(to)) is not None:
+        arrived = target.after(_arrival(target, bool(forced)))
+        if arrived.phase is Phase.BAKING and not bake:
+            arrived = arrived.after(Event.SETTLE)
+        new[to] = replace(arrived, at=at)
+    facts: dict[str, object] = {"from": origin, "to": to, **_facts(state, new, forced=forced)}
+    if target is not None:
+        facts["release"] = target.label
+    moved = replace(state, pointer=state.pointer.moved(to, actor, reason, at))
+    return _change(moved, new, verb, facts, actor, reason, moved=True)
+
+
+def _arrival(release: Release, forced: bool) -> Event:
+    """By which event the pointer comes; only a forced flip may come against the table's plain `activate`."""
+    if not forced or release.phase in (Phase.READY, Phase.STANDBY, Phase.DRAINED):
+        return Event.ACTIVATE
+    return Event.FORCE_ACTIVATE
+
+
+def _overridden(state: FleetState, to: str, problem: str | None, force: bool) -> list[str]:
+    """Why the target is not fit, each reason one text; raises `NotReady` with them unless forced."""
+    release = state.releases.get(to)
+    reasons = []
+    if release is None:
+        reasons.append(f"{to} has no release: stage one")
+    elif release.phase is Phase.RETIRED:
+        raise NotReady(f"{to} holds {release.label}, which is retired: stage a release there")
+    elif release.phase not in (Phase.READY, Phase.STANDBY, Phase.DRAINED):
+        reasons.append(f"{to} holds {release.label}, which is {release.phase}")
+    if problem:
+        reasons.append(problem)
+    if reasons and not force:
+        raise NotReady("; ".join(reasons) + "; force overrides and is on record")
+    return reasons
+
+
+def _fresh(state: FleetState, if_epoch: int | None) -> None:
+    epoch, active = state.pointer.epoch, state.pointer.active
+    if if_epoch is not None and if_epoch != epoch:
+        raise StaleEpoch(
+            f"if_epoch is {if_epoch}, but the epoch is {epoch}, active: {active}", epoch=epoch, active=active
+        )
+
+
+def _known(colors: tuple[str, ...], color: str) -> None:
+    if color not in colors:
+        raise UnknownColor(f"there is no color {color[:64]!r}; this fleet has {', '.join(colors)}")
+
+
+def _color_names(colors: Iterable[str]) -> tuple[str, ...]:
+    names = tuple(dict.fromkeys(colors))
+    for name in names:
+        if not _COLOR.fullmatch(name):
+            raise BadInput(f"color {name[:64]!r} cannot be used: 1 to 32 of a-z, 0-9, - and _, such as blue")
+    if not names:
+        raise BadInput("a fleet has at least one color")
+    return names
+
+
+def _facts(state: FleetState, new: Mapping[str, Release], **facts: object) -> dict[str, object]:
+    """What goes on record: the phases that change, and of `facts` those that say something."""
+    phases = {}
+    for color, release in new.items():
+        old = state.releases.get(color)
+        if old is None or old.phase is not release.phase:
+            phases[color] = [None if old is None else str(old.phase), str(release.phase)]
+    return {name: value for name, value in {**facts, "phases": phases}.items() if value}
+
+
+def _change(
+    state: FleetState,
+    new: Mapping[str, Release],
+    verb: str,
+    facts: Mapping[str, object],
+    actor: str,
+    reason: str,
+    *,
+    moved: bool = False,
+) -> Change:
+    after = replace(state, revision=state.revision + 1, releases={**state.releases, **new})
+    return Change(after, verb, facts, actor, reason, moved=moved, touched=frozenset(new))

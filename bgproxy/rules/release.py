@@ -1,0 +1,230 @@
+"""A release and the phases of its life: one table, read by `advance`.
+
+Two rules stand above the table:
+
+1. A release takes new traffic only in BAKING and ACTIVE, and only the pointer's coming (`activate`) brings it there.
+2. What has been active stays one flip away until it is RETIRED: a rollback must be as fast as a flip.
+
+What is not in the table is refused. RETIRED has no way out; the color is staged anew.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from ipaddress import ip_address
+from types import MappingProxyType
+from typing import Final, Literal
+
+from bgproxy.errors import BadInput, Refused
+
+
+class Phase(StrEnum):
+    """Where a release stands."""
+
+    STAGED = "staged"
+    VALIDATING = "validating"
+    READY = "ready"
+    REJECTED = "rejected"
+    BAKING = "baking"
+    ACTIVE = "active"
+    STANDBY = "standby"
+    DRAINED = "drained"
+    ROLLED_BACK = "rolled_back"
+    RETIRED = "retired"
+
+
+class Event(StrEnum):
+    """What happens to a release."""
+
+    VALIDATE = "validate"
+    PASSED = "passed"
+    FAILED = "failed"
+    ACTIVATE = "activate"  # the pointer comes to it
+    SETTLE = "settle"
+    LEAVE = "leave"  # the pointer goes elsewhere
+    ROLL_BACK = "roll_back"  # the pointer leaves it because it is bad
+    DRAINED = "drained"
+    RETIRE = "retire"
+    FORCE_ACTIVATE = "force_activate"  # the pointer comes to it by an operator's will, against the rules
+
+
+# The pointer brings these about: a phase must never move by them while the pointer stays where it is.
+POINTER_EVENTS: Final = frozenset({Event.ACTIVATE, Event.LEAVE, Event.ROLL_BACK, Event.FORCE_ACTIVATE})
+
+# Never had traffic of their own, so nothing drains there and they may be staged anew without force.
+UNTRIED: Final = frozenset({Phase.STAGED, Phase.VALIDATING, Phase.READY})
+
+# Nothing of theirs is alive any more.
+ENDED: Final = frozenset({Phase.DRAINED, Phase.REJECTED, Phase.RETIRED})
+
+_TABLE: Final[Mapping[Phase, Mapping[Event, Phase]]] = MappingProxyType(
+    {
+        Phase.STAGED: {
+            Event.VALIDATE: Phase.VALIDATING,
+            Event.FAILED: Phase.REJECTED,
+            Event.FORCE_ACTIVATE: Phase.BAKING,
+        },
+        Phase.VALIDATING: {
+            Event.VALIDATE: Phase.VALIDATING,  # a dead validator's work is taken up by another
+            Event.PASSED: Phase.READY,
+            Event.FAILED: Phase.REJECTED,
+            Event.FORCE_ACTIVATE: Phase.BAKING,
+        },
+        Phase.READY: {
+            Event.ACTIVATE: Phase.BAKING,
+            Event.FAILED: Phase.REJECTED,
+            Event.FORCE_ACTIVATE: Phase.BAKING,
+        },
+        Phase.REJECTED: {Event.FORCE_ACTIVATE: Phase.BAKING},
+        Phase.BAKING: {
+            Event.SETTLE: Phase.ACTIVE,
+            Event.LEAVE: Phase.STANDBY,
+            Event.ROLL_BACK: Phase.ROLLED_BACK,
+        },
+        Phase.ACTIVE: {
+            Event.LEAVE: Phase.STANDBY,
+            Event.ROLL_BACK: Phase.STANDBY,  # a settled release has proved itself; one can flip forward again
+        },
+        Phase.STANDBY: {
+            Event.ACTIVATE: Phase.ACTIVE,
+            Event.DRAINED: Phase.DRAINED,
+            Event.FORCE_ACTIVATE: Phase.ACTIVE,
+        },
+        Phase.DRAINED: {
+            Event.ACTIVATE: Phase.ACTIVE,  # still deployed: rule 2
+            Event.RETIRE: Phase.RETIRED,
+            Event.FORCE_ACTIVATE: Phase.ACTIVE,
+        },
+        Phase.ROLLED_BACK: {
+            Event.DRAINED: Phase.REJECTED,
+            Event.FORCE_ACTIVATE: Phase.BAKING,
+        },
+        Phase.RETIRED: {},
+    }
+)
+
+
+def advance(phase: Phase, event: Event) -> Phase:
+    """The phase after `event`. Raises `Refused`, naming both, where the table has no such step."""
+    try:
+        return _TABLE[phase][event]
+    except KeyError:
+        allowed = ", ".join(sorted(_TABLE[phase])) or "nothing; stage a release anew"
+        raise Refused(f"a release that is {phase} has no step {event}; possible from {phase}: {allowed}") from None
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """What a color holds: a version's label, where its agents listen, and its phase.
+
+    `routes` gives single routes their own upstreams; all others use `upstreams`. `at`: unix seconds, store's clock.
+    """
+
+    label: str
+    upstreams: tuple[str, ...]
+    routes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    metadata: Mapping[str, object] = field(default_factory=dict)
+    phase: Phase = Phase.STAGED
+    origin: Literal["config", "api"] = "api"
+    at: float = 0.0
+
+    def upstreams_for(self, route: str) -> tuple[str, ...]:
+        """The addresses that serve `route`; empty where this release does not serve it."""
+        return self.routes.get(route, self.upstreams)
+
+    def same_content(self, other: Release) -> bool:
+        """Whether both deploy the same thing, wherever they stand in their lives."""
+        mine = (self.label, self.upstreams, self.routes, self.metadata)
+        return mine == (other.label, other.upstreams, other.routes, other.metadata)
+
+    def after(self, event: Event) -> Release:
+        """This release one step on; raises `Refused` like `advance`."""
+        return replace(self, phase=advance(self.phase, event))
+
+
+# Labels travel in metrics, headers and logs: no spaces, quotes or control characters.
+_LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+@:/-]{0,127}")
+
+
+def parse_label(label: str) -> str:
+    """A release label as it is; raises `BadInput` naming it where it cannot be one."""
+    if not _LABEL.fullmatch(label):
+        raise BadInput(
+            f"release label {label[:140]!r} cannot be used: 1 to 128 letters, digits or one of . _ + @ : / -, "
+            "beginning with a letter or digit"
+        )
+    return label
+
+
+_NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9_-]*[A-Za-z0-9_])?(?:\.[A-Za-z0-9](?:[A-Za-z0-9_-]*[A-Za-z0-9_])?)*\.?")
+_URL = re.compile(
+    r"http://(?P<host>\[[0-9A-Fa-f:.]{2,45}\]|[^\[\]:/?#@]{1,253})(?::(?P<port>[0-9]{1,5}))?/?", re.IGNORECASE
+)
+_UNIX = re.compile(r"unix:(?://)?(?P<path>/[!-~]+)", re.IGNORECASE)
+_MAX_UNIX_PATH = 107  # bytes: sun_path holds 108 with its closing zero
+
+
+def parse_upstream(url: str) -> str:
+    """An agent's address in its one spelling: `http://host:port` or `unix:/absolute/path`.
+
+    The host is lowered and the port is always written (80 where it was left out). Raises `BadInput` naming the value
+    for anything else: another scheme, a path, a user, a query, a port out of range, a host that can be none.
+    """
+    if match := _UNIX.fullmatch(url):
+        path = match["path"]
+        if len(path) > _MAX_UNIX_PATH:
+            raise _bad_upstream(url, f"a socket path has at most {_MAX_UNIX_PATH} bytes, this one {len(path)}")
+        return f"unix:{path}"
+    if url[:8].lower() == "https://":
+        raise _bad_upstream(url, "agents are reached by plain HTTP; put a TLS-terminating sidecar beside the agent")
+    match = _URL.fullmatch(url)
+    if match is None:
+        raise _bad_upstream(url, "it must be http://host:port (no path, user or query) or unix:/absolute/path")
+    host, port = match["host"].lower(), int(match["port"] or 80)
+    if not 1 <= port <= 65535:
+        raise _bad_upstream(url, f"port {port} is not in 1 to 65535")
+    if not _host_is_possible(host):
+        raise _bad_upstream(url, f"{host!r} is neither a host name nor an IP address")
+    return f"http://{host}:{port}"
+
+
+def _host_is_possible(host: str) -> bool:
+    if host.startswith("["):
+        return ":" in host and _is_address(host[1:-1])
+    if host.rsplit(".", 1)[-1].isdigit():  # a name never ends in a number, so this must be an IPv4 address
+        return _is_address(host)
+    return _NAME.fullmatch(host) is not None and all(len(part) <= 63 for part in host.split("."))
+
+
+def _is_address(text: str) -> bool:
+    try:
+        ip_address(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _bad_upstream(url: str, problem: str) -> BadInput:
+    shown = re.sub(r"//[^/@]*@", "//***@", url[:200])  # a password may stand where none may
+    return BadInput(f"upstream {shown!r} cannot be used: {problem}")
+
+
+def checked(release: Release) -> Release:
+    """The release with its label and addresses checked and spelled in one way; raises `BadInput`."""
+    parse_label(release.label)
+    if not release.upstreams and not any(release.routes.values()):
+        raise BadInput(f"release {release.label!r} has no upstreams: name at least one, such as http://127.0.0.1:9101")
+    return replace(
+        release,
+        upstreams=_distinct(release.upstreams),
+        routes={route: _distinct(upstreams) for route, upstreams in release.routes.items()},
+        metadata=dict(release.metadata),
+    )
+
+
+def _distinct(upstreams: tuple[str, ...]) -> tuple[str, ...]:
+    """Each address once, in the order given: one that is named twice would get twice its share."""
+    return tuple(dict.fromkeys(parse_upstream(url) for url in upstreams))

@@ -1,0 +1,171 @@
+"""What all nodes of a fleet agree on: the `Store` protocol, its promises and its keyspace.
+
+**Promises**, the same for every store, kept by one contract suite:
+
+1. A commit happens whole or not at all: state, audit record and bell together.
+2. Of several commits on one revision exactly one wins; the others get `Conflict` with the state that won.
+3. Whoever has subscribed (`watch` has yielded 0) and then reads misses nothing: what is committed after that read
+   rings. The bell says only "look": it may be lost, and who can ring it cannot flip. Reading is what counts.
+4. Times on record are the store's own, in unix seconds.
+5. Every call ends: within `command_timeout`, or within `connect_timeout` for `open` and the start of `watch`. What goes
+   wrong is a `StoreUnavailable` (or one of its kinds), whose text never holds a password.
+6. Data that cannot be understood, or that a newer bgproxy wrote, are an error, are never taken for "nothing there", and
+   are never written over.
+
+**Keyspace** in Redis, all of one fleet under one hash tag, so that a script's keys live in one slot:
+
+    bgproxy:{FLEET}:state   hash    schema, revision, colors, pointer, release:COLOR (JSON each but the numbers)
+    bgproxy:{FLEET}:audit   stream  one entry per change: verb, actor, reason, epoch, revision, facts
+    bgproxy:{FLEET}:nodes   hash    node id → its last report with the time it came; the dead are swept by the living
+    bgproxy:{FLEET}:bell    channel the revision that has just been written, nothing else
+
+An ACL user needs: `~bgproxy:{FLEET}:* &bgproxy:{FLEET}:bell +ping +hgetall +hset +hdel +xadd +xrevrange +publish
++subscribe +unsubscribe +time +eval +evalsha +script|load` (and +@connection).
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass, field
+from typing import Protocol, runtime_checkable
+from urllib.parse import urlsplit
+
+from bgproxy.errors import BgproxyError, ConfigError
+from bgproxy.rules.fleet import Change, FleetState
+
+SCHEMA = 1  # of the state; raised when an older bgproxy would misread it
+
+_SCHEMES = "memory://, memory:///path/to/snapshot, redis://host:port/db, rediss://host:port/db, unix:/path/to/socket"
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class StoreOptions:
+    """Which store, and how long it may take. Times in seconds."""
+
+    url: str = "memory://"
+    fleet: str = "default"
+    connect_timeout: float = 2.0
+    command_timeout: float = 1.0
+    read_interval: float = 1.0  # the reading behind the bell: how late a lost bell is noticed at most
+    audit_keep: int = 10_000  # entries; Redis may keep a few more
+    node_ttl: float = 10.0  # a node that has not reported for so long is not listed any more
+    snapshot: str = ""  # a file's path, memory only; memory:///path says the same
+
+    def __repr__(self) -> str:
+        return f"StoreOptions(url={redacted(self.url)!r}, fleet={self.fleet!r}, command_timeout={self.command_timeout})"
+
+
+@dataclass(frozen=True, slots=True)
+class AuditEntry:
+    """One change on record. `id` is the store's, growing; `at` unix seconds by the store's clock."""
+
+    id: str
+    at: float
+    verb: str
+    actor: str
+    reason: str
+    epoch: int
+    revision: int
+    facts: Mapping[str, object]
+
+
+@dataclass(frozen=True, slots=True)
+class NodeReport:
+    """What a node says of itself. Counts are per color; `age` is in seconds since the store heard it."""
+
+    id: str
+    host: str
+    pid: int
+    version: str
+    epoch: int
+    in_flight: Mapping[str, int] = field(default_factory=dict)
+    streams: Mapping[str, int] = field(default_factory=dict)
+    websockets: Mapping[str, int] = field(default_factory=dict)
+    age: float = 0.0
+
+
+class Conflict(BgproxyError):
+    """Somebody else committed first. `current` is what stands now; None where the store holds nothing."""
+
+    def __init__(self, current: FleetState | None) -> None:
+        super().__init__(f"the store is at revision {current.revision if current else 'none'}")
+        self.current = current
+
+
+@runtime_checkable
+class Store(Protocol):
+    """See this module's promises. A store's methods may be called from many tasks of one event loop."""
+
+    kind: str
+    shared: bool  # whether several processes may stand on it
+
+    async def open(self) -> None:
+        """Check that the store is there and can be used; raises a kind of `StoreUnavailable` that says what to do.
+
+        Where it fails the store object stays usable: later calls try anew.
+        """
+
+    async def close(self) -> None:
+        """Let go of connections and files. Never raises."""
+
+    async def read(self) -> FleetState | None:
+        """The state that stands; None where there has never been one. Raises `StoreUnavailable` and its kinds."""
+
+    async def commit(self, change: Change, *, create: bool = False) -> tuple[FleetState, AuditEntry]:
+        """Make the change, on the revision before its own; with `create` only where nothing stands.
+
+        Returns the state as written, with the store's times. Raises `Conflict`, or `StoreUnavailable`: after that
+        it is not known whether the change was made.
+        """
+
+    async def audit(self, *, limit: int, before: str | None = None) -> list[AuditEntry]:
+        """At most `limit` entries, newest first, those older than the id `before`. Raises `BadInput` on a bad id."""
+
+    def watch(self) -> AsyncIterator[int]:
+        """An async generator: 0 once subscribed, then a revision per commit, the caller's own included.
+
+        It may skip revisions that are overtaken while nobody asks. Raises `StoreUnavailable` when the line breaks.
+        Close it (`aclose`) when done.
+        """
+
+    async def beat(self, node: NodeReport) -> None:
+        """Report that this node is there; holds for `node_ttl`."""
+
+    async def nodes(self) -> list[NodeReport]:
+        """The nodes heard within `node_ttl`, by id, each with its age."""
+
+    async def leave(self, node_id: str) -> None:
+        """Take this node off the list at once."""
+
+
+def redacted(url: str) -> str:
+    """The URL without user, password and query, for logs and error texts; whatever cannot be split shows its scheme."""
+    scheme, separator, rest = url.partition(":")
+    if not separator:
+        return "(a URL without a scheme)"
+    try:
+        parts = urlsplit(url)
+        host = parts.hostname or ""
+        port = f":{parts.port}" if parts.port else ""
+    except ValueError:
+        return f"{scheme}://…"
+    if "@" in parts.path or "#" in rest:  # a password with a raw / or # in it ended up behind the host
+        return f"{scheme}://…"
+    if not parts.netloc:
+        return f"{scheme}:{'//' if rest.startswith('//') else ''}{parts.path}"
+    return f"{scheme}://{'***@' if '@' in parts.netloc else ''}{host}{port}{parts.path}"
+
+
+def open_store(options: StoreOptions) -> Store:
+    """The store that the URL names, not opened yet. Raises `ConfigError` for a URL that names none."""
+    # Imported here: both build on this module, and the Redis client is slow to load for whoever needs none.
+    from bgproxy.store.memory import MemoryStore
+
+    scheme = options.url.partition(":")[0]
+    if scheme == "memory":
+        return MemoryStore(options)
+    if scheme in ("redis", "rediss", "unix"):
+        from bgproxy.store.redis import RedisStore
+
+        return RedisStore(options)
+    raise ConfigError(f"store: {redacted(options.url)!r} names no store that there is; use one of {_SCHEMES}")

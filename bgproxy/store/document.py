@@ -1,0 +1,195 @@
+"""The state as JSON and back: one spelling for Redis, the memory store's snapshot and a node's last known state.
+
+Reading trusts nothing: what is missing or of the wrong kind is `StoreBroken`, naming where; a newer schema is
+`SchemaTooNew`. Neither is ever taken for an empty store.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, TypeVar
+
+import orjson
+
+from bgproxy.errors import SchemaTooNew, StoreBroken
+from bgproxy.rules.fleet import FleetState
+from bgproxy.rules.pointer import Pointer
+from bgproxy.rules.release import Phase, Release
+from bgproxy.store.base import SCHEMA, AuditEntry, NodeReport
+
+T = TypeVar("T")
+
+
+def pointer_document(pointer: Pointer) -> dict[str, Any]:
+    """The pointer's members, `at` last."""
+    return asdict(pointer)
+
+
+def release_document(release: Release) -> dict[str, Any]:
+    """The release's members, `at` last; `metadata` must be plain JSON values."""
+    return {
+        "label": release.label,
+        "upstreams": release.upstreams,
+        "routes": release.routes,
+        "metadata": release.metadata,
+        "phase": release.phase,
+        "origin": release.origin,
+        "at": release.at,
+    }
+
+
+def state_document(state: FleetState) -> dict[str, Any]:
+    """The whole state as one document, with its schema."""
+    return {
+        "schema": SCHEMA,
+        "revision": state.revision,
+        "colors": state.colors,
+        "pointer": pointer_document(state.pointer),
+        "releases": {color: release_document(release) for color, release in state.releases.items()},
+    }
+
+
+def state_from(document: Any, where: str) -> FleetState:
+    """The state of a document; `where` (a key, a file) is named by the error."""
+    with _understood(where):
+        check_schema(document["schema"], where)
+        releases = {_text(color): release_from(release, where) for color, release in document["releases"].items()}
+        state = FleetState(
+            revision=_of(int, document["revision"]),
+            pointer=pointer_from(document["pointer"], where),
+            releases=releases,
+            colors=_texts(document["colors"]),
+        )
+        if state.pointer.active not in state.colors or not set(releases) <= set(state.colors):
+            raise ValueError(f"active {state.pointer.active!r} or a release stands on no color of {state.colors}")
+        return state
+
+
+def pointer_from(document: Any, where: str) -> Pointer:
+    """The pointer of a document."""
+    with _understood(f"{where}, pointer"):
+        previous = document["previous"]
+        return Pointer(
+            active=_text(document["active"]),
+            previous=None if previous is None else _text(previous),
+            epoch=_of(int, document["epoch"]),
+            actor=_text(document["actor"]),
+            reason=_text(document["reason"]),
+            at=float(document["at"]),
+        )
+
+
+def release_from(document: Any, where: str) -> Release:
+    """The release of a document."""
+    with _understood(f"{where}, release"):
+        origin = document["origin"]
+        if origin not in ("config", "api"):
+            raise ValueError(f"origin {origin!r}")
+        return Release(
+            label=_text(document["label"]),
+            upstreams=_texts(document["upstreams"]),
+            routes={_text(route): _texts(upstreams) for route, upstreams in document["routes"].items()},
+            metadata=_of(dict, document["metadata"]),
+            phase=Phase(document["phase"]),
+            origin=origin,
+            at=float(document["at"]),
+        )
+
+
+def entry_from(document: Any, where: str) -> AuditEntry:
+    """The audit entry of a document."""
+    with _understood(f"{where}, audit"):
+        return AuditEntry(
+            id=_text(document["id"]),
+            at=float(document["at"]),
+            verb=_text(document["verb"]),
+            actor=_text(document["actor"]),
+            reason=_text(document["reason"]),
+            epoch=int(document["epoch"]),
+            revision=int(document["revision"]),
+            facts=_of(dict, document["facts"]),
+        )
+
+
+def node_from(document: Any, age: float, where: str) -> NodeReport:
+    """The node report of a document; `age` in seconds."""
+    with _understood(f"{where}, node"):
+        return NodeReport(
+            id=_text(document["id"]),
+            host=_text(document["host"]),
+            pid=_of(int, document["pid"]),
+            version=_text(document["version"]),
+            epoch=_of(int, document["epoch"]),
+            in_flight=_of(dict, document["in_flight"]),
+            streams=_of(dict, document["streams"]),
+            websockets=_of(dict, document["websockets"]),
+            age=max(0.0, age),
+        )
+
+
+def check_schema(schema: Any, where: str) -> None:
+    """Raises `SchemaTooNew` where a newer bgproxy wrote this."""
+    if _of(int, schema) > SCHEMA:
+        raise SchemaTooNew(
+            f"{where} was written by a newer bgproxy (schema {schema}, this one understands up to {SCHEMA}): "
+            "run that version or a newer one; the data are left as they are"
+        )
+
+
+def parsed(raw: bytes | str, where: str) -> Any:
+    """JSON as Python values; raises `StoreBroken` naming `where`."""
+    with _understood(where):
+        return orjson.loads(raw)
+
+
+def write_safely(path: Path, document: Mapping[str, Any]) -> None:
+    """Replace a file by a document such that a crash leaves the old or the new one, whole. Blocks; raises `OSError`.
+
+    The file is readable by its owner alone: metadata of releases may be nobody else's business.
+    """
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".new")
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(orjson.dumps(document))
+            file.flush()
+            os.fsync(file.fileno())
+        Path(temporary).replace(path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            Path(temporary).unlink()
+        raise
+    directory = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(directory)  # the rename itself is only then on the disk
+    finally:
+        os.close(directory)
+
+
+@contextlib.contextmanager
+def _understood(where: str) -> Iterator[None]:
+    try:
+        yield
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise StoreBroken(
+            f"{where} cannot be understood ({type(error).__name__}: {error}): restore it from a copy, or remove it "
+            "to begin anew; it is left as it is"
+        ) from error
+
+
+def _of(kind: type[T], value: Any) -> T:
+    if not isinstance(value, kind) or isinstance(value, bool):
+        raise TypeError(f"{type(value).__name__} where {kind.__name__} belongs")
+    return value
+
+
+def _text(value: Any) -> str:
+    return _of(str, value)
+
+
+def _texts(value: Any) -> tuple[str, ...]:
+    return tuple(_text(item) for item in _of(list, value))

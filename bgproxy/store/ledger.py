@@ -1,0 +1,230 @@
+"""The only door through which a pointer or a phase changes.
+
+Each verb reads the store, lets the rules decide, and commits on exactly the revision that was decided on. Who loses a
+race reads and decides anew. What was committed is applied to this process's mirror before the call returns: the node
+that flips has flipped. A store that is away makes each verb fail fast, with nothing half-done.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import TypeVar
+
+from bgproxy.errors import Refused, StoreBroken, StoreUnavailable
+from bgproxy.rules import fleet
+from bgproxy.rules.fleet import Change, FleetState
+from bgproxy.rules.release import Event, Release
+from bgproxy.store.base import AuditEntry, Conflict, Store
+from bgproxy.store.mirror import Mirror
+
+_TRIES = 8  # lost races in a row; each loss means that somebody else's change went through
+
+T = TypeVar("T")
+Decision = Callable[[FleetState], Change | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What came of a verb: the state that stands, and its record where something changed."""
+
+    state: FleetState
+    changed: bool
+    entry: AuditEntry | None
+
+
+class Ledger:
+    """All verbs raise the rules' refusals, and `StoreUnavailable` (or one of its kinds) within `timeout` seconds."""
+
+    def __init__(self, store: Store, mirror: Mirror, clock: Callable[[], float], *, timeout: float = 2.0) -> None:
+        """`clock`: unix seconds; the store replaces it by its own when it commits."""
+        self._store = store
+        self._mirror = mirror
+        self._clock = clock
+        self._timeout = timeout
+
+    async def flip(
+        self,
+        to: str,
+        *,
+        actor: str,
+        reason: str,
+        if_epoch: int | None = None,
+        force: bool = False,
+        bake: bool = False,
+        problem: str | None = None,
+    ) -> Outcome:
+        """See `rules.fleet.flip`."""
+        return await self._make(
+            lambda state: fleet.flip(
+                state,
+                to,
+                actor=actor,
+                reason=reason,
+                at=self._clock(),
+                if_epoch=if_epoch,
+                force=force,
+                bake=bake,
+                problem=problem,
+            )
+        )
+
+    async def rollback(
+        self,
+        *,
+        actor: str,
+        reason: str,
+        if_epoch: int | None = None,
+        force: bool = False,
+        problem: str | None = None,
+    ) -> Outcome:
+        """See `rules.fleet.rollback`."""
+        return await self._make(
+            lambda state: fleet.rollback(
+                state,
+                actor=actor,
+                reason=reason,
+                at=self._clock(),
+                if_epoch=if_epoch,
+                force=force,
+                problem=problem,
+            )
+        )
+
+    async def stage(
+        self,
+        color: str,
+        release: Release,
+        *,
+        actor: str,
+        reason: str,
+        if_epoch: int | None = None,
+        force: bool = False,
+    ) -> Outcome:
+        """See `rules.fleet.stage`."""
+        return await self._make(
+            lambda state: fleet.stage(
+                state, color, release, actor=actor, reason=reason, at=self._clock(), if_epoch=if_epoch, force=force
+            )
+        )
+
+    async def step(
+        self,
+        color: str,
+        label: str,
+        event: Event,
+        *,
+        actor: str,
+        reason: str,
+        evidence: Mapping[str, object] | None = None,
+    ) -> Outcome:
+        """See `rules.fleet.step`."""
+        return await self._make(
+            lambda state: fleet.step(
+                state, color, label, event, actor=actor, reason=reason, at=self._clock(), evidence=evidence
+            )
+        )
+
+    async def reconfigure(
+        self, colors: Iterable[str], releases: Mapping[str, Release], *, actor: str, reason: str
+    ) -> Outcome:
+        """See `rules.fleet.reconfigure`."""
+        names = tuple(colors)
+        return await self._make(
+            lambda state: fleet.reconfigure(state, names, releases, actor=actor, reason=reason, at=self._clock())
+        )
+
+    async def bootstrap(
+        self,
+        colors: Iterable[str],
+        active: str,
+        releases: Mapping[str, Release],
+        *,
+        actor: str,
+        reason: str = "",
+    ) -> Outcome:
+        """Write the first state where the store has none; `changed` is False where it has one, which then stands.
+
+        A process that knows a last state (it was running, or `Mirror.load` found one) writes that instead of the
+        configuration's: a store that came back empty must not move the pointer.
+        """
+        return await self._bounded(self._bootstrap(tuple(colors), active, releases, actor, reason))
+
+    async def audit(self, *, limit: int, before: str | None = None) -> list[AuditEntry]:
+        """See `Store.audit`."""
+        return await self._bounded(self._store.audit(limit=limit, before=before))
+
+    async def _bootstrap(
+        self, colors: tuple[str, ...], active: str, releases: Mapping[str, Release], actor: str, reason: str
+    ) -> Outcome:
+        known = self._mirror.state
+        standing = await self._mirror.refresh()
+        if standing is not None:
+            return Outcome(standing, changed=False, entry=None)
+        change = fleet.bootstrap(colors, active, releases, actor, self._clock(), reason)
+        if known is not None:
+            facts = {"to": known.pointer.active}
+            change = _restored(known, replace(change, state=known, facts=facts, moved=False, touched=frozenset()))
+        try:
+            return await self._commit(change, create=True)
+        except Conflict as lost:
+            if lost.current is None:
+                raise StoreUnavailable("the store lost its state while a fleet began on it: try again") from lost
+            self._mirror.learn(lost.current)
+            return Outcome(lost.current, changed=False, entry=None)
+
+    async def _make(self, decide: Decision) -> Outcome:
+        return await self._bounded(self._settle(decide))
+
+    async def _settle(self, decide: Decision) -> Outcome:
+        for _ in range(_TRIES):
+            standing = await self._mirror.refresh()
+            base = self._base(standing)
+            change = decide(base)
+            if change is None:
+                return Outcome(base, changed=False, entry=None)
+            try:
+                if standing is None:
+                    return await self._commit(_restored(base, change), create=True)
+                return await self._commit(change)
+            except Conflict:
+                continue
+        raise Refused(f"{_TRIES} other changes came first, one after the other: look at the status and try again")
+
+    def _base(self, standing: FleetState | None) -> FleetState:
+        """The state to decide on. Where the store has lost its own, the held one is the best truth that there is."""
+        held = self._mirror.state
+        if standing is None:
+            if held is None:
+                raise StoreBroken("the store holds no state of this fleet yet: start a proxy with its configuration")
+            return held
+        if held is not None and (held.revision, held.pointer) != (standing.revision, standing.pointer):
+            # The mirror has just seen it and would not have it: a change of that history would not reach this node.
+            raise StoreBroken(
+                f"the store went back to revision {standing.revision}, epoch {standing.pointer.epoch}, as after "
+                f"restoring an older copy, and this node holds on to revision {held.revision}, epoch "
+                f"{held.pointer.epoch}: restore a newer copy, or restart all nodes to take the store's state"
+            )
+        return standing
+
+    async def _commit(self, change: Change, *, create: bool = False) -> Outcome:
+        state, entry = await self._store.commit(change, create=create)
+        self._mirror.learn(state)
+        return Outcome(state, changed=True, entry=entry)
+
+    async def _bounded(self, work: Awaitable[T]) -> T:
+        try:
+            async with asyncio.timeout(self._timeout):
+                return await work
+        except TimeoutError:
+            raise StoreUnavailable(
+                f"the store took longer than {self._timeout:g} s; whether the change was made is not known: "
+                "look at the status when the store is back"
+            ) from None
+
+
+def _restored(known: FleetState, change: Change) -> Change:
+    """The change, writing a whole state into a store that lost it; the record says so."""
+    facts = {**change.facts, "restored_from_revision": known.revision}
+    return replace(change, state=replace(change.state, revision=known.revision + 1), facts=facts)

@@ -1,0 +1,204 @@
+"""The store of a single process: plain variables, and a snapshot file where one is asked for.
+
+Keeps the promises of `store/base.py`. With a snapshot a commit is on the disk before it counts, so that a flip which
+was answered survives a crash. A snapshot that cannot be understood stops `open` and is never written over.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import AsyncIterator
+from dataclasses import asdict, replace
+from itertools import islice
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+from bgproxy import tasks
+from bgproxy.errors import BadInput, BgproxyError, ConfigError, StoreUnavailable
+from bgproxy.rules.fleet import Change, FleetState
+from bgproxy.store.base import AuditEntry, Conflict, NodeReport, StoreOptions
+from bgproxy.store.document import entry_from, parsed, state_document, state_from, write_safely
+
+_Written = tuple[FleetState, AuditEntry]
+
+_SNAPSHOT_AUDIT = 1_000  # entries kept in the file, which is rewritten whole at each change
+
+
+class MemoryStore:
+    """One process's state; gone with it unless there is a snapshot."""
+
+    kind = "memory"
+    shared = False
+
+    def __init__(self, options: StoreOptions) -> None:
+        self._options = options
+        self._path = _snapshot_path(options)
+        self._state: FleetState | None = None
+        self._audit: deque[AuditEntry] = deque(maxlen=max(1, options.audit_keep))  # oldest first
+        self._last_id = 0
+        self._nodes: dict[str, tuple[NodeReport, float]] = {}
+        self._bells: set[_Bell] = set()
+        self._writing = asyncio.Lock()
+
+    def __repr__(self) -> str:
+        return f"<MemoryStore {self._path or 'without a snapshot'}>"
+
+    async def open(self) -> None:
+        """Read the snapshot, if there is one; raises `StoreBroken`, `SchemaTooNew`, `StoreUnavailable` (unreadable)."""
+        if self._path is None:
+            return
+        try:
+            raw = await asyncio.to_thread(self._path.read_bytes)
+        except FileNotFoundError:
+            await self._check_writable(self._path)
+            return
+        except OSError as error:
+            raise StoreUnavailable(f"store: {self._path} cannot be read: {error.strerror}") from error
+        self._restore(parsed(raw, str(self._path)), str(self._path))
+
+    async def close(self) -> None:
+        """Wait for a snapshot that is being written."""
+        async with self._writing:
+            pass
+
+    async def read(self) -> FleetState | None:
+        """See `Store.read`."""
+        return self._state
+
+    async def commit(self, change: Change, *, create: bool = False) -> _Written:
+        """See `Store.commit`. With a snapshot, a caller that gives up does not stop a write half-way."""
+        if self._path is None:
+            written = self._next(change, create)
+            self._take(*written)
+            return written
+        writing = tasks.spawn(self._commit_on_disk(change, create, self._path), "store.snapshot")
+        outcome: _Written | BgproxyError = await asyncio.shield(writing)
+        if isinstance(outcome, BgproxyError):
+            raise outcome
+        return outcome
+
+    async def audit(self, *, limit: int, before: str | None = None) -> list[AuditEntry]:
+        """See `Store.audit`."""
+        bound = self._last_id + 1 if before is None else _entry_number(before)
+        older = (entry for entry in reversed(self._audit) if int(entry.id) < bound)
+        return list(islice(older, max(0, limit)))
+
+    async def watch(self) -> AsyncIterator[int]:
+        """See `Store.watch`."""
+        bell = _Bell()
+        self._bells.add(bell)
+        try:
+            yield 0
+            while True:
+                yield await bell.rung()
+        finally:
+            self._bells.discard(bell)
+
+    async def beat(self, node: NodeReport) -> None:
+        """See `Store.beat`."""
+        self._nodes[node.id] = (node, time.monotonic())
+
+    async def nodes(self) -> list[NodeReport]:
+        """See `Store.nodes`."""
+        now = time.monotonic()
+        for node_id in [n for n, (_, heard) in self._nodes.items() if now - heard > self._options.node_ttl]:
+            del self._nodes[node_id]
+        return [replace(node, age=now - heard) for _, (node, heard) in sorted(self._nodes.items())]
+
+    async def leave(self, node_id: str) -> None:
+        """See `Store.leave`."""
+        self._nodes.pop(node_id, None)
+
+    def _next(self, change: Change, create: bool) -> _Written:
+        """The state and entry that the change leads to; raises `Conflict` where it was decided on another revision."""
+        standing = self._state
+        fits = standing is None if create else standing is not None and standing.revision == change.state.revision - 1
+        if not fits:
+            raise Conflict(standing)
+        now = time.time()
+        state = change.stamped(now)
+        entry = AuditEntry(
+            id=str(self._last_id + 1),
+            at=now,
+            verb=change.verb,
+            actor=change.actor,
+            reason=change.reason,
+            epoch=state.pointer.epoch,
+            revision=state.revision,
+            facts=change.facts,
+        )
+        return state, entry
+
+    def _take(self, state: FleetState, entry: AuditEntry) -> None:
+        self._state = state
+        self._audit.append(entry)
+        self._last_id = int(entry.id)
+        for bell in self._bells:
+            bell.ring(state.revision)
+
+    async def _commit_on_disk(self, change: Change, create: bool, path: Path) -> _Written | BgproxyError:
+        """A failure is returned: it is the caller's, who may be gone, and no background task's."""
+        async with self._writing:
+            try:
+                state, entry = self._next(change, create)
+            except Conflict as conflict:
+                return conflict
+            kept = [*islice(reversed(self._audit), _SNAPSHOT_AUDIT - 1)][::-1]
+            document = {**state_document(state), "audit": [asdict(e) for e in (*kept, entry)]}
+            try:
+                await asyncio.to_thread(write_safely, path, document)
+            except OSError as error:
+                return StoreUnavailable(f"store: {path} cannot be written: {error.strerror}; nothing changed")
+            self._take(state, entry)
+            return state, entry
+
+    async def _check_writable(self, path: Path) -> None:
+        """A snapshot that can never be written is found out at the start, not at the first flip."""
+        if not await asyncio.to_thread(path.parent.is_dir):
+            raise StoreUnavailable(f"store: {path.parent} is no directory: make it, it will hold the snapshot")
+
+    def _restore(self, document: Any, where: str) -> None:
+        state = state_from(document, where)
+        entries = [entry_from(entry, where) for entry in document.get("audit", [])]
+        self._state = state
+        self._audit.extend(entries)
+        self._last_id = _entry_number(entries[-1].id) if entries else 0
+
+
+class _Bell:
+    """Holds the newest revision until its watcher asks: one that is slow skips, it never queues up."""
+
+    __slots__ = ("_revision", "_rung")
+
+    def __init__(self) -> None:
+        self._rung = asyncio.Event()
+        self._revision = 0
+
+    def ring(self, revision: int) -> None:
+        self._revision = revision
+        self._rung.set()
+
+    async def rung(self) -> int:
+        await self._rung.wait()
+        self._rung.clear()
+        return self._revision
+
+
+def _snapshot_path(options: StoreOptions) -> Path | None:
+    """The file that the URL or `snapshot` names; raises `ConfigError` for one that is no absolute path."""
+    parts = urlsplit(options.url)
+    if parts.netloc or parts.query or parts.fragment:
+        raise ConfigError(
+            f"store: {options.url!r} cannot be used: write memory:// or memory:///absolute/path/to/snapshot.json"
+        )
+    named = unquote(parts.path) or options.snapshot
+    return Path(named) if named else None
+
+
+def _entry_number(entry_id: str) -> int:
+    if not (entry_id.isascii() and entry_id.isdigit() and len(entry_id) < 19):
+        raise BadInput(f"before: {entry_id[:64]!r} is no id of an audit entry")
+    return int(entry_id)

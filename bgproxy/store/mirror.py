@@ -1,0 +1,257 @@
+"""This process's copy of the fleet's state, kept as new as the store can make it.
+
+Order of work: subscribe, then read, then apply what is newer; each bell leads to a reading; a slow periodic reading
+stands behind the bells. Traffic is routed by the copy alone, so the store may vanish: the last known state stands.
+
+Promises: a state is only ever replaced by a newer one; `listen` callbacks run synchronously inside `apply`, so that
+when it returns the process has flipped; the loops survive whatever the store does; a change of circumstances is
+logged once. Must not know what the listeners do, nor what a Redis is.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import random
+import time
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from pathlib import Path
+from typing import cast
+
+from bgproxy import tasks
+from bgproxy.errors import BgproxyError, StoreUnavailable
+from bgproxy.rules.fleet import FleetState
+from bgproxy.store.base import Store
+from bgproxy.store.document import parsed, state_document, state_from, write_safely
+
+log = logging.getLogger(__name__)
+
+Listener = Callable[[FleetState], None]
+
+_FIRST_PAUSE = 0.05  # seconds before the first reconnect; doubled at each failure
+_LONGEST_PAUSE = 2.0
+
+
+class Mirror:
+    """The state that this process routes by. `state` is None until the first one has come in."""
+
+    def __init__(
+        self,
+        store: Store,
+        *,
+        read_interval: float = 1.0,
+        last_state_path: Path | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
+        """`read_interval` in seconds; `last_state_path`: where to keep the last known state, for `load`."""
+        self.state: FleetState | None = None
+        self.connected = False  # the last reading went well
+        self.subscribed = False  # bells come in
+        self.alarms = 0  # states that contradict what is held
+        self.last_state_path = last_state_path
+        self._store = store
+        self._read_interval = read_interval
+        self._clock = clock
+        self._sleep = sleep
+        self._listeners: list[Listener] = []
+        self._provisional = False  # the state came from a file: whatever the store says first replaces it
+        self._heard = clock()
+        self._troubles: dict[str, str] = {}  # what is known to be wrong, so that it is logged once
+        self._follower: asyncio.Task[None] | None = None
+        self._reader: asyncio.Task[None] | None = None
+        self._saver: asyncio.Task[None] | None = None
+
+    def __repr__(self) -> str:
+        held = f"revision {self.state.revision}, epoch {self.state.pointer.epoch}" if self.state else "nothing held"
+        return f"<Mirror {held}, {'connected' if self.connected else 'not connected'}, {self.alarms} alarms>"
+
+    @property
+    def age(self) -> float:
+        """Seconds since the store last confirmed what is held (or since this mirror was made)."""
+        return max(0.0, self._clock() - self._heard)
+
+    def listen(self, callback: Listener) -> None:
+        """Call back at every newer state, synchronously. What a callback raises is logged and goes no further."""
+        self._listeners.append(callback)
+
+    def load(self, path: Path | None = None) -> bool:
+        """Hold the last known state of an earlier process, until the store says something; whether there was one.
+
+        A file that cannot be understood is logged and left: it is a fallback, no truth.
+        """
+        path = path or self.last_state_path
+        if path is None or self.state is not None:
+            return False
+        try:
+            state = state_from(parsed(path.read_bytes(), str(path)), str(path))
+        except FileNotFoundError:
+            return False
+        except (OSError, BgproxyError) as error:
+            log.warning("the last known state cannot be used: %s", error)
+            return False
+        self._provisional = True
+        self._hold(state)
+        return True
+
+    def apply(self, state: FleetState) -> bool:
+        """Hold the state if it is newer; whether it was. Raises an alarm where it contradicts the one that is held.
+
+        Newer: a higher revision whose epoch is not lower. A lower epoch, or another state under the same revision,
+        means that the store has lost what it once knew. Then the held state stands: a pointer never goes back unasked.
+        """
+        held = self.state
+        if held is None or self._provisional:
+            self._provisional = False
+            self._hold(state)
+            return True
+        if state.revision == held.revision and state.pointer == held.pointer:
+            self._well("history")
+            return False
+        if state.revision > held.revision and state.pointer.epoch >= held.pointer.epoch:
+            self._well("history")
+            self._hold(state)
+            return True
+        self._alarm(
+            f"the store says revision {state.revision}, epoch {state.pointer.epoch}, active {state.pointer.active}; "
+            f"held are revision {held.revision}, epoch {held.pointer.epoch}, active {held.pointer.active}, which stay. "
+            "The store was emptied, or restored from an older copy"
+        )
+        return False
+
+    def learn(self, state: FleetState) -> bool:
+        """Like `apply`, for a state that may simply have come late: an older one is no alarm."""
+        held = self.state
+        if held is not None and not self._provisional and state.revision <= held.revision:
+            return False
+        return self.apply(state)
+
+    async def start(self) -> None:
+        """Take one reading (a store that is away is no error) and keep following from then on."""
+        if self._follower is None:
+            await self._look()
+            self._follower = tasks.spawn(self._follow_for_ever(), "mirror.follow")
+            self._reader = tasks.spawn(self._read_for_ever(), "mirror.read")
+
+    async def stop(self) -> None:
+        """Stop following; the held state stays, and is on the disk where that was asked for."""
+        await tasks.stop(self._follower, self._reader)
+        self._follower = self._reader = None
+        if self._saver is not None:
+            await asyncio.gather(self._saver, return_exceptions=True)
+
+    async def refresh(self) -> FleetState | None:
+        """Read the store and apply what is newer; what the store holds. Raises `StoreUnavailable` and its kinds."""
+        for _ in range(3):
+            before = self.state
+            state = await self._store.read()
+            self._heard = self._clock()
+            self.connected = True
+            if state is None:
+                if self.state is not None and not self._provisional:
+                    self._alarm(
+                        "the store holds no state any more; the last known one stays. The store was emptied or "
+                        "replaced: the next flip writes it anew"
+                    )
+                return None
+            # While this reading was under way something newer may have been applied: then it is late, not wrong.
+            if self.state is before or state.revision >= cast("FleetState", self.state).revision:
+                self.apply(state)
+                return state
+        return self.state
+
+    async def _look(self) -> bool:
+        """One reading whose failure is told once and survived."""
+        try:
+            await self.refresh()
+        except Exception as error:
+            self.connected = False
+            self._trouble("reading", error)
+            return False
+        self._well("reading")
+        return True
+
+    async def _read_for_ever(self) -> None:
+        while True:
+            # Never later than the interval; jittered, so that many nodes do not ask in step.
+            await self._sleep(self._read_interval * random.uniform(0.75, 1.0))
+            await self._look()
+
+    async def _follow_for_ever(self) -> None:
+        pause = _FIRST_PAUSE
+        while True:
+            try:
+                await self._follow()
+                error: Exception = StoreUnavailable("the subscription ended")
+            except Exception as failure:
+                error = failure
+            if self.subscribed:
+                pause = _FIRST_PAUSE
+            self.subscribed = False
+            self._trouble("subscription", error)
+            await self._sleep(pause * random.uniform(0.5, 1.0))
+            pause = min(pause * 2, _LONGEST_PAUSE)
+
+    async def _follow(self) -> None:
+        """One subscription, until it breaks."""
+        bells = cast("AsyncGenerator[int, None]", self._store.watch())
+        async with contextlib.aclosing(bells):
+            async for revision in bells:
+                if revision == 0:
+                    self.subscribed = True
+                    self._well("subscription")
+                if self.state is not None and revision == self.state.revision:
+                    self._heard = self._clock()  # our own commit, or one that a reading has brought already
+                else:
+                    await self._look()
+
+    def _hold(self, state: FleetState) -> None:
+        self.state = state
+        for listener in self._listeners:
+            try:
+                listener(state)
+            except Exception:
+                log.exception("a listener failed at revision %d", state.revision)
+        if self.last_state_path is not None and not self._provisional:
+            self._save_soon(self.last_state_path)
+
+    def _save_soon(self, path: Path) -> None:
+        """Write the last known state in the background; several changes in a row become one more writing."""
+        if self._saver is not None and not self._saver.done():
+            return
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:
+            return  # applied before a loop runs: the next change is written
+        self._saver = tasks.spawn(self._save(path), "mirror.save")
+
+    async def _save(self, path: Path) -> None:
+        written: FleetState | None = None
+        while (state := self.state) is not None and state is not written:
+            try:
+                await asyncio.to_thread(write_safely, path, state_document(state))
+                self._well("saving")
+            except OSError as error:
+                self._trouble("saving", error)
+                return
+            written = state
+
+    def _alarm(self, text: str) -> None:
+        """Counted each time, logged once until things are well again."""
+        self.alarms += 1
+        if "history" not in self._troubles:
+            self._troubles["history"] = text
+            log.error("ALARM: %s", text)
+
+    def _trouble(self, what: str, error: Exception) -> None:
+        text = f"{type(error).__name__}: {error}"
+        if what not in self._troubles:
+            expected = isinstance(error, (BgproxyError, OSError))
+            log.warning("store, %s: %s", what, text, exc_info=None if expected else error)
+        self._troubles[what] = text
+
+    def _well(self, what: str) -> None:
+        if what in self._troubles:
+            del self._troubles[what]
+            log.warning("store, %s: well again", what)
