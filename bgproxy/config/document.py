@@ -1,0 +1,130 @@
+"""The configuration as it is written: one field per section, the right types, not yet turned into anyone's options.
+
+Defaults are those of the option classes themselves, so none is told twice. Knows nothing of where values come from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from pydantic import ValidationError
+from pydantic_settings import BaseSettings, InitSettingsSource, SettingsConfigDict
+
+from bgproxy.admin.options import AdminOptions
+from bgproxy.config.keys import Leaf, Path, Table, dotted, find, named, table_of
+from bgproxy.config.wording import not_of_type
+from bgproxy.errors import ConfigError
+from bgproxy.proxy.options import Balance, Forwarding, Limits, PoolOptions, Timeouts
+from bgproxy.rules.health import HealthOptions
+from bgproxy.store.base import StoreOptions
+from bgproxy.telemetry.access import AccessLogOptions
+
+
+@dataclass(frozen=True, slots=True)
+class ColorSection:
+    """[colors.<name>]: what a color holds when its fleet starts for the first time."""
+
+    release: str = "initial"  # the label of what runs at the upstreams
+    upstreams: tuple[str, ...] = ()  # http://host:port or unix:/path; none: the color waits to be staged
+    metadata: dict[str, object] = field(default_factory=dict)  # told by /v1/status, not read by bgproxy
+
+
+@dataclass(frozen=True, slots=True)
+class RouteSection:
+    """[[route]]: which requests, and where they go if not to the color's own upstreams."""
+
+    host: str = ""  # empty: any
+    path: str = "/"  # whole segments: /chat takes /chat/x, not /chatter
+    upstreams: dict[str, tuple[str, ...]] = field(default_factory=dict)  # by color
+
+
+@dataclass(frozen=True, slots=True)
+class TokenSection:
+    """[[token]]: one who may speak to the admin API; exactly one of the three says the secret."""
+
+    role: Literal["viewer", "operator"] = "viewer"
+    secret: str = field(default="", repr=False)
+    secret_file: str = ""
+    secret_env: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class LogSection:
+    """[log]: what bgproxy tells of itself, on stderr."""
+
+    level: Literal["debug", "info", "warning", "error", "critical"] = "info"
+    format: Literal["text", "json"] = "text"
+
+
+class Document(BaseSettings):
+    """All sections. Built by `build` only: no source is read here."""
+
+    model_config = SettingsConfigDict(frozen=True, extra="forbid")
+
+    fleet: str = "default"
+    listen: tuple[str, ...] = ("127.0.0.1:8080",)
+    active: str = ""
+    workers: int = 1
+    grace_timeout: float = 30.0
+    runtime_dir: str = ""
+    admin: AdminOptions = AdminOptions()
+    store: StoreOptions = StoreOptions()
+    colors: dict[str, ColorSection] = {}
+    route: dict[str, RouteSection] = {}
+    token: dict[str, TokenSection] = {}
+    timeouts: Timeouts = Timeouts()
+    limits: Limits = Limits()
+    pool: PoolOptions = PoolOptions()
+    balance: Balance = Balance()
+    forwarding: Forwarding = Forwarding()
+    health: HealthOptions = HealthOptions()
+    access_log: AccessLogOptions = AccessLogOptions()
+    log: LogSection = LogSection()
+
+
+_NAMED: Mapping[str, Table] = {
+    "colors": named(ColorSection),
+    "route": named(RouteSection),
+    "token": named(TokenSection, repeats=True),  # two secrets of one name: how a secret is replaced without a gap
+}
+_HIDDEN = frozenset({"fleet", "tokens"})  # of the store and the admin plane: written at the top and as [[token]]
+_SHORT: Mapping[str, str] = {"admin": "listen", "store": "url"}
+
+
+def _root() -> Table:
+    keys: dict[str, Leaf | Table] = {}
+    for name, info in Document.model_fields.items():
+        kind: Any = info.annotation
+        if name in _NAMED:
+            keys[name] = _NAMED[name]
+        elif hasattr(kind, "__dataclass_fields__"):
+            keys[name] = table_of(kind, hidden=_HIDDEN, short=_SHORT.get(name, ""))
+        else:
+            keys[name] = Leaf(kind, info.default)
+    return Table(keys=keys)
+
+
+ROOT: Table = _root()
+"""Every key that a configuration may have."""
+
+
+def build(trees: Iterable[Mapping[str, Any]]) -> tuple[Document | None, list[tuple[Path, str]]]:
+    """Lay the trees over one another, the strongest first, and validate: the document, or what is wrong by key."""
+    sources = tuple(InitSettingsSource(Document, dict(tree)) for tree in trees)
+    try:
+        read: dict[str, Any] = {"_build_sources": (sources, {})}  # in place of the sources that pydantic would read
+        return Document(**read), []
+    except ValidationError as error:
+        return None, [_translate(item["loc"], item["input"]) for item in error.errors(include_url=False)]
+    except ConfigError as error:  # an options class that checks itself; its text names the key
+        return None, [((), str(error))]
+
+
+def _translate(loc: tuple[int | str, ...], value: Any) -> tuple[Path, str]:
+    path = tuple(part for part in loc if isinstance(part, str))
+    leaf = find(ROOT, path)
+    if not isinstance(leaf, Leaf):  # sources have let known keys through only, with tables where tables belong
+        return path, f"{dotted(path)} cannot be used"
+    return path, not_of_type(path, leaf, value)

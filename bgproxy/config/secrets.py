@@ -1,0 +1,69 @@
+"""Where the admin API's tokens get their secrets from: the configuration itself, a file or an environment variable.
+
+A secret never appears in a message.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path as FilePath
+
+from bgproxy.admin.options import Token
+from bgproxy.config.document import TokenSection
+from bgproxy.config.keys import Path
+from bgproxy.config.sources import REPEAT
+from bgproxy.errors import ConfigError
+
+MAX_SECRET_BYTES = 4_096  # of a secret file: more is some other file, named by mistake
+
+
+def resolve(
+    sections: Mapping[str, TokenSection], environ: Mapping[str, str]
+) -> tuple[tuple[Token, ...], list[tuple[Path, str]]]:
+    """The tokens with their secrets, and what is wrong by key."""
+    tokens: list[Token] = []
+    faults: list[tuple[Path, str]] = []
+    for key, section in sections.items():
+        path = ("token", key)
+        try:
+            token = Token(name_of(key), section.role, _secret(section, environ))
+        except ConfigError as error:
+            faults.append((path, str(error).removeprefix(f"token {name_of(key)}: ")))
+            continue
+        if any(token.secret == other.secret for other in tokens):
+            faults.append((path, "its secret is another token's too, so nobody could tell whose it is; make a new one"))
+        tokens.append(token)
+    return tuple(tokens), faults
+
+
+def name_of(key: str) -> str:
+    """The name of a token section: without the number that tells two of one name apart."""
+    return key.partition(REPEAT)[0]
+
+
+def _secret(section: TokenSection, environ: Mapping[str, str]) -> str:
+    given = [name for name in ("secret", "secret_file", "secret_env") if getattr(section, name)]
+    if len(given) != 1:
+        named = f"there are {' and '.join(given)}" if given else "there is no secret"
+        raise ConfigError(f"{named}; write exactly one of secret, secret_file and secret_env")
+    if section.secret_file:
+        return _from_file(FilePath(section.secret_file))
+    if not section.secret_env:
+        return section.secret
+    secret = environ.get(section.secret_env, "").strip()
+    if not secret:
+        raise ConfigError(f"secret_env: the environment variable {section.secret_env} is empty or not set; set it")
+    return secret
+
+
+def _from_file(path: FilePath) -> str:
+    try:
+        with path.open("rb") as file:
+            data = file.read(MAX_SECRET_BYTES + 1)
+    except OSError as error:
+        raise ConfigError(
+            f"secret_file: {path} cannot be read: {error.strerror}; correct the path or its mode"
+        ) from None
+    if len(data) > MAX_SECRET_BYTES:
+        raise ConfigError(f"secret_file: {path} is longer than {MAX_SECRET_BYTES} bytes; name the file of one secret")
+    return data.decode("utf-8", "replace").strip()

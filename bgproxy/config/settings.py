@@ -1,0 +1,237 @@
+"""The configuration of one proxy, read, checked and handed out as each package's own options.
+
+Strength: flags, then the environment, then the file, then the defaults. Whatever is wrong is one ConfigError with a
+line for each key. Nobody below this package sees Settings; it knows how values are told, not what is done with them.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+from pathlib import Path as FilePath
+from typing import Any
+
+from bgproxy.admin.options import AdminOptions, Token
+from bgproxy.config import checks, secrets
+from bgproxy.config.addresses import Address, parse_address
+from bgproxy.config.document import ROOT, Document, LogSection, build
+from bgproxy.config.keys import Path, dotted, leaves
+from bgproxy.config.sources import from_environment, from_file, from_flags
+from bgproxy.errors import ConfigError
+from bgproxy.proxy.options import ProxyOptions
+from bgproxy.rules.health import HealthOptions
+from bgproxy.rules.release import Release, checked
+from bgproxy.rules.route import Route
+from bgproxy.store.base import StoreOptions
+from bgproxy.telemetry.access import AccessLogOptions
+
+RELOADABLE = frozenset(
+    {
+        "access_log",
+        "balance",
+        "colors",
+        "forwarding",
+        "grace_timeout",
+        "health",
+        "limits",
+        "log",
+        "pool",
+        "route",
+        "timeouts",
+        "token",
+    }
+)
+"""First parts of the keys that SIGHUP takes over; the others are bound to sockets, processes or the store."""
+
+
+class Settings:
+    """What a proxy was told. Made by `load` or `from_json`; never changed."""
+
+    __slots__ = ("_document", "_flags", "_tokens", "origins", "path")
+
+    def __init__(self, document: Document, tokens: tuple[Token, ...], origins: Mapping[Path, str]) -> None:
+        self._document = document
+        self._tokens = tokens
+        self._flags: Mapping[str, Any] = {}
+        self.origins = origins  # where each key that was given came from
+        self.path = ""  # of the file, as given; empty: none
+
+    def __repr__(self) -> str:
+        return f"<Settings of fleet {self.fleet} from {self.path or 'no file'}>"
+
+    @classmethod
+    def load(
+        cls,
+        path: str | os.PathLike[str] | None = None,
+        flags: Mapping[str, Any] | None = None,
+        environ: Mapping[str, str] | None = None,
+    ) -> Settings:
+        """Read and check all sources; `flags` has the file's shape. Raises ConfigError, a line per key at fault."""
+        environ = os.environ if environ is None else environ
+        layers = [from_flags(flags or {}, ROOT), from_environment(environ, ROOT)]
+        if path is not None:
+            layers.append(from_file(FilePath(path), ROOT))
+        origins: dict[Path, str] = {}
+        for layer in reversed(layers):
+            origins.update(layer.origins)
+        if unread := [fault for layer in layers for fault in layer.faults]:
+            raise ConfigError("\n".join(unread))
+        document, found = build(layer.tree for layer in layers)
+        if document is None:
+            raise _error(found, origins)
+        tokens, unresolved = secrets.resolve(document.token, environ)
+        settings = cls(document, tokens, origins)
+        settings.path = os.fspath(path) if path is not None else ""
+        settings._flags = flags or {}
+        if found := checks.faults(document) + unresolved:
+            raise _error(found, origins)
+        settings.admin().check()
+        return settings
+
+    def reread(self) -> Settings:
+        """What the same file, environment and flags say now. Raises ConfigError; these settings stay as they are."""
+        return Settings.load(self.path or None, self._flags)
+
+    def to_json(self) -> str:
+        """Everything, **secrets included**: for a pipe to a worker of ours, never for a screen, a file or argv."""
+        return json.dumps(
+            {
+                "document": self._document.model_dump(mode="json"),
+                "tokens": [asdict(token) for token in self._tokens],
+                "origins": [[list(key), origin] for key, origin in self.origins.items()],
+                "path": self.path,
+                "flags": self._flags,
+            }
+        )
+
+    @classmethod
+    def from_json(cls, text: str) -> Settings:
+        """The settings that `to_json` told; no source is read again."""
+        told = json.loads(text)
+        document, found = build([told["document"]])
+        if document is None:
+            raise _error(found, {})
+        tokens = tuple(Token(**token) for token in told["tokens"])
+        settings = cls(document, tokens, {tuple(key): origin for key, origin in told["origins"]})
+        settings.path, settings._flags = told["path"], told["flags"]
+        return settings
+
+    @property
+    def fleet(self) -> str:
+        """The fleet's name, under which nodes find one another in the store."""
+        return self._document.fleet
+
+    @property
+    def listen(self) -> tuple[Address, ...]:
+        """Where clients come in."""
+        return tuple(parse_address(text) for text in self._document.listen)
+
+    @property
+    def workers(self) -> int:
+        """How many processes share the addresses."""
+        return self._document.workers
+
+    @property
+    def grace_timeout(self) -> float:
+        """Seconds that what is in flight has to finish after SIGTERM."""
+        return self._document.grace_timeout
+
+    @property
+    def runtime_dir(self) -> str:
+        """The directory for the workers' own sockets; empty: one is made."""
+        return self._document.runtime_dir
+
+    @property
+    def active(self) -> str:
+        """The color that a fleet starts with, where the store knows none yet."""
+        return checks.active(self._document)
+
+    def colors(self) -> tuple[str, ...]:
+        """The fleet's colors, in the order of the configuration."""
+        return checks.colors(self._document)
+
+    def routes(self) -> tuple[Route, ...]:
+        """The fleet's routes; without any configured, one that takes everything."""
+        found = tuple(Route(name, item.host, item.path) for name, item in self._document.route.items())
+        return found or (Route("default"),)
+
+    def releases(self) -> dict[str, Release]:
+        """What each color holds when the fleet starts for the first time; colors without upstreams are left out."""
+        return {color: self._release(color) for color in self.colors() if checks.has_upstreams(self._document, color)}
+
+    def _release(self, color: str) -> Release:
+        section = self._document.colors[color]
+        own = {name: item.upstreams[color] for name, item in self._document.route.items() if item.upstreams.get(color)}
+        return checked(
+            Release(
+                label=section.release,
+                upstreams=section.upstreams,
+                routes=own,
+                metadata=section.metadata,
+                origin="config",
+            )
+        )
+
+    def proxy(self) -> ProxyOptions:
+        """The data path's options."""
+        written = self._document
+        return ProxyOptions(
+            timeouts=written.timeouts,
+            limits=written.limits,
+            pool=written.pool,
+            forwarding=written.forwarding,
+            balance=written.balance,
+        )
+
+    def health(self) -> HealthOptions:
+        """Checks and ejection of upstreams."""
+        return self._document.health
+
+    def store(self) -> StoreOptions:
+        """The store and this fleet's place in it."""
+        return replace(self._document.store, fleet=self.fleet)
+
+    def admin(self) -> AdminOptions:
+        """The admin plane, tokens with their secrets."""
+        return replace(self._document.admin, tokens=self._tokens)
+
+    def access_log(self) -> AccessLogOptions:
+        """Where the access log goes."""
+        return self._document.access_log
+
+    def log(self) -> LogSection:
+        """How bgproxy tells what it does."""
+        return self._document.log
+
+    def written(self) -> dict[str, Any]:
+        """The whole configuration by section as plain values; secrets given in the file are in it."""
+        return self._document.model_dump(mode="json")
+
+
+def _error(found: list[tuple[Path, str]], origins: Mapping[Path, str]) -> ConfigError:
+    """One error for all that was found; each line names the key and the source that gave it, if one did."""
+    return ConfigError("\n".join(_line(path, text, origins) for path, text in found))
+
+
+def _line(path: Path, text: str, origins: Mapping[Path, str]) -> str:
+    origin = next((origins[key] for key in origins if key[: len(path)] == path), "") if path else ""
+    return f"{dotted(path)}{': ' if path else ''}{text}{f' ({origin})' if origin else ''}"
+
+
+def reload_diff(old: Settings, new: Settings) -> tuple[list[str], list[str]]:
+    """The keys that differ: those that a reload takes over, and those that need a restart. Dotted, sorted."""
+    before, after = _values(old), _values(new)
+    changed = sorted(path for path in before.keys() | after.keys() if before.get(path) != after.get(path))
+    return (
+        [dotted(path) for path in changed if path[0] in RELOADABLE],
+        [dotted(path) for path in changed if path[0] not in RELOADABLE],
+    )
+
+
+def _values(settings: Settings) -> dict[Path, Any]:
+    values = {path: value for path, _, value in leaves(ROOT, settings.written())}
+    for number, token in enumerate(settings.admin().tokens):
+        values["token", token.name, f"secret {number}"] = token.secret  # a file's content may change behind its name
+    return values
