@@ -25,6 +25,7 @@ An ACL user needs: `~bgproxy:{FLEET}:* &bgproxy:{FLEET}:bell +ping +hgetall +hse
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
@@ -35,6 +36,7 @@ from bgproxy.rules.fleet import Change, FleetState
 
 SCHEMA = 1  # of the state; raised when an older bgproxy would misread it
 
+_FLEET = re.compile(r"[A-Za-z0-9._-]{1,64}")  # part of every key, and of the hash tag in it
 _SCHEMES = "memory://, memory:///path/to/snapshot, redis://host:port/db, rediss://host:port/db, unix:/path/to/socket"
 
 
@@ -161,7 +163,9 @@ def open_store(options: StoreOptions) -> Store:
     # Imported here: both build on this module, and the Redis client is slow to load for whoever needs none.
     from bgproxy.store.memory import MemoryStore
 
-    scheme = options.url.partition(":")[0]
+    if not _FLEET.fullmatch(options.fleet):
+        raise ConfigError(f"fleet: {options.fleet[:64]!r} cannot be used: 1 to 64 letters, digits or one of . _ -")
+    scheme = options.url.partition(":")[0].lower()
     if scheme == "memory":
         return MemoryStore(options)
     if scheme in ("redis", "rediss", "unix"):

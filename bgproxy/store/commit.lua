@@ -1,0 +1,47 @@
+-- The one way in which the fleet's state is written: compare, write, put on record, ring. Whole or not at all.
+--
+-- KEYS  1 state hash   2 audit stream
+-- ARGV  1 our schema          2 the revision that must stand, or "" where nothing may stand
+--       3 the bell's channel  4 about how many audit entries to keep
+--       5 verb  6 actor  7 reason  8 facts (JSON)  9 epoch  10 revision, both after the change
+--       then, for each field to write: its name, its value, and "stamp" or "".
+--       A value to be stamped is a JSON object without its closing brace: the time of this Redis is its last member.
+--
+-- Answers {"done", time, audit id}, {"newer", schema} or {"conflict", field, value, ...} with what stands.
+
+local standing = redis.call('HMGET', KEYS[1], 'schema', 'revision')
+local schema = tonumber(standing[1] or '0')
+if schema and schema > tonumber(ARGV[1]) then
+  return {'newer', standing[1]}
+end
+
+local fits
+if ARGV[2] == '' then
+  fits = redis.call('EXISTS', KEYS[1]) == 0
+else
+  fits = schema ~= nil and standing[2] == ARGV[2]
+end
+if not fits then
+  local answer = redis.call('HGETALL', KEYS[1])
+  table.insert(answer, 1, 'conflict')
+  return answer
+end
+
+local time = redis.call('TIME')
+local now = string.format('%d.%06d', time[1], time[2])
+
+local write = {'schema', ARGV[1], 'revision', ARGV[10]}
+for i = 11, #ARGV, 3 do
+  write[#write + 1] = ARGV[i]
+  if ARGV[i + 2] == 'stamp' then
+    write[#write + 1] = ARGV[i + 1] .. ',"at":' .. now .. '}'
+  else
+    write[#write + 1] = ARGV[i + 1]
+  end
+end
+redis.call('HSET', KEYS[1], unpack(write))
+
+local id = redis.call('XADD', KEYS[2], 'MAXLEN', '~', ARGV[4], '*', 'verb', ARGV[5], 'actor', ARGV[6],
+  'reason', ARGV[7], 'facts', ARGV[8], 'epoch', ARGV[9], 'revision', ARGV[10], 'at', now)
+redis.call('PUBLISH', ARGV[3], ARGV[10])
+return {'done', now, id}

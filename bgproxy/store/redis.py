@@ -1,0 +1,294 @@
+"""The store that many nodes share: Redis 6 or newer, or Valkey, over RESP3.
+
+Keeps the promises of `store/base.py`, whose keyspace it is. All writing of state is one script (`commit.lua`). What the
+client library raises is mapped here, once, and no text of an error ever holds the password.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import re
+from collections.abc import AsyncIterator, Iterable, Mapping
+from dataclasses import asdict
+from importlib.resources import files
+from typing import Any, cast
+
+import orjson
+from redis import exceptions as redis_errors
+from redis.asyncio import BlockingConnectionPool, Connection, Redis, SSLConnection, UnixDomainSocketConnection
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.maint_notifications import MaintNotificationsConfig
+
+from bgproxy.errors import BadInput, NotRedis, StoreAuth, StoreBroken, StoreUnavailable
+from bgproxy.rules.fleet import Change, FleetState
+from bgproxy.store.address import connection_arguments
+from bgproxy.store.base import SCHEMA, AuditEntry, Conflict, NodeReport, StoreOptions, redacted
+from bgproxy.store.document import (
+    check_schema,
+    entry_from,
+    node_from,
+    parsed,
+    pointer_document,
+    release_document,
+    state_from,
+)
+
+_CONNECTIONS = 16  # commands at once from one process; more wait for their turn
+_ENTRY_ID = re.compile(r"[0-9]{1,18}-[0-9]{1,18}")
+_RELEASE = "release:"
+_CONNECTION_CLASSES = {"tcp": Connection, "tls": SSLConnection, "unix": UnixDomainSocketConnection}
+
+
+class RedisStore:
+    """One fleet's state in Redis. Connects when first used, and anew whenever a connection has broken."""
+
+    kind = "redis"
+    shared = True
+
+    def __init__(self, options: StoreOptions) -> None:
+        """Raises `ConfigError` for a URL that cannot be used."""
+        transport, arguments = connection_arguments(options.url)
+        self._options = options
+        self._address = redacted(options.url)
+        self._password = str(arguments.get("password") or "")
+        prefix = f"bgproxy:{{{options.fleet}}}:"
+        self._state_key = prefix + "state"
+        self._audit_key = prefix + "audit"
+        self._nodes_key = prefix + "nodes"
+        self._bell = prefix + "bell"
+        self._pool = BlockingConnectionPool(
+            connection_class=_CONNECTION_CLASSES[transport],
+            max_connections=_CONNECTIONS,
+            timeout=None,  # what waits for a connection is bounded from outside, with the command itself
+            protocol=3,
+            driver_info=None,  # no CLIENT SETINFO: a narrow ACL user may not
+            socket_timeout=None,  # each call is bounded as a whole, see _border
+            socket_connect_timeout=options.connect_timeout,
+            retry=Retry(NoBackoff(), 0),  # a commit that is sent twice would lose against itself
+            # With these notices on, a pooled connection that Redis has closed would not be found out before its use.
+            maint_notifications_config=MaintNotificationsConfig(enabled=False),
+            **arguments,
+        )
+        self._client = Redis(connection_pool=self._pool)
+        self._commit_script = self._client.register_script(_script("commit.lua"))
+        self._beat_script = self._client.register_script(_script("beat.lua"))
+
+    def __repr__(self) -> str:
+        return f"<RedisStore {self._address} fleet {self._options.fleet}>"
+
+    async def open(self) -> None:
+        """See `Store.open`."""
+        async with self._border(self._options.connect_timeout):
+            await cast("Any", self._client.ping())
+        await self.read()
+
+    async def close(self) -> None:
+        """See `Store.close`."""
+        with contextlib.suppress(redis_errors.RedisError, OSError, TimeoutError):
+            async with asyncio.timeout(self._options.command_timeout):
+                await self._pool.aclose()
+
+    async def read(self) -> FleetState | None:
+        """See `Store.read`."""
+        async with self._border():
+            fields = await cast("Any", self._client.hgetall(self._state_key))
+        return self._state(fields)
+
+    async def commit(self, change: Change, *, create: bool = False) -> tuple[FleetState, AuditEntry]:
+        """See `Store.commit`."""
+        arguments: list[str | bytes | int] = [
+            SCHEMA,
+            "" if create else change.state.revision - 1,
+            self._bell,
+            self._options.audit_keep,
+            change.verb,
+            change.actor,
+            change.reason,
+            orjson.dumps(change.facts),
+            change.state.pointer.epoch,
+            change.state.revision,
+            *_fields(change, everything=create),
+        ]
+        async with self._border(doing="whether the change was made is not known"):
+            answer = await cast("Any", self._commit_script(keys=[self._state_key, self._audit_key], args=arguments))
+        verdict, *rest = answer
+        if verdict == b"newer":
+            check_schema(int(rest[0]), self._where(self._state_key))
+        if verdict != b"done":
+            raise Conflict(self._state(dict(zip(rest[::2], rest[1::2], strict=True))))
+        now = float(rest[0])
+        state = change.stamped(now)
+        entry = AuditEntry(
+            id=rest[1].decode(),
+            at=now,
+            verb=change.verb,
+            actor=change.actor,
+            reason=change.reason,
+            epoch=state.pointer.epoch,
+            revision=state.revision,
+            facts=change.facts,
+        )
+        return state, entry
+
+    async def audit(self, *, limit: int, before: str | None = None) -> list[AuditEntry]:
+        """See `Store.audit`."""
+        if before is not None and not _ENTRY_ID.fullmatch(before):
+            raise BadInput(f"before: {before[:64]!r} is no id of an audit entry")
+        if limit < 1:
+            return []
+        newest = "+" if before is None else f"({before}"
+        async with self._border():
+            entries = await cast("Any", self._client.xrevrange(self._audit_key, max=newest, count=limit))
+        return [self._entry(entry_id, fields) for entry_id, fields in entries or ()]
+
+    async def watch(self) -> AsyncIterator[int]:
+        """See `Store.watch`."""
+        line = self._client.pubsub()
+        try:
+            async with self._border(self._options.connect_timeout):
+                await line.subscribe(self._bell)
+                await line.get_message(timeout=None)  # the confirmation: only now nothing is missed
+            yield 0
+            while True:
+                async with self._border(None):
+                    message = await line.get_message(timeout=None)
+                if message and message["type"] == "message" and (revision := bytes(message["data"])).isdigit():
+                    yield int(revision[:18])
+        finally:
+            with contextlib.suppress(redis_errors.RedisError, OSError):
+                await cast("Any", line).aclose()
+
+    async def beat(self, node: NodeReport) -> None:
+        """See `Store.beat`."""
+        document = asdict(node)
+        del document["age"]
+        async with self._border():
+            arguments: list[str | bytes | float] = [node.id, _unclosed(document), self._options.node_ttl]
+            await cast("Any", self._beat_script(keys=[self._nodes_key], args=arguments))
+
+    async def nodes(self) -> list[NodeReport]:
+        """See `Store.nodes`. A report that cannot be understood, as of another version, is left out."""
+        async with self._border():
+            pipeline = self._client.pipeline(transaction=False)
+            pipeline.time()
+            pipeline.hgetall(self._nodes_key)
+            (seconds, micros), reports = await pipeline.execute()
+        now, where, found = seconds + micros / 1e6, self._where(self._nodes_key), []
+        for raw in reports.values():
+            with contextlib.suppress(StoreBroken, KeyError, TypeError):
+                document = parsed(raw, where)
+                node = node_from(document, now - document["at"], where)
+                if node.age <= self._options.node_ttl:
+                    found.append(node)
+        return sorted(found, key=lambda node: node.id)
+
+    async def leave(self, node_id: str) -> None:
+        """See `Store.leave`."""
+        async with self._border():
+            await cast("Any", self._client.hdel(self._nodes_key, node_id))
+
+    def _state(self, fields: Mapping[bytes, bytes]) -> FleetState | None:
+        """The state of the hash's fields; None where there is no hash."""
+        if not fields:
+            return None
+        where = self._where(self._state_key)
+        try:
+            text = {name.decode(): value for name, value in fields.items()}
+            check_schema(int(text["schema"]), where)
+            document = {
+                "schema": int(text["schema"]),
+                "revision": int(text["revision"]),
+                "colors": parsed(text["colors"], f"{where}, field colors"),
+                "pointer": parsed(text["pointer"], f"{where}, field pointer"),
+                "releases": {
+                    name.removeprefix(_RELEASE): parsed(value, f"{where}, field {name}")
+                    for name, value in text.items()
+                    if name.startswith(_RELEASE)
+                },
+            }
+        except (KeyError, ValueError) as error:
+            raise StoreBroken(
+                f"{where} cannot be understood ({type(error).__name__}: {error}): restore it from a copy, or remove "
+                "it to begin anew; it is left as it is"
+            ) from error
+        return state_from(document, where)
+
+    def _entry(self, entry_id: bytes, fields: Mapping[bytes, bytes]) -> AuditEntry:
+        where = self._where(self._audit_key)
+        try:
+            document: dict[str, Any] = {name.decode(): value.decode() for name, value in fields.items()}
+            document["facts"] = parsed(document["facts"], where)
+        except (KeyError, UnicodeDecodeError) as error:
+            raise StoreBroken(f"{where}, entry {entry_id!r} cannot be understood ({error})") from error
+        return entry_from({**document, "id": entry_id.decode()}, where)
+
+    def _where(self, key: str) -> str:
+        return f"store {self._address}: key {key}"
+
+    @contextlib.asynccontextmanager
+    async def _border(self, timeout: float | None = -1.0, doing: str = "") -> AsyncIterator[None]:
+        """Bounds a call (seconds, None: no bound, default `command_timeout`) and names what goes wrong in it."""
+        bound = self._options.command_timeout if timeout == -1.0 else timeout
+        try:
+            async with asyncio.timeout(bound):
+                yield
+        except TimeoutError:
+            within = f" within {bound:g} s" if bound else ""
+            problem = StoreUnavailable(f"no answer{within}: it cannot be reached, is overloaded, or is no Redis")
+        except (redis_errors.RedisError, OSError) as error:
+            problem = self._named(error)
+        else:
+            return
+        text = f"store {self._address}: {problem.detail}" + (f"; {doing}" if doing else "")
+        raise type(problem)(text) from None  # the chain could hold what was sent, the password included
+
+    def _named(self, error: BaseException) -> StoreUnavailable:
+        """Our name for what the client library raised."""
+        while isinstance(error.__cause__, redis_errors.RedisError):  # unix sockets wrap what happened in the greeting
+            error = error.__cause__
+        text = str(error)
+        if self._password:
+            text = text.replace(self._password, "***")
+        if isinstance(error, redis_errors.InvalidResponse):
+            return NotRedis("what answers there does not speak Redis' protocol: check host and port")
+        if isinstance(error, redis_errors.AuthenticationError | redis_errors.AuthenticationWrongNumberOfArgsError):
+            return StoreAuth(f"the user or password is refused ({text}): correct the store URL")
+        if isinstance(error, redis_errors.NoPermissionError):
+            return StoreAuth(f"the user may not do this ({text}): give it the rights listed in bgproxy/store/base.py")
+        if isinstance(error, redis_errors.ReadOnlyError):
+            return StoreUnavailable("it is a read-only replica: name the primary in the store URL")
+        if "unknown command" in text.lower():  # such an answer repeats what was sent: it is not passed on
+            return NotRedis("it does not know a command that Redis 6 and newer know: use Redis 6 or newer, or Valkey")
+        if text.startswith("WRONGTYPE"):
+            return StoreBroken("a key of this fleet holds something else; remove it, or name another fleet")
+        if text.startswith("Connection closed by server"):
+            return StoreUnavailable(
+                "it closed the connection; if that happens each time, it may expect TLS (rediss://)"
+            )
+        return StoreUnavailable(text or type(error).__name__)
+
+
+def _fields(change: Change, *, everything: bool) -> Iterable[str | bytes]:
+    """Name, value and "stamp" or "" of each field to write: what the change touched, or all of the state."""
+    state = change.state
+    yield from ("colors", orjson.dumps(state.colors), "")
+    documents = {"pointer": (pointer_document(state.pointer), change.moved)}
+    for color, release in state.releases.items():
+        documents[_RELEASE + color] = (release_document(release), color in change.touched)
+    for name, (document, written) in documents.items():
+        if written:
+            del document["at"]
+            yield from (name, _unclosed(document), "stamp")
+        elif everything:
+            yield from (name, orjson.dumps(document), "")
+
+
+def _unclosed(document: Mapping[str, Any]) -> bytes:
+    """A JSON object without its closing brace, to which a script adds the store's time."""
+    return orjson.dumps(document)[:-1]
+
+
+def _script(name: str) -> str:
+    return files("bgproxy.store").joinpath(name).read_text(encoding="utf-8")
