@@ -85,13 +85,11 @@ class AdminOptions:
                 )
 
 
-def split_listen(listen: str) -> tuple[str, int] | None:
-    """Host (without brackets) and port of an admin address; None for `unix:/path`. Raises ConfigError."""
+def split_address(listen: str) -> tuple[str, int] | None:
+    """Host (without brackets) and port of an address; None for `unix:/path`. Raises ConfigError."""
     if listen.startswith("unix:"):
         if not listen.removeprefix("unix:").startswith("/"):
-            raise ConfigError(
-                f"admin.listen {listen!r}: a socket's path must be absolute, as in unix:/run/bgproxy.sock"
-            )
+            raise ConfigError(f"address {listen!r}: a socket's path must be absolute, as in unix:/run/bgproxy.sock")
         return None
     host, colon, port = listen.rpartition(":")
     if host.startswith("[") and host.endswith("]"):
@@ -100,13 +98,13 @@ def split_listen(listen: str) -> tuple[str, int] | None:
     else:
         known = _HOST_NAME.fullmatch(host) is not None
     if not colon or not known or not re.fullmatch(r"[0-9]{1,5}", port) or int(port) > 65_535:
-        raise ConfigError(f"admin.listen {listen!r} is no address: write HOST:PORT, [IPV6]:PORT or unix:/path")
+        raise ConfigError(f"address {listen!r} cannot be used: write HOST:PORT, [IPV6]:PORT or unix:/path")
     return host, int(port)
 
 
 def is_private(listen: str) -> bool:
     """Whether only this machine reaches the address: a Unix socket, a loopback address, or `localhost`."""
-    parts = split_listen(listen)
+    parts = split_address(listen)
     if parts is None or parts[0].lower() == "localhost":
         return True
     return is_address(parts[0]) and ipaddress.ip_address(parts[0]).is_loopback

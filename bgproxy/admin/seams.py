@@ -11,9 +11,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from bgproxy.admin.options import AdminOptions
+from bgproxy.errors import StoreUnavailable
+from bgproxy.rules.fleet import FleetState
+from bgproxy.rules.release import Release
 
 if TYPE_CHECKING:
-    from bgproxy.rules.release import Release
     from bgproxy.store.base import Store
     from bgproxy.store.ledger import Ledger, Outcome
     from bgproxy.store.mirror import Mirror
@@ -62,3 +64,10 @@ class AdminDeps:
     peers: Peers
     ready: Callable[[], tuple[bool, dict[str, Any]]]  # facts beside the yes or no stand in the answer of /readyz
     version: str
+    reserved: tuple[str, ...] = ()  # addresses that no upstream may be, beside our own: the store, the proxy itself
+
+    def state(self) -> FleetState:
+        """What this process holds as the fleet's state. Raises StoreUnavailable while it has never heard any."""
+        if self.mirror.state is None:
+            raise StoreUnavailable("this proxy has not heard from the store yet, so it knows no pointer")
+        return self.mirror.state

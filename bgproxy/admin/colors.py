@@ -1,0 +1,59 @@
+"""`/v1/colors`: what each color holds, and staging a release on one."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from bgproxy.admin.call import Call
+from bgproxy.admin.pointer import milliseconds, terms
+from bgproxy.admin.targets import refuse_targets
+from bgproxy.admin.view import look
+from bgproxy.errors import UnknownColor
+from bgproxy.rules.fleet import FleetState
+from bgproxy.rules.release import Release, checked
+
+
+async def colors(call: Call) -> dict[str, Any]:
+    """All colors, in the order of the configuration."""
+    state = call.deps.state()
+    view = await look(call.deps)
+    return {
+        "colors": [view.color(state, color) for color in state.colors],
+        "epoch": state.pointer.epoch,
+        "revision": state.revision,
+    }
+
+
+async def color(call: Call) -> dict[str, Any]:
+    """One color."""
+    state = call.deps.state()
+    _known(state, call.color)
+    return (await look(call.deps)).color(state, call.color)
+
+
+async def stage(call: Call) -> dict[str, Any]:
+    """Put a release on a color that is not active; the same one again changes nothing."""
+    _known(call.deps.state(), call.color)
+    release = checked(_release(call.body))
+    await refuse_targets(release, (call.deps.options.listen, *call.deps.reserved))
+    began = time.perf_counter()
+    outcome = await call.deps.switch.stage(call.color, release, actor=call.actor, **terms(call))
+    took = milliseconds(began)
+    resource = (await look(call.deps)).color(outcome.state, call.color)
+    return {**resource, "epoch": outcome.state.pointer.epoch, "changed": outcome.changed, "took_ms": took}
+
+
+def _release(body: Any) -> Release:
+    return Release(
+        label=body["release"],
+        upstreams=tuple(body.get("upstreams", ())),
+        routes={name: tuple(urls) for name, urls in body.get("routes", {}).items()},
+        metadata=body.get("metadata", {}),
+        origin="api",
+    )
+
+
+def _known(state: FleetState, name: str) -> None:
+    if name not in state.colors:
+        raise UnknownColor(f"there is no color {name[:64]!r}; this fleet has {', '.join(state.colors)}")

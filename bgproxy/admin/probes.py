@@ -1,0 +1,46 @@
+"""`/livez`, `/readyz`, `/metrics` and `/openapi.json`: what machines ask."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from aiohttp import web
+
+from bgproxy.admin.call import Call
+from bgproxy.admin.problems import NotServing
+from bgproxy.admin.view import look
+from bgproxy.telemetry.exposition import Facts, expose
+
+OPENAPI = web.AppKey("openapi", dict[str, Any])
+
+
+async def livez(_call: Call) -> dict[str, Any]:
+    """Answering at all is the answer."""
+    return {"alive": True}
+
+
+async def readyz(call: Call) -> dict[str, Any]:
+    """Whether this worker should get traffic. It should while the store is away and a pointer is known."""
+    ready, facts = call.deps.ready()
+    if not ready:
+        raise NotServing("this worker should get no traffic now", ready=False, **facts)
+    return {"ready": True, **facts}
+
+
+async def metrics(call: Call) -> web.Response:
+    """The counters of all workers of this host, for Prometheus."""
+    view = await look(call.deps)
+    facts = Facts(
+        state=call.deps.mirror.state,
+        store_up=view.store["state"] == "up",
+        pointer_age=view.store["age"],
+        workers=view.workers,
+        version=call.deps.version,
+    )
+    body, content_type = expose(view.metrics, facts, call.request.headers.get("Accept", ""))
+    return web.Response(body=body, headers={"Content-Type": content_type})
+
+
+async def openapi(call: Call) -> dict[str, Any]:
+    """What this API is, for tools."""
+    return call.request.app[OPENAPI]

@@ -1,0 +1,58 @@
+"""Every operation of the admin plane, in one table: the router and the OpenAPI document are made from it."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from bgproxy.admin.call import Route
+from bgproxy.admin.colors import color, colors, stage
+from bgproxy.admin.events import events
+from bgproxy.admin.fleet import audit, nodes, status
+from bgproxy.admin.pointer import flip, rollback
+from bgproxy.admin.probes import livez, metrics, openapi, readyz
+from bgproxy.admin.shapes import AUDIT_QUERY
+
+_CHANGE = (400, 404, 408, 409, 413, 415, 503)  # what a request that changes something may meet
+
+ROUTES: Final[tuple[Route, ...]] = (
+    Route("GET", "/v1/status", status, "viewer", "The fleet at one look.", "Status", errors=(503,)),
+    Route("GET", "/v1/colors", colors, "viewer", "All colors and what they hold.", "Colors", errors=(503,)),
+    Route("GET", "/v1/colors/{color}", color, "viewer", "One color.", "Color", errors=(404, 503)),
+    Route(
+        "PUT",
+        "/v1/colors/{color}",
+        stage,
+        "operator",
+        "Stage a release on a color that is not active.",
+        "Staged",
+        body="StageRequest",
+        errors=_CHANGE,
+    ),
+    Route(
+        "POST",
+        "/v1/flip",
+        flip,
+        "operator",
+        "Make a color the active one, in one step.",
+        "Moved",
+        body="FlipRequest",
+        errors=_CHANGE,
+    ),
+    Route(
+        "POST",
+        "/v1/rollback",
+        rollback,
+        "operator",
+        "Make the previous color the active one again.",
+        "Moved",
+        body="RollbackRequest",
+        errors=_CHANGE,
+    ),
+    Route("GET", "/v1/audit", audit, "viewer", "Who changed what, and why.", "Audit", query=AUDIT_QUERY, errors=(503,)),
+    Route("GET", "/v1/events", events, "viewer", "Changes as they happen (SSE).", "text/event-stream", errors=(503,)),
+    Route("GET", "/v1/nodes", nodes, "viewer", "The processes that serve this fleet.", "Nodes"),
+    Route("GET", "/metrics", metrics, "viewer", "This host's counters (Prometheus).", "text/plain"),
+    Route("GET", "/openapi.json", openapi, "viewer", "This document.", "OpenApi"),
+    Route("GET", "/livez", livez, None, "Whether the process answers.", "Alive"),
+    Route("GET", "/readyz", readyz, None, "Whether this worker should get traffic.", "Ready", errors=(503,)),
+)

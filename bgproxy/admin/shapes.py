@@ -1,0 +1,196 @@
+"""The JSON that goes in and out, as data: one schema per name (JSON Schema 2020-12), published at /openapi.json.
+
+What comes in is checked against these; what goes out is held to them by the tests.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from bgproxy.admin.schema import Schema
+from bgproxy.rules.release import Phase
+
+_REASON = {"type": "string", "maxLength": 1000, "default": "", "description": "Why, for the audit record."}
+_FORCE = {
+    "type": "boolean",
+    "default": False,
+    "description": "Overrides what may be overridden, and is on record.",
+}
+_IF_EPOCH = {
+    "type": "integer",
+    "minimum": 0,
+    "maximum": 2**53 - 1,
+    "description": "Refuse (409) unless the pointer's epoch is this one.",
+}
+_ADDRESS = {
+    "type": "string",
+    "maxLength": 300,
+    "description": "http://host:port or unix:/absolute/path",
+    "examples": ["http://127.0.0.1:9102"],
+}
+_ADDRESSES = {"type": "array", "maxItems": 256, "items": _ADDRESS}
+_NUMBER = {"type": "number"}
+_COUNT = {"type": "integer", "minimum": 0}
+_TEXT = {"type": "string"}
+_TEXT_OR_NOTHING = {"type": ["string", "null"]}
+_SECONDS = {"type": "number", "description": "Unix seconds by the store's clock."}
+_ANYTHING = {"type": "object", "additionalProperties": True}
+
+
+def _closed(required: list[str], **members: Schema) -> dict[str, Any]:
+    return {"type": "object", "additionalProperties": False, "properties": members, "required": required}
+
+
+def _all(**members: Schema) -> dict[str, Any]:
+    """An object that always has exactly these members."""
+    return _closed(list(members), **members)
+
+
+def ref(name: str) -> Schema:
+    """Points to the schema of that name."""
+    return {"$ref": f"#/components/schemas/{name}"}
+
+
+NOTHING: Final[Schema] = _closed([])
+
+REQUESTS: Final[dict[str, Schema]] = {
+    "FlipRequest": _closed(
+        ["to"],
+        to={"type": "string", "maxLength": 64, "description": "The color to make active.", "examples": ["green"]},
+        reason=_REASON,
+        if_epoch=_IF_EPOCH,
+        force=_FORCE,
+    ),
+    "RollbackRequest": _closed([], reason=_REASON, if_epoch=_IF_EPOCH, force=_FORCE),
+    "StageRequest": _closed(
+        ["release"],
+        release={"type": "string", "maxLength": 128, "description": "The version's label.", "examples": ["v2"]},
+        upstreams=_ADDRESSES,
+        routes={
+            "type": "object",
+            "maxProperties": 256,
+            "additionalProperties": _ADDRESSES,
+            "description": "Upstreams of single routes, by the route's name; the others use `upstreams`.",
+        },
+        metadata={"type": "object", "additionalProperties": True, "description": "Kept and shown, never read."},
+        reason=_REASON,
+        if_epoch=_IF_EPOCH,
+        force=_FORCE,
+    ),
+}
+
+AUDIT_QUERY: Final[Schema] = _closed(
+    [],
+    limit={"type": "integer", "minimum": 1, "maximum": 1000, "default": 100, "description": "Entries at most."},
+    before={"type": "string", "maxLength": 64, "description": "An entry's id: only older ones."},
+)
+
+_PER_COLOR = {"type": "object", "additionalProperties": _COUNT, "description": "By color."}
+
+_COLOR: dict[str, Schema] = {
+    "color": _TEXT,
+    "active": {"type": "boolean"},
+    "release": _TEXT_OR_NOTHING,
+    "phase": {"enum": [*map(str, Phase), None]},
+    "origin": {"enum": ["config", "api", None]},
+    "at": {"type": ["number", "null"], "description": "When it came to this phase, unix seconds."},
+    "upstreams": {"type": "array", "items": ref("Upstream")},
+    "routes": {"type": "object", "additionalProperties": {"type": "array", "items": _TEXT}},
+    "metadata": _ANYTHING,
+    "in_flight": _COUNT,
+    "streams": _COUNT,
+    "websockets": _COUNT,
+}
+
+_STORE = _all(
+    state={"enum": ["up", "degraded", "down"], "description": "degraded: some workers of this host do not hear it."},
+    kind=_TEXT,
+    age={"type": "number", "description": "Seconds since it was last heard, by the worker that heard it least."},
+)
+
+_MOVED: dict[str, Schema] = {
+    "active": _TEXT,
+    "previous": _TEXT_OR_NOTHING,
+    "epoch": _COUNT,
+    "took_ms": _NUMBER,
+    "changed": {"type": "boolean"},
+}
+
+ANSWERS: Final[dict[str, Schema]] = {
+    "Problem": {
+        "type": "object",
+        "description": "RFC 9457; `code` is the stable name of what went wrong. Further members depend on it.",
+        "required": ["type", "title", "status", "detail", "code"],
+        "properties": {
+            "type": {"type": "string", "pattern": "^urn:bgproxy:problem:[a-z_]+$"},
+            "title": _TEXT,
+            "status": {"type": "integer"},
+            "detail": _TEXT,
+            "code": _TEXT,
+            "epoch": {"type": "integer", "description": "stale_epoch: the one that stands."},
+            "active": {"type": "string", "description": "stale_epoch: the color that is active."},
+        },
+        "additionalProperties": True,
+    },
+    "Upstream": _all(
+        url=_TEXT,
+        healthy={"type": ["boolean", "null"], "description": "null: no worker has looked at it yet."},
+        reason=_TEXT,
+        in_flight=_COUNT,
+        open=_COUNT,
+        idle=_COUNT,
+        failures=_COUNT,
+    ),
+    "Color": _all(**_COLOR),
+    "Staged": _all(**_COLOR, epoch=_COUNT, changed={"type": "boolean"}, took_ms=_NUMBER),
+    "Colors": _all(colors={"type": "array", "items": ref("Color")}, epoch=_COUNT, revision=_COUNT),
+    "Node": _all(
+        id=_TEXT,
+        host=_TEXT,
+        pid=_COUNT,
+        version=_TEXT,
+        epoch=_COUNT,
+        in_flight=_PER_COLOR,
+        streams=_PER_COLOR,
+        websockets=_PER_COLOR,
+        age={"type": "number", "description": "Seconds since it was last heard."},
+    ),
+    "Nodes": _all(nodes={"type": "array", "items": ref("Node")}),
+    "Status": _all(
+        fleet=_TEXT,
+        active=_TEXT,
+        previous=_TEXT_OR_NOTHING,
+        epoch=_COUNT,
+        revision=_COUNT,
+        actor=_TEXT,
+        reason=_TEXT,
+        at=_SECONDS,
+        colors={"type": "object", "additionalProperties": ref("Color")},
+        nodes={"type": "array", "items": ref("Node")},
+        store=_STORE,
+        version=_TEXT,
+    ),
+    "Moved": _closed([*_MOVED], **_MOVED, detail={"type": "string", "description": "Why nothing changed."}),
+    "AuditEntry": _all(
+        id=_TEXT,
+        at=_SECONDS,
+        verb=_TEXT,
+        actor=_TEXT,
+        reason=_TEXT,
+        epoch=_COUNT,
+        revision=_COUNT,
+        facts=_ANYTHING,
+    ),
+    "Audit": _all(
+        entries={"type": "array", "items": ref("AuditEntry"), "description": "Newest first."},
+        next=_TEXT_OR_NOTHING,
+    ),
+    "Alive": _all(alive={"const": True}),
+    "Ready": {
+        "type": "object",
+        "required": ["ready"],
+        "properties": {"ready": {"const": True}},
+        "additionalProperties": True,
+    },
+    "OpenApi": _ANYTHING,
+}

@@ -1,0 +1,106 @@
+"""What a status is made of: the counters of all workers of this host, and what the nodes of other hosts report.
+
+With the store away the other hosts are left out: an incident is no time for a status that fails or waits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from bgproxy.admin.seams import AdminDeps
+from bgproxy.errors import Problem
+from bgproxy.rules.fleet import FleetState
+from bgproxy.store.base import NodeReport
+from bgproxy.telemetry.metrics import merge
+
+_LOADS = ("in_flight", "streams", "websockets")
+_UPSTREAM = {"healthy": None, "reason": "", "in_flight": 0, "open": 0, "idle": 0, "failures": 0}
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """One look. `metrics`: of this host, merged; `nodes`: of every host, this one's first-hand."""
+
+    metrics: Mapping[str, Any]
+    nodes: list[dict[str, Any]]
+    elsewhere: list[dict[str, Any]]
+    store: Mapping[str, Any]
+    workers: int
+
+    def load(self, color: str) -> dict[str, int]:
+        """What runs on a color, on all hosts."""
+        series = [one for one in self.metrics["series"] if one["color"] == color]
+        return {
+            name: sum(one[name] for one in series) + sum(node[name].get(color, 0) for node in self.elsewhere)
+            for name in _LOADS
+        }
+
+    def color(self, state: FleetState, color: str) -> dict[str, Any]:
+        """The color resource."""
+        release = state.releases.get(color)
+        known = {one["url"]: one for one in self.metrics["upstreams"] if one["color"] == color}
+        urls = (
+            () if release is None else (*release.upstreams, *(url for some in release.routes.values() for url in some))
+        )
+        return {
+            "color": color,
+            "active": state.pointer.active == color,
+            "release": release and release.label,
+            "phase": release and str(release.phase),
+            "origin": release and release.origin,
+            "at": release and release.at,
+            "upstreams": [_upstream(url, known.get(url, {})) for url in dict.fromkeys(urls)],
+            "routes": {name: list(some) for name, some in release.routes.items()} if release else {},
+            "metadata": dict(release.metadata) if release else {},
+            **self.load(color),
+        }
+
+
+async def look(deps: AdminDeps) -> View:
+    """Ask the workers of this host and the store. Never raises for the store's sake."""
+    snapshots = await deps.peers.snapshots()
+    here = [snapshot["node"] for snapshot in snapshots]
+    elsewhere = await _elsewhere(deps, {node["id"] for node in here})
+    return View(
+        metrics=merge([snapshot["metrics"] for snapshot in snapshots]),
+        nodes=sorted((*here, *elsewhere), key=lambda node: (node["host"], node["id"])),
+        elsewhere=elsewhere,
+        store=_store(deps, [snapshot["store"] for snapshot in snapshots]),
+        workers=len(snapshots),
+    )
+
+
+async def _elsewhere(deps: AdminDeps, here: set[str]) -> list[dict[str, Any]]:
+    if not deps.mirror.connected:  # known to be away: not even its time-out is waited for
+        return []
+    try:
+        return [node_json(node) for node in await deps.store.nodes() if node.id not in here]
+    except Problem:
+        return []
+
+
+def _store(deps: AdminDeps, reports: list[Mapping[str, Any]]) -> dict[str, Any]:
+    """How the store is heard on this host; by this worker alone where no worker reported."""
+    ups = [report["state"] == "up" for report in reports] or [deps.mirror.connected]
+    ages = [report["age"] for report in reports] or [deps.mirror.age]
+    state = "up" if all(ups) else "degraded" if any(ups) else "down"
+    return {"state": state, "kind": deps.store.kind, "age": round(max(ages), 3)}
+
+
+def _upstream(url: str, found: Mapping[str, Any]) -> dict[str, Any]:
+    return {"url": url, **{name: found.get(name, default) for name, default in _UPSTREAM.items()}}
+
+
+def node_json(node: NodeReport) -> dict[str, Any]:
+    """A node as the status shows it."""
+    return {
+        "id": node.id,
+        "host": node.host,
+        "pid": node.pid,
+        "version": node.version,
+        "epoch": node.epoch,
+        **{name: dict(getattr(node, name)) for name in _LOADS},
+        "age": round(node.age, 3),
+    }
