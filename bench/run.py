@@ -1,0 +1,178 @@
+"""Runs the whole bench and writes its tables into README.md.
+
+    python -m bench [--quick] [--bgproxy NAME=WHERE] [--only NAME,…]
+
+The exit code is 1 if bgproxy did not run, or lost anything; a figure beyond its limit is said in the table, for on a
+shared machine one run is no proof.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import importlib.util
+import os
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from bench import compare, flip, stream
+from bench.backends import ROOT, start_agent
+from bench.contenders import Backends, Build, LineUp, line_up
+from bench.options import Plan, add_common, plan_of
+from bench.processes import Cores, Stage
+from bench.report import BASE, machine, median, section, splice, table
+
+README = Path(__file__).parent / "README.md"
+LOCUST_USERS = 40
+
+
+@dataclass(slots=True)
+class Results:
+    """What the parts have found so far."""
+
+    sections: list[str] = field(default_factory=list)
+    limits: list[list[str]] = field(default_factory=list)
+    versions: dict[str, str] = field(default_factory=dict)
+    left_out: dict[str, str] = field(default_factory=dict)
+    lost: list[str] = field(default_factory=list)
+
+    def add(self, lined_up: LineUp, text: str) -> None:
+        """Keep a part's table, and show it at once: the whole takes minutes."""
+        self.versions |= lined_up.versions()
+        self.left_out |= lined_up.left_out
+        self.sections.append(text)
+        print(text, end="\n\n", flush=True)
+
+    def limit(self, build: str, what: str, figure: float, limit: float, unit: str = "") -> None:
+        """Set a figure against what the project asks of itself; NaN, no figure, is never within."""
+        verdict = "within" if figure <= limit else "**beyond**"
+        self.limits.append([build, what, f"{figure:.4g}{unit}", f"{limit:g}{unit}", verdict])
+
+
+def _requests(plan: Plan, results: Results) -> None:
+    for request in ("turn", "small"):
+        lined_up, rounds = compare.measure(plan, request)
+        results.add(lined_up, compare.report(request, rounds))
+        if request == "turn":
+            _limit_ratio(plan, results, compare.micros(rounds), "CPU per request ÷ nginx", 1.5)
+        failed = {name: sum(each.failed for each in held) for name, held in rounds.items()}
+        results.lost += [f"{each.name}: {request}" for each in plan.builds if failed.get(each.name)]
+
+
+def _limit_ratio(plan: Plan, results: Results, figures: dict[str, float], what: str, limit: float) -> None:
+    for build in plan.builds:
+        if build.name in figures:
+            results.limit(build.name, what, figures[build.name] / figures.get(BASE, float("nan")), limit)
+
+
+def _streams(plan: Plan, results: Results) -> None:
+    found = stream.measure(plan)
+    results.add(found.lined_up, stream.report(plan, found))
+    _limit_ratio(plan, results, stream.micros(found), "CPU per SSE event ÷ nginx", 1.2)
+    for build in plan.builds:
+        if build.name in found.rounds:
+            results.limit(build.name, "memory per silent stream", found.silent_kib[build.name], 16, " KiB")
+            results.limit(build.name, "memory per flowing stream", found.flowing_kib[build.name], 16, " KiB")
+            results.lost += [f"{build.name}: streams"] if found.lost[build.name] else []
+
+
+def _flips(plan: Plan, results: Results) -> None:
+    lined_up, found = flip.measure(plan)
+    results.add(lined_up, flip.report(plan, found))
+    for build in plan.builds:
+        if build.name not in found:
+            continue
+        seen = found[build.name]
+        results.limit(build.name, "failed requests in all flips", seen.failed, 0)
+        results.limit(build.name, "first answer of the new side, median", median(seen.first_new_ms()), 5, " ms")
+        results.limit(build.name, "first answer of the new side, slowest", max(seen.first_new_ms()), 5, " ms")
+        results.limit(build.name, "sent after the return, answered by the old side", seen.old_sent_after, 0)
+        if seen.failed or seen.executed_twice or seen.old_sent_after:
+            results.lost.append(f"{build.name}: flips")
+
+
+def _locust(plan: Plan, results: Results) -> None:
+    if importlib.util.find_spec("locust") is None:
+        results.left_out["locust"] = "not installed (`pip install bgproxy[bench]`)"
+        return
+    rows = []
+    for build in plan.builds:
+        if plan.only and build.name not in plan.only:
+            continue
+        with Stage() as stage:
+            lined_up, row = _locust_one(stage, plan, build)
+        results.left_out |= lined_up.left_out
+        if row:
+            rows.append(row)
+            results.limit(build.name, "lost under locust", float(row[3]), 0)
+            results.lost += [f"{build.name}: locust"] if row[3] != "0" or row[2] == "0" else []
+    title = f"Locust: {LOCUST_USERS} users, {plan.locust_seconds} s, a flip every 3 s"
+    results.add(LineUp(), section(title, table(["build", "requests", "flips", "lost"], rows)))
+
+
+def _locust_one(stage: Stage, plan: Plan, build: Build) -> tuple[LineUp, list[str]]:
+    """Run the scenario against one build; a row of the table, empty where the build did not start."""
+    cores = Cores.of_this_machine()
+    backends = Backends(start_agent(stage, cores, "blue"), start_agent(stage, cores, "green"))
+    lined_up = line_up(stage, cores, backends, [build], only=[build.name], flippable=True)
+    if not lined_up.contenders:
+        return lined_up, []
+    contender = lined_up.contenders[0]
+    argv = [sys.executable, "-m", "locust", "-f", "bench/locustfile.py", "--headless", "--only-summary"]
+    argv += ["-u", str(LOCUST_USERS), "-r", str(LOCUST_USERS), "-t", f"{plan.locust_seconds}s"]
+    argv += ["--stop-timeout", "10", "--host", f"http://127.0.0.1:{contender.port}"]
+    environment = {**os.environ, "BGPROXY_ADMIN": f"http://127.0.0.1:{contender.admin_port}"}
+    limit = plan.locust_seconds + 60
+    done = subprocess.run(argv, cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=limit)
+    said = re.search(r"locust: (\d+) requests, (\d+) flips, (\d+) lost", done.stdout)
+    if said is None:
+        raise RuntimeError(f"bench: locust did not come to its end: {(done.stdout + done.stderr)[-800:]}")
+    if done.returncode != 0:
+        print(done.stdout + done.stderr, file=sys.stderr)
+    return lined_up, [build.name, *said.groups()]
+
+
+def compose(results: Results, command: str) -> str:
+    """The text between the README's markers."""
+    today = datetime.datetime.now(tz=datetime.UTC).date().isoformat()
+    versions = ", ".join(f"{name} {version}" for name, version in results.versions.items())
+    about = [f"- Made on {today} by `{command}`.", f"- Machine: {machine()}.", f"- Versions: {versions}."]
+    about += [f"- Left out: {name} ({why})." for name, why in results.left_out.items()]
+    parts = ["\n".join(about)]
+    if results.limits:
+        limits = table(["build", "what", "measured", "limit", "verdict"], results.limits)
+        parts.append(section("Against the project's limits", limits))
+    return "\n\n".join(parts + results.sections)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m bench", description="Run the whole bench.")
+    parser.add_argument(
+        "--write",
+        action=argparse.BooleanOptionalAction,
+        help="put the tables into bench/README.md (done unless --quick is given)",
+    )
+    add_common(parser)
+    options = parser.parse_args(arguments)
+    plan = plan_of(options)
+    results = Results()
+    for part in (_requests, _streams, _flips, _locust):
+        part(plan, results)
+    given = sys.argv[1:] if arguments is None else arguments
+    text = compose(results, shlex.join(["python", "-m", "bench", *given]))
+    print(text)
+    if options.write if options.write is not None else not options.quick:
+        README.write_text(splice(README.read_text(), text))
+    for what in results.lost:
+        print(f"bench: lost or wrong: {what}", file=sys.stderr)
+    missing = [each.name for each in plan.builds if each.name in results.left_out]
+    return 1 if results.lost or missing else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
