@@ -46,8 +46,8 @@ async def listening(app: Tampering) -> AsyncIterator[str]:
     server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="critical", timeout_graceful_shutdown=1))
     serving = asyncio.ensure_future(server.serve())
     try:
-        while not server.started:
-            await asyncio.sleep(0.01)  # noqa: ASYNC110  # uvicorn has no event for it
+        while not server.started:  # noqa: ASYNC110  # uvicorn has no event for it
+            await asyncio.sleep(0.01)
         yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
     finally:
         server.should_exit = True
