@@ -69,7 +69,7 @@ class Mirror:
 
     @property
     def age(self) -> float:
-        """Seconds since the store last confirmed what is held (or since this mirror was made)."""
+        """Seconds since the store was last heard (or since this mirror was made)."""
         return max(0.0, self._clock() - self._heard)
 
     def listen(self, callback: Listener) -> None:
@@ -241,17 +241,17 @@ class Mirror:
         """Counted each time, logged once until things are well again."""
         self.alarms += 1
         if "history" not in self._troubles:
-            self._troubles["history"] = text
+            self._troubles["history"] = "alarm"
             log.error("ALARM: %s", text)
 
     def _trouble(self, what: str, error: Exception) -> None:
-        text = f"{type(error).__name__}: {error}"
-        if what not in self._troubles:
+        """Logged when it begins and when it becomes another kind of trouble, not at each try."""
+        kind = type(error).__name__
+        if self._troubles.get(what) != kind:
+            self._troubles[what] = kind
             expected = isinstance(error, (BgproxyError, OSError))
-            log.warning("store, %s: %s", what, text, exc_info=None if expected else error)
-        self._troubles[what] = text
+            log.warning("store, %s: %s (%s)", what, error, kind, exc_info=None if expected else error)
 
     def _well(self, what: str) -> None:
-        if what in self._troubles:
-            del self._troubles[what]
-            log.warning("store, %s: well again", what)
+        if self._troubles.pop(what, None) is not None:
+            log.info("store, %s: well again", what)
