@@ -1,8 +1,8 @@
 """What a head says: the values that the data path acts on, and the grammar that lets a head in at all.
 
-The grammar is an allow-list of RFC 9112 §2 to §5 and RFC 9110 §5: CRLF line ends only, no obs-fold, no white space before
-a colon, no control character anywhere. Possessive quantifiers keep the match linear in the head's length. What does not
-match is never forwarded; `why_request_fails` tells why in words.
+The grammar is an allow-list of RFC 9112 §2 to §5 and RFC 9110 §5: CRLF line ends only, no obs-fold, no white space
+before a colon, no control character anywhere. Possessive quantifiers keep the match linear in the head's length.
+What does not match is never forwarded; `why_request_fails` tells why in words.
 """
 
 from __future__ import annotations
@@ -50,6 +50,7 @@ class RequestHead:
     upgrade: bytes  # the protocol asked for, lower case; empty: none
     expect: bool  # 100-continue
     has_request_id: bool
+    made_id: bytes = b""  # the X-Request-Id that we gave it
     forwarded_for: bytes = b""  # what a trusted proxy in front has said (X-Forwarded-For)
     forwarded_proto: bytes = b""
     forwarded_host: bytes = b""

@@ -37,7 +37,7 @@ class RouteTable:
         self._anything = only if only is not None and not only.host and only.path == "/" else None
 
     def find(self, host: bytes, path: bytes) -> Route | None:
-        """The route of a request, or None. `host` as in the Host field, port and case ignored; `path` may carry a query."""
+        """The route of a request, or None. `host` as in the Host field; `path` may carry a query."""
         if self._anything is not None:
             return self._anything
         name = host_name(host)

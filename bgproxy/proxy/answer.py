@@ -1,0 +1,170 @@
+"""How an answer goes to the client: its head once, then its body as it comes, event by event, never held back.
+
+The body is framed for the client's version (RFC 9112 §6, §7): a length stays a length; chunks stay chunks for HTTP/1.1
+and become bytes until close for HTTP/1.0; an answer that ends with the agent's connection becomes chunks.
+"""
+
+from __future__ import annotations
+
+from time import monotonic
+from typing import TYPE_CHECKING
+
+from bgproxy.http1.fields import cut
+from bgproxy.http1.framing import ChunkReader, chunk, is_whole_chunk, last_chunk
+from bgproxy.http1.head import CHUNKED, UNTIL_CLOSE, ResponseHead
+
+if TYPE_CHECKING:
+    from bgproxy.proxy.exchange import Exchange
+
+_LENGTH, _CHUNKED, _UNCHUNKED, _INTO_CHUNKS, _RAW = range(5)
+
+
+class Answer:
+    """The relay of one final response."""
+
+    chunks: ChunkReader | None = None
+    done = False
+    left = 0  # bytes to come of a body of known length
+    tail = b""  # the last bytes of an event stream: whether an event is open
+
+    def __init__(self, exchange: Exchange, response: ResponseHead) -> None:
+        self._exchange = exchange
+        client = exchange.client
+        request = exchange.request
+        self._client = client
+        self.keeps_agent = response.keep_alive
+        self.keeps_client = request.keep_alive and exchange.request_done and not client.must_close()
+        status = response.status
+        length = response.length
+        if request.method == b"HEAD" or status == 204 or status == 304:
+            length = 0  # no body, whatever is declared (RFC 9112 §6.3, item 1)
+            if status == 204 and response.has_length:
+                response.fields = _without_length(response.fields)
+        elif length >= 0:
+            self.left = length
+        if length >= 0:
+            self._mode = _LENGTH
+        elif length == CHUNKED:
+            limits = client.plane.limits
+            self.chunks = ChunkReader(limits.max_trailer_bytes, limits.max_fields)
+            self._mode = _CHUNKED if request.minor else _UNCHUNKED
+        else:
+            self._mode = _INTO_CHUNKS if request.minor else _RAW
+        if self._mode in (_UNCHUNKED, _RAW):
+            self.keeps_client = False
+        self.ends_with_connection = length == UNTIL_CLOSE
+        # A client can tell a broken answer by its framing; without any, only a reset tells.
+        self.close_can_be_seen = self._mode not in (_UNCHUNKED, _RAW)
+        self.is_stream = response.event_stream and length < 0
+        self._response = response
+
+    def begin(self, data: bytes, now: float) -> None:
+        """The head, and what of the body has come with it, in one write. `Malformed`: nothing was written yet."""
+        client = self._client
+        response = self._response
+        exchange = self._exchange
+        body = self._framed(data) if data else b""
+        if self._mode == _LENGTH and not self.left:
+            self.done = True
+        parts = [response.fields]
+        if not response.has_date:
+            parts.append(b"Date: %b\r\n" % client.plane.date())  # RFC 9110 §6.6.1
+        if self._mode in (_CHUNKED, _INTO_CHUNKS):
+            parts.append(b"Transfer-Encoding: chunked\r\n")
+        if not self.keeps_client:
+            parts.append(b"Connection: close\r\n")
+        elif not exchange.request.minor:
+            parts.append(b"Connection: keep-alive\r\n")
+        if client.plane.debug_header:
+            parts.append(exchange.group.debug)
+        parts.append(b"\r\n")
+        parts.append(body)
+        if self.is_stream:
+            exchange.group.slot.streams += 1
+            self.tail = body[-6:]
+        client.answer_begun(now)
+        client.transport.write(b"".join(parts))
+
+    def body(self, data: bytes) -> None:
+        """More of the body. `Malformed`: nothing of these data was written."""
+        if self._mode != _CHUNKED or not is_whole_chunk(data) or not self._at_boundary():
+            data = self._framed(data)
+        if self.is_stream:
+            self.tail = data[-6:]
+        client = self._client
+        if client.stream_idle:
+            client.answer_begun(monotonic())
+        if data:
+            client.transport.write(data)
+
+    def ended(self) -> None:
+        """The agent closed, and with that its answer is whole (RFC 9112 §6.3, item 8)."""
+        self.done = True
+        if self._mode == _INTO_CHUNKS:
+            self._client.transport.write(last_chunk([]))
+
+    def end_stream(self) -> bool:
+        """End an event stream between two of its events, in a way that its client can go on from; False: not now."""
+        if not self.is_stream or self._mode == _UNCHUNKED or not _event_over(self.tail):
+            return False
+        if self._mode != _RAW:
+            self._client.transport.write(last_chunk([]))
+        return True
+
+    def probe(self) -> bool:
+        """Write a byte that changes nothing, to learn whether a client that closed its side still reads.
+
+        Our chunks always end with our writes, and a chunk size may have leading zeros (RFC 9112 §7.1).
+        """
+        if self._mode not in (_CHUNKED, _INTO_CHUNKS):
+            return False
+        self._client.transport.write(b"0")
+        return True
+
+    def _at_boundary(self) -> bool:
+        return self.chunks is not None and self.chunks.at_boundary()
+
+    def _framed(self, data: bytes) -> bytes:
+        """The data in the client's framing."""
+        if self._mode == _LENGTH:
+            return self._within_length(data)
+        if self._mode == _RAW:
+            return data
+        if self._mode == _INTO_CHUNKS:
+            return chunk(data)
+        chunks = self.chunks
+        assert chunks is not None
+        pieces: list[bytes] = []
+        taken = chunks.feed(data, pieces)
+        if chunks.done:
+            self.done = True
+            if taken < len(data):
+                self.keeps_agent = False  # bytes beyond the answer's end: never the next request's (RFC 9112 §9.2)
+        if self._mode == _UNCHUNKED:
+            return b"".join(pieces)
+        framed = [chunk(piece) for piece in pieces]
+        if self.done:
+            framed.append(last_chunk(chunks.trailers if self._client.plane.forward_trailers else []))
+        return b"".join(framed)
+
+    def _within_length(self, data: bytes) -> bytes:
+        left = self.left - len(data)
+        if left > 0:
+            self.left = left
+            return data
+        self.done = True
+        if left < 0:
+            self.keeps_agent = False
+            data = data[: self.left]
+        self.left = 0
+        return data
+
+
+def _event_over(tail: bytes) -> bool:
+    """Whether the last bytes written, their chunk's end left off, close a server-sent event (or a line of JSON)."""
+    return tail.removesuffix(b"\r\n").endswith((b"\n\n", b"\r\n\r\n", b"\r\r", b"}\n")) or not tail
+
+
+def _without_length(fields: bytes) -> bytes:
+    """A 204 must not carry a Content-Length (RFC 9110 §8.6)."""
+    return cut(fields, fields.lower(), {b"content-length"})[0]

@@ -1,0 +1,397 @@
+"""One client's connection: it finds requests in the bytes, hands each to an exchange, and answers them in order.
+
+Requests that come ahead of their turn wait as bytes, up to a limit, and reading pauses there. One deadline per
+connection says what is waited for; a sweep over all connections looks at it, so no timer is made per request.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from enum import Enum
+from time import monotonic, time
+from typing import TYPE_CHECKING
+
+from bgproxy.http1.fields import values
+from bgproxy.http1.head import Malformed, RequestHead
+from bgproxy.proxy.exchange import Exchange
+from bgproxy.proxy.replies import REPLIES, reply
+from bgproxy.proxy.tunnel import Tunnel
+from bgproxy.proxy.upstream import TCP_CLOSED, tcp_state
+
+if TYPE_CHECKING:
+    from bgproxy.proxy.plane import DataPlane
+
+NEVER = float("inf")
+
+
+class Wait(Enum):
+    """What a connection's deadline is about."""
+
+    REQUEST = "a next request"
+    HEAD = "the rest of a head"
+    BODY = "more of a request's body"
+    CONNECTION = "a connection to an agent"
+    ANSWER = "an agent's answer"
+    STREAM = "more of an answer"
+    LINGER = "the end of a refused request"
+
+
+class ClientConnection:
+    """The protocol on a client's socket. No base class: attribute access on the data path is cheaper without one."""
+
+    # Per request.
+    exchange: Exchange | None = None
+    probed = False
+    # Per connection.
+    transport: asyncio.Transport
+    buffer = b""  # a head that is not whole yet, or requests ahead of their turn
+    deadline = NEVER  # monotonic seconds
+    wait = Wait.REQUEST
+    stall_deadline = NEVER
+    stalled = False  # holds back its agent, because the client does not read as fast
+    stalled_at = 0  # bytes that waited for the client when it was last looked at
+    lingering = False
+    half_closed = False  # the client has sent its FIN: it may still read
+    reading = True
+    closed = False
+    host: bytes | None = None  # of the last request, for which `suffix` was made
+    suffix = b""
+    waits_for_connection = False
+
+    def __init__(self, plane: DataPlane) -> None:
+        self.plane = plane
+        self.stream_idle = plane.timeouts.stream_idle_timeout
+
+    def __repr__(self) -> str:
+        return f"<ClientConnection {self.peer or 'unix'} waits for {self.wait.value}>"
+
+    def connection_made(self, transport: asyncio.Transport) -> None:
+        self.transport = transport
+        plane = self.plane
+        peer = transport.get_extra_info("peername")
+        self.peer = peer[0] if isinstance(peer, tuple) else ""
+        self.trusted = plane.trusts(self.peer)
+        transport.set_write_buffer_limits(high=plane.limits.high_water_bytes)
+        plane.joined(self)
+        self._expect(Wait.REQUEST, plane.timeouts.keepalive_timeout, monotonic())
+
+    # 1. bytes in
+
+    def data_received(self, data: bytes) -> None:
+        if self.exchange is not None:
+            self.exchange.client_data(data)
+        elif not self.lingering:
+            self._take(self.buffer + data if self.buffer else data)
+
+    def _take(self, data: bytes) -> None:
+        """Begin an exchange if a whole head is there."""
+        plane = self.plane
+        end = data.find(b"\r\n\r\n")
+        if data[:2] == b"\r\n":  # one empty line before a request is forgiven (RFC 9112 §2.2)
+            data = data[2:]
+            end = data.find(b"\r\n\r\n")
+        if end < 0 or end > plane.limits.max_head_bytes:
+            self._partial(data)
+            return
+        self.buffer = b""
+        try:
+            request = plane.parser.request(data[: end + 4], self.trusted)
+        except Malformed as error:
+            self._refuse_connection(error.code, error.detail)
+            return
+        routing = plane.routing
+        if routing is None:
+            self._refuse_connection("no_pointer", "the store has not been reached yet")
+            return
+        group = routing.admit(request.host, request.target)
+        if group is None:
+            self._refuse_connection("no_route", "no route is configured for this host and path")
+            return
+        limit = plane.limits.max_body_bytes
+        if limit and request.length > limit:
+            self._refuse_connection("body_too_large", f"the body is longer than {limit} bytes")
+            return
+        exchange = self.exchange = Exchange(self, request)
+        exchange.start(group, data[end + 4 :], monotonic())
+
+    def _partial(self, data: bytes) -> None:
+        """A head that is not whole yet: wait for the rest, unless it cannot become a good one."""
+        limits = self.plane.limits
+        line = data.find(b"\n")
+        if len(data) > limits.max_head_bytes:
+            if line < 0 or line > limits.max_target_bytes + 32:
+                self._refuse_connection("target_too_long", f"the target is longer than {limits.max_target_bytes} bytes")
+            else:
+                self._refuse_connection("head_too_large", f"the head is longer than {limits.max_head_bytes} bytes")
+        elif line >= 0 and data[line - 1 : line] != b"\r":
+            self._refuse_connection("bad_request_line", "a line ends with a bare LF (RFC 9112 §2.2)")
+        elif data.startswith(b"\r\n"):
+            self._refuse_connection("bad_request_line", "empty lines stand before the request")
+        else:
+            if self.wait is not Wait.HEAD:
+                self._expect(Wait.HEAD, self.plane.timeouts.client_head_timeout, monotonic())
+            self.buffer = data
+
+    def stash(self, data: bytes) -> None:
+        """Bytes of a next request, ahead of their turn; past the limit reading pauses, nothing is dropped."""
+        self.buffer += data
+        limits = self.plane.limits
+        if len(self.buffer) > limits.max_head_bytes or self.buffer.count(b"\r\n\r\n") >= limits.max_pipelined:
+            self.pause_reading()
+
+    def eof_received(self) -> bool:
+        """FIN from the client: a request that came whole is still answered; half a request is given up."""
+        exchange = self.exchange
+        if exchange is None or not exchange.request_done:
+            return False  # the transport closes, `connection_lost` follows
+        self.half_closed = True
+        return True
+
+    def connection_lost(self, _: Exception | None) -> None:
+        self.closed = True
+        self.plane.left(self)
+        exchange, self.exchange = self.exchange, None
+        if exchange is not None:
+            exchange.client_gone()
+
+    # 2. what the exchange asks of its client
+
+    def forwarded_head(self, request: RequestHead) -> list[bytes]:
+        """The head for the agent: the client's fields, then ours (RFC 9110 §7.6.3; X-Forwarded-* by custom)."""
+        if request.host != self.host or self.trusted:
+            self.host = request.host
+            self.suffix = self.plane.forwarding.fields(request, self.peer)
+        if request.has_request_id:
+            return [request.fields, self.suffix]
+        request.made_id = self.plane.new_request_id()
+        return [request.fields, b"X-Request-Id: %b\r\n" % request.made_id, self.suffix]
+
+    def keeps(self, request: RequestHead) -> bool:
+        """Whether the connection may carry another request after this one."""
+        return request.keep_alive and not self.must_close()
+
+    def must_close(self) -> bool:
+        """Whether the connection ends after the answer whatever the client wishes."""
+        return self.half_closed or self.plane.draining
+
+    def refuse(self, code: str, detail: str, *, close: bool) -> int:
+        """Answer by ourselves; returns the status."""
+        exchange = self.exchange
+        request = exchange.request if exchange is not None else None
+        if request is not None:
+            close = close or not self.keeps(request)
+        self.plane.metrics.refuse(code)
+        head_only = request is not None and request.method == b"HEAD"
+        self.transport.write(reply(code, detail, self.plane.date(), head_only=head_only, close=close))
+        return REPLIES[code].status
+
+    def exchange_done(self, keep: bool, request_done: bool, now: float) -> None:
+        """The answer is complete: on to the next request, or to the end of the connection."""
+        self.exchange = None
+        self.probed = False
+        if self.closed:
+            return
+        if not keep:
+            self._close_after(request_done)
+            return
+        self._expect(Wait.REQUEST, self.plane.timeouts.keepalive_timeout, now)
+        if not self.reading:
+            self.resume_reading()
+        if self.buffer:
+            # Not from here: a long row of pipelined requests must not become a deep stack.
+            self.plane.loop.call_soon(self._next_in_line)
+
+    def _next_in_line(self) -> None:
+        if self.exchange is None and self.buffer and not self.closed and not self.lingering:
+            data, self.buffer = self.buffer, b""
+            self._take(data)
+
+    def _refuse_connection(self, code: str, detail: str) -> None:
+        """Refuse a request before there is an exchange, and end the connection: what follows cannot be trusted."""
+        self.refuse(code, detail, close=True)
+        self._close_after(request_done=False)
+
+    def _close_after(self, request_done: bool) -> None:
+        """Close once everything is written. While the client may still be sending, its bytes are read and dropped for
+        a while: closing at once would reset the connection and take the answer with it (RFC 9112 §9.6)."""
+        self.buffer = b""
+        if request_done or self.half_closed:
+            self._close()
+            return
+        self.lingering = True
+        self.resume_reading()
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
+        self._expect(Wait.LINGER, self.plane.timeouts.linger_timeout, monotonic())
+
+    def give_up(self, close_can_be_seen: bool) -> None:
+        """The answer broke off. A close shows it where the framing tells; a reset where nothing else would."""
+        self.exchange = None
+        if close_can_be_seen:
+            self._close()
+        else:
+            self.abort()
+
+    def _close(self) -> None:
+        """Write what is left, then close; a client that does not take it has as long as any slow reader."""
+        self.closed = True
+        self._expect(Wait.LINGER, self.plane.timeouts.write_stall_timeout, monotonic())
+        self.transport.close()
+
+    def close_if_idle(self) -> None:
+        """Shutting down: a client between two requests is closed."""
+        if self.exchange is None and not self.buffer and not self.closed and not self.lingering:
+            self._close()
+
+    def end_stream(self) -> None:
+        """Shutting down, and the time is up: an event stream ends between two of its events."""
+        if self.exchange is not None and self.exchange.end_stream():
+            self.exchange = None
+            self._close()
+
+    def abort(self) -> None:
+        self.closed = True
+        self.transport.abort()
+
+    def open_tunnel(self, exchange: Exchange, head: bytes, rest: bytes, websocket: bool) -> None:
+        """From here on bytes pass both ways as they are."""
+        assert exchange.connection is not None
+        self.deadline = NEVER
+        self.resume_reading()
+        self.transport.write(head)
+        early, self.buffer = self.buffer, b""
+        self.exchange = None
+        self.plane.left(self)
+        exchange.connection.resume_reading()
+        tunnel = Tunnel(self.plane, exchange, self.transport, exchange.connection.transport, websocket)
+        tunnel.open(early, rest, self.stalled)
+
+    # 3. backpressure
+
+    def pause_writing(self) -> None:
+        """The client reads slowly: its agent waits."""
+        self.stalled = True
+        self.stalled_at = self.transport.get_write_buffer_size()
+        if stall := self.plane.timeouts.write_stall_timeout:
+            self.stall_deadline = monotonic() + stall
+        if self.exchange is not None and self.exchange.connection is not None:
+            self.exchange.connection.pause_reading()
+
+    def resume_writing(self) -> None:
+        self.stalled = False
+        self.stall_deadline = NEVER
+        if self.exchange is not None and self.exchange.connection is not None:
+            self.exchange.connection.resume_reading()
+
+    def pause_reading(self) -> None:
+        if self.reading and not self.closed:
+            self.reading = False
+            self.transport.pause_reading()
+
+    def resume_reading(self) -> None:
+        if not self.reading and not self.closed:
+            self.reading = True
+            self.transport.resume_reading()
+
+    # 4. deadlines
+
+    def _expect(self, wait: Wait, timeout: float, now: float) -> None:
+        self.wait = wait
+        self.deadline = now + timeout if timeout else NEVER
+
+    def expect_body(self, now: float) -> None:
+        self._expect(Wait.BODY, self.plane.timeouts.client_body_timeout, now)
+
+    def expect_answer(self, now: float) -> None:
+        self._expect(Wait.ANSWER, self.plane.timeouts.response_head_timeout, now)
+
+    def expect_agent(self, now: float) -> None:
+        """The agent takes no more of the body: it has as long as a slow reader has."""
+        self._expect(Wait.ANSWER, self.plane.timeouts.write_stall_timeout, now)
+
+    def expect_connection(self, now: float) -> None:
+        self.waits_for_connection = True
+        self._expect(Wait.CONNECTION, self.plane.options.pool.wait_timeout, now)
+
+    def connection_found(self, request_done: bool) -> None:
+        self.waits_for_connection = False
+        if request_done:
+            self.expect_answer(monotonic())
+        else:
+            self.resume_reading()
+            self.expect_body(monotonic())
+
+    def answer_begun(self, now: float) -> None:
+        self._expect(Wait.STREAM, self.stream_idle, now)
+
+    def look(self, now: float) -> None:
+        """The sweep: is something overdue, or has the client gone without a word?"""
+        if self.deadline <= now:
+            self.deadline = NEVER
+            self._overdue()
+        elif self.stall_deadline <= now:
+            size = self.transport.get_write_buffer_size()
+            if size >= self.stalled_at:
+                self.abort()
+            else:
+                self.stalled_at = size
+                self.stall_deadline = now + self.plane.timeouts.write_stall_timeout
+        elif self.half_closed and self.exchange is not None:
+            self._probe(self.exchange)
+
+    def _overdue(self) -> None:
+        exchange = self.exchange
+        if self.closed or self.lingering:
+            self.abort()
+        elif self.wait is Wait.HEAD:
+            self._refuse_connection("request_timeout", "the head did not come in time")
+        elif exchange is None:
+            self._close()
+        elif self.wait is Wait.BODY:
+            exchange.refuse("request_timeout", "the body did not come in time")
+        elif self.wait is Wait.CONNECTION:
+            exchange.waited_too_long()
+        else:
+            exchange.answer_timeout()
+
+    def _probe(self, exchange: Exchange) -> None:
+        """A client that closed only its own side and one that is gone look alike, until something is written to them.
+
+        One interim answer (any HTTP/1.1 client must take those, RFC 9110 §15.2), or one zero before a chunk's size,
+        makes the kernel of a gone client answer with a reset, which the connection's state then shows.
+        """
+        if not self.probed:
+            self.probed = True
+            if exchange.answer is not None:
+                exchange.answer.probe()
+            elif exchange.request.minor and exchange.connection is not None:
+                self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        elif tcp_state(self.transport) == TCP_CLOSED:
+            self.abort()
+
+    # 5. telemetry
+
+    def log_access(self, exchange: Exchange, now: float) -> None:
+        """One line of the access log."""
+        request = exchange.request
+        fields = request.fields
+        group = exchange.group
+        self.plane.access.write(
+            time(),
+            (request.made_id or b"".join(values(fields, fields.lower(), b"x-request-id"))).decode(),
+            request.method.decode(),
+            request.target.decode("latin-1"),
+            exchange.status,
+            now - exchange.started,
+            exchange.first_byte - exchange.started if exchange.first_byte else 0.0,
+            exchange.bytes_in,
+            exchange.bytes_out,
+            self.peer,
+            group.route,
+            group.color,
+            group.release,
+            group.epoch,
+            exchange.upstream.url if exchange.upstream is not None else "",
+            exchange.retries,
+            exchange.end,
+        )

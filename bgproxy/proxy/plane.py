@@ -1,0 +1,246 @@
+"""The data path of one worker: the routing table of the moment, the upstreams, and every open connection.
+
+`apply` is how a flip reaches the traffic: it builds a new table and puts it in place by one assignment. Nothing that is
+under way is touched by that. A sweep twice a second looks at deadlines; no request has a timer of its own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from email.utils import formatdate
+from time import monotonic, time
+from typing import TYPE_CHECKING, Any
+
+from bgproxy.http1.parser import Parser
+from bgproxy.proxy.forwarding import Forwarder
+from bgproxy.proxy.options import ProxyOptions
+from bgproxy.proxy.pool import Upstream
+from bgproxy.proxy.resolve import Resolver
+from bgproxy.proxy.routing import Group, Routing
+from bgproxy.rules.fleet import FleetState
+from bgproxy.rules.health import Health, HealthOptions
+from bgproxy.rules.route import RouteTable
+from bgproxy.tasks import spawn, stop
+from bgproxy.telemetry.access import AccessLog
+from bgproxy.telemetry.metrics import Metrics
+
+if TYPE_CHECKING:
+    from bgproxy.proxy.client import ClientConnection
+    from bgproxy.proxy.tunnel import Tunnel
+
+log = logging.getLogger(__name__)
+
+SWEEP_INTERVAL = 0.25  # seconds: how late a timeout may come, and how soon a gone client is noticed
+IDLE_GRACE = 0.5  # seconds that idle clients have for a last request once a shutdown has begun
+ENDING_GRACE = 1.0  # seconds in which streams may reach the end of an event, once the deadline has passed
+
+
+class DataPlane:
+    """See the module."""
+
+    def __init__(
+        self, options: ProxyOptions, routes: RouteTable, health: HealthOptions, metrics: Metrics, access: AccessLog
+    ) -> None:
+        self.routing: Routing | None = None
+        self.draining = False
+        self.connections: set[ClientConnection] = set()
+        self.tunnels: set[Tunnel] = set()
+        self.metrics = metrics
+        self.access = access
+        self.routes = routes
+        self.state: FleetState | None = None
+        self._upstreams: dict[tuple[str, str], Upstream] = {}
+        self._retired: list[Upstream] = []
+        self._resolver = Resolver(options.pool.dns_interval)
+        self._sweeper: asyncio.Task[None] | None = None
+        self._date = b""
+        self._ids = os.urandom(10).hex().encode()
+        self._requests = 0
+        self.configure(options, health)
+
+    def configure(self, options: ProxyOptions, health: HealthOptions) -> None:
+        """Take new options: for connections and upstreams made from now on, and for every next request.
+
+        Raises ConfigError, with nothing changed, for trusted proxies that are no networks.
+        """
+        self.forwarding = Forwarder(options.forwarding)
+        self.options = options
+        self._health = health
+        self.limits = options.limits
+        self.timeouts = options.timeouts
+        self.debug_header = options.forwarding.debug_header
+        self.forward_trailers = options.forwarding.trailers == "forward"
+        self.parser = Parser(
+            options.limits.max_fields,
+            options.limits.max_target_bytes,
+            options.forwarding.underscores,
+            options.forwarding.trace_method,
+        )
+
+    # The life of the plane
+
+    async def start(self) -> None:
+        self.loop = asyncio.get_running_loop()
+        self._sweep_once()
+        self._sweeper = spawn(self._sweep(), "sweep connections")
+        self._resolver.start()
+
+    async def stop(self) -> None:
+        """End what is left, at once."""
+        await stop(self._sweeper)
+        await self._resolver.stop()
+        for tunnel in list(self.tunnels):
+            tunnel.abort()
+        for client in list(self.connections):
+            client.abort()
+        for upstream in self._all_upstreams():
+            upstream.retired = True
+            upstream.expire(float("inf"))
+
+    async def drain(self, grace: float) -> bool:
+        """Finish what is in flight, streams included, within `grace` seconds; whether all of it finished.
+
+        The caller has stopped accepting. Idle clients have a moment for a request that is already on its way; then
+        they are closed, and the others after their answer. At the deadline each protocol's own ending is used.
+        """
+        self.draining = True
+        deadline = monotonic() + grace
+        await asyncio.sleep(min(IDLE_GRACE, grace))
+        while monotonic() < deadline and (self.connections or self.tunnels):
+            for client in list(self.connections):
+                client.close_if_idle()
+            await asyncio.sleep(0.02)
+        finished = not self.connections and not self.tunnels
+        if not finished:
+            await self._end_politely()
+        return finished
+
+    async def _end_politely(self) -> None:
+        """The deadline has passed: WebSockets get a close frame, event streams end between two events."""
+        deadline = monotonic() + ENDING_GRACE
+        while monotonic() < deadline and (self.connections or self.tunnels):
+            for tunnel in list(self.tunnels):
+                tunnel.end()
+            for client in list(self.connections):
+                client.end_stream()
+            await asyncio.sleep(0.02)
+
+    # The pointer
+
+    def apply(self, state: FleetState) -> None:
+        """A newer state of the fleet: from the next admitted request on, this is where requests go."""
+        metrics = self.metrics
+        groups: dict[tuple[str, str], Group] = {}
+        used: dict[tuple[str, str], Upstream] = {}
+        for color in state.colors:
+            release = state.releases.get(color)
+            for route in self.routes.routes:
+                urls = release.upstreams_for(route.name) if release is not None else ()
+                label = release.label if release is not None else ""
+                upstreams = tuple(self._upstream(color, url, used) for url in urls)
+                slot = metrics.slot(route.name, color, label)
+                policy = self.options.balance.policy
+                groups[route.name, color] = Group(
+                    route.name, color, label, state.pointer.epoch, slot, upstreams, policy
+                )
+        self.routing = Routing(state.pointer.epoch, state.pointer.active, self.routes, groups)
+        self.state = state
+        for key, upstream in self._upstreams.items():
+            if key not in used:
+                upstream.retired = True
+                self._retired.append(upstream)
+        self._upstreams = used
+        self._resolver.watch(used.values())
+
+    def _upstream(self, color: str, url: str, used: dict[tuple[str, str], Upstream]) -> Upstream:
+        key = (color, url)
+        upstream = used.get(key) or self._upstreams.get(key)
+        if upstream is None:
+            options = self.options
+            upstream = Upstream(
+                color,
+                url,
+                Health(self._health),
+                options.pool,
+                options.timeouts.connect_timeout,
+                options.limits.high_water_bytes,
+            )
+            upstream.on_connect_failure = self._resolver.again
+        used[key] = upstream
+        return upstream
+
+    def upstreams(self, color: str | None = None) -> list[Upstream]:
+        """The upstreams of one color, or of all."""
+        return [u for (owner, _), u in self._upstreams.items() if color is None or owner == color]
+
+    async def warm_up(self, color: str) -> str:
+        """Open connections to the upstreams of a color; why it cannot take traffic, or nothing.
+
+        It can while one upstream of every route takes connections and no health check speaks against it.
+        """
+        upstreams = self.upstreams(color)
+        count = max(self.options.pool.warm_connections, 1)
+        said = await asyncio.gather(*(upstream.warm(count) for upstream in upstreams))
+        trouble = {
+            upstream: why or ("" if upstream.health.up else upstream.health.reason or "unhealthy")
+            for upstream, why in zip(upstreams, said, strict=True)
+        }
+        groups = self.routing.groups.values() if self.routing is not None else ()
+        for group in groups:
+            if group.color == color and not any(trouble.get(upstream) == "" for upstream in group.upstreams):
+                reasons = "; ".join(f"{upstream.url}: {trouble[upstream]}" for upstream in group.upstreams)
+                return f"{color} has no healthy upstream for route {group.route}: {reasons or 'none is configured'}"
+        return ""
+
+    def report(self) -> list[dict[str, Any]]:
+        """Every upstream, for status and metrics."""
+        now = monotonic()
+        return [upstream.report(now) for upstream in self._upstreams.values()]
+
+    def _all_upstreams(self) -> list[Upstream]:
+        return [*self._upstreams.values(), *self._retired]
+
+    # What connections ask for
+
+    def joined(self, client: ClientConnection) -> None:
+        self.connections.add(client)
+        self.metrics.connections += 1
+        self.metrics.connections_total += 1
+
+    def left(self, client: ClientConnection) -> None:
+        if client in self.connections:
+            self.connections.discard(client)
+            self.metrics.connections -= 1
+
+    def trusts(self, peer: str) -> bool:
+        return self.forwarding.trusts(peer)
+
+    def date(self) -> bytes:
+        """The value of a Date field (RFC 9110 §5.6.7), made once a sweep."""
+        return self._date
+
+    def new_request_id(self) -> bytes:
+        """An id for a request that brought none: random per worker, counted within it."""
+        self._requests += 1
+        return b"%b%012x" % (self._ids, self._requests)
+
+    # The sweep
+
+    async def _sweep(self) -> None:
+        while True:
+            await asyncio.sleep(SWEEP_INTERVAL)
+            try:
+                self._sweep_once()
+            except Exception:
+                log.exception("a sweep over the connections failed")
+
+    def _sweep_once(self) -> None:
+        now = monotonic()
+        self._date = formatdate(time(), usegmt=True).encode()
+        for client in list(self.connections):
+            client.look(now)
+        for upstream in self._all_upstreams():
+            upstream.expire(now)
+        self._retired = [u for u in self._retired if u.open or u.opening or u.waiting]

@@ -1,0 +1,224 @@
+"""The connections to one upstream: kept for the next request, opened up to a limit, waited for in a queue.
+
+A request that finds a free connection gets it in the same callback. Otherwise it joins the queue, and whichever comes
+first, a connection given back or a new one opened, serves the head of the queue. Nothing is sent before a connection
+stands, so a request whose connection fails to open may go to another upstream, whatever its method (RFC 9110 §9.2.2).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+from collections import deque
+from collections.abc import Callable
+from time import monotonic
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from bgproxy.proxy.options import PoolOptions
+from bgproxy.proxy.upstream import UpstreamConnection
+from bgproxy.rules.health import Health
+from bgproxy.tasks import spawn
+
+if TYPE_CHECKING:
+    from bgproxy.proxy.exchange import Exchange
+
+log = logging.getLogger(__name__)
+
+# Errors of our own side: they say nothing about the upstream, which is not called ill for them.
+OUR_FAULT = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EADDRNOTAVAIL))
+
+
+class Upstream:
+    """One agent address of one color: its connections, its queue, its health, its load."""
+
+    def __init__(
+        self, color: str, url: str, health: Health, options: PoolOptions, connect_timeout: float, high_water: int
+    ) -> None:
+        self.color = color
+        self.url = url
+        self.health = health
+        self.high_water = high_water
+        self.in_flight = 0
+        self.failures = 0
+        self.idle: list[UpstreamConnection] = []
+        self.waiting: deque[Exchange] = deque()
+        self.open = 0  # connections that stand, busy or idle
+        self.opening = 0
+        self.retired = False  # no routing names it any more: it finishes what it has
+        self._options = options
+        self._connect_timeout = connect_timeout
+        parts = urlsplit(url)
+        self.path = parts.path if parts.scheme == "unix" else ""
+        self.host = parts.hostname or ""
+        self.port = parts.port or 80
+        self.addresses: tuple[str, ...] = (self.host,)  # what the name stands for now (proxy/resolve.py)
+        self._turn = 0
+        self.on_connect_failure: Callable[[Upstream], None] = _nothing
+
+    def __repr__(self) -> str:
+        return (
+            f"<Upstream {self.color} {self.url} in_flight={self.in_flight} open={self.open} idle={len(self.idle)} "
+            f"opening={self.opening} waiting={len(self.waiting)}>"
+        )
+
+    @property
+    def authority(self) -> bytes:
+        """What stands in Host for a client that sent none (HTTP/1.0)."""
+        return b"localhost" if self.path else f"{self.host}:{self.port}".encode()
+
+    def acquire(self, exchange: Exchange, now: float, *, fresh: bool = False) -> UpstreamConnection | None:
+        """A connection at once, or None: the exchange then waits, and hears by `connected` or `unconnected`.
+
+        `fresh`: only a connection that has carried nothing yet (a retry after a stale one, RFC 9112 §9.3.1).
+        """
+        idle = self.idle
+        while idle and not fresh:
+            connection = idle.pop()
+            if connection.usable(now):
+                return connection
+            connection.abort()
+        self.waiting.append(exchange)
+        self._open_for_waiting()
+        return None
+
+    def full(self) -> bool:
+        """Whether no more requests may wait here."""
+        return len(self.waiting) >= self._options.max_waiting
+
+    def leave(self, exchange: Exchange) -> None:
+        """The exchange does not wait any more (its client is gone, or its time is up)."""
+        if exchange in self.waiting:
+            self.waiting.remove(exchange)
+
+    def release(self, connection: UpstreamConnection, now: float) -> None:
+        """A connection that may serve again is given back."""
+        connection.exchange = None
+        connection.reused = True
+        connection.resume_reading()
+        if connection.address not in self.addresses or self.retired:
+            connection.close()
+        elif self.waiting and not self.waiting[0].fresh:
+            self.waiting.popleft().connected(connection)
+        elif len(self.idle) < self._options.max_idle:
+            connection.idle_since = now
+            self.idle.append(connection)
+        else:
+            connection.close()
+
+    def lost(self, connection: UpstreamConnection) -> None:
+        """A connection has ended; its place is free for one that waits."""
+        self.open -= 1
+        if connection in self.idle:
+            self.idle.remove(connection)
+        self._open_for_waiting()
+
+    def forget_other_addresses(self) -> None:
+        """The name stands for other addresses now: idle connections to the old ones close, busy ones finish first."""
+        for connection in [c for c in self.idle if c.address not in self.addresses]:
+            self.idle.remove(connection)
+            connection.close()
+
+    def expire(self, now: float) -> None:
+        """Close what has rested longer than `idle_timeout`, or what nobody will ask for again."""
+        limit = now - self._options.idle_timeout
+        for connection in [c for c in self.idle if self.retired or c.idle_since < limit]:
+            self.idle.remove(connection)
+            connection.close()
+
+    async def warm(self, count: int) -> str:
+        """Open connections ahead of a flip; returns why that failed, or nothing."""
+        missing = min(count, self._options.max_idle) - len(self.idle)
+        for _ in range(missing):
+            try:
+                connection = await self._connect()
+            except (OSError, TimeoutError) as error:
+                return describe(error, self._connect_timeout)
+            connection.idle_since = monotonic()
+            self.idle.append(connection)
+        return ""
+
+    def report(self, now: float) -> dict[str, Any]:
+        """For status and metrics."""
+        return {
+            "color": self.color,
+            "url": self.url,
+            "healthy": self.health.usable(now),
+            "reason": self.health.reason,
+            "in_flight": self.in_flight,
+            "open": self.open,
+            "idle": len(self.idle),
+            "failures": self.failures,
+        }
+
+    def _open_for_waiting(self) -> None:
+        """As many connections in the making as requests wait, within the limits."""
+        options = self._options
+        while (
+            len(self.waiting) > self.opening
+            and self.opening < options.max_opening
+            and self.open + self.opening < options.max_connections
+        ):
+            self.opening += 1
+            spawn(self._open_one(), f"connect {self.url}")
+
+    async def _open_one(self) -> None:
+        try:
+            connection = await self._connect()
+        except (OSError, TimeoutError) as error:
+            self.opening -= 1
+            self._failed(error)
+        else:
+            self.opening -= 1
+            if self.waiting:
+                self.waiting.popleft().connected(connection)
+            else:
+                connection.idle_since = monotonic()
+                self.idle.append(connection)
+        self._open_for_waiting()
+
+    async def _connect(self) -> UpstreamConnection:
+        loop = asyncio.get_running_loop()
+        connection = UpstreamConnection(self)
+        # The loop's stubs ask for a base class that the data path does without.
+        protocol: Callable[[], Any] = lambda: connection  # noqa: E731
+        async with asyncio.timeout(self._connect_timeout or None):
+            if self.path:
+                await loop.create_unix_connection(protocol, self.path)
+                connection.address = self.host
+            else:
+                address = connection.address = self.addresses[self._turn % len(self.addresses)]
+                self._turn += 1
+                await loop.create_connection(protocol, address, self.port)
+        self.open += 1
+        if connection.closed:
+            raise ConnectionResetError(errno.ECONNRESET, "closed at once")
+        return connection
+
+    def _failed(self, error: OSError | TimeoutError) -> None:
+        ours = isinstance(error, OSError) and error.errno in OUR_FAULT
+        reason = describe(error, self._connect_timeout)
+        if not ours:
+            self.failures += 1
+            self.health.request_failed(monotonic(), reason)
+            self.on_connect_failure(self)
+        log.debug("%s: %s", self.url, reason)
+        if self.waiting:
+            code = "out_of_descriptors" if ours else "agent_unreachable"
+            if isinstance(error, TimeoutError):
+                code = "connect_timeout"
+            self.waiting.popleft().unconnected(code, f"{self.url}: {reason}")
+
+
+def describe(error: OSError | TimeoutError, timeout: float) -> str:
+    """A failed connect in words, without the library's own."""
+    if isinstance(error, TimeoutError):
+        return f"no connection within {timeout:g} s"
+    if isinstance(error, ConnectionRefusedError):
+        return "connection refused"
+    return (error.strerror or str(error)).lower()
+
+
+def _nothing(_: Upstream) -> None:
+    """Nobody listens."""

@@ -1,0 +1,78 @@
+"""The answers that the proxy gives itself: problem documents (RFC 9457), one table of what can be wrong.
+
+`type` is stable: programs may rely on the code behind its prefix.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from http import HTTPStatus
+
+import orjson
+
+from bgproxy.errors import TYPE_PREFIX, Fault
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """One kind of answer of our own."""
+
+    status: int
+    title: str
+    fault: Fault
+    retry_after: int = 0  # seconds; 0: not said
+
+
+REPLIES: dict[str, Reply] = {
+    "bad_request_line": Reply(400, "Malformed request line", "client"),
+    "bad_target": Reply(400, "Malformed target", "client"),
+    "bad_field": Reply(400, "Malformed field", "client"),
+    "bad_host": Reply(400, "Missing or malformed Host", "client"),
+    "bad_length": Reply(400, "Ambiguous or malformed length", "client"),
+    "bad_transfer_encoding": Reply(400, "Transfer-Encoding not allowed here", "client"),
+    "bad_chunk": Reply(400, "Malformed chunked body", "client"),
+    "bad_upgrade": Reply(400, "Malformed upgrade", "client"),
+    "method_not_allowed": Reply(405, "Method not allowed", "client"),
+    "request_timeout": Reply(408, "The request came too slowly", "client"),
+    "body_too_large": Reply(413, "Body too large", "client"),
+    "target_too_long": Reply(414, "Target too long", "client"),
+    "expectation_failed": Reply(417, "Unknown expectation", "client"),
+    "head_too_large": Reply(431, "Head too large", "client"),
+    "too_many_fields": Reply(431, "Too many fields", "client"),
+    "method_not_implemented": Reply(501, "Unknown method", "client"),
+    "unknown_transfer_encoding": Reply(501, "Unknown Transfer-Encoding", "client"),
+    "bad_version": Reply(505, "HTTP version not supported", "client"),
+    "no_route": Reply(404, "No route", "client"),
+    "bad_response": Reply(502, "The agent's answer is malformed", "agent"),
+    "agent_unreachable": Reply(502, "The agent cannot be reached", "agent"),
+    "agent_closed": Reply(502, "The agent closed before it answered", "agent"),
+    "connect_timeout": Reply(504, "The agent did not take the connection in time", "agent"),
+    "response_timeout": Reply(504, "The agent did not answer in time", "agent"),
+    "no_pointer": Reply(503, "No active color is known yet", "us", retry_after=1),
+    "no_upstream": Reply(503, "The active color has no upstream for this route", "us", retry_after=1),
+    "no_connection": Reply(503, "All connections to the agents are busy", "us", retry_after=1),
+    "out_of_descriptors": Reply(503, "The proxy is out of file descriptors", "us", retry_after=1),
+    "too_many_connections": Reply(503, "Too many connections", "us", retry_after=1),
+    "shutting_down": Reply(503, "The proxy is shutting down", "us", retry_after=1),
+}
+
+
+def reply(code: str, detail: str, date: bytes, *, head_only: bool = False, close: bool = True) -> bytes:
+    """A whole response: head and problem document, the latter left out for HEAD (RFC 9110 §9.3.2)."""
+    kind = REPLIES[code]
+    body = orjson.dumps(
+        {"type": TYPE_PREFIX + code, "title": kind.title, "status": kind.status, "detail": detail, "code": code}
+    )
+    lines = [
+        f"HTTP/1.1 {kind.status} {HTTPStatus(kind.status).phrase}".encode(),
+        b"Content-Type: application/problem+json",
+        b"Content-Length: %d" % len(body),
+        b"Date: " + date,
+    ]
+    if kind.retry_after:
+        lines.append(b"Retry-After: %d" % kind.retry_after)
+    if kind.status == 405:
+        lines.append(b"Allow: GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS, QUERY")
+    if close:
+        lines.append(b"Connection: close")
+    return b"\r\n".join(lines) + b"\r\n\r\n" + (b"" if head_only else body)

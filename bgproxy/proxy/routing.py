@@ -1,0 +1,93 @@
+"""Where requests go now: one immutable table per state of the fleet, exchanged by a single assignment.
+
+A request reads the table once, when it is admitted, and keeps the group that it got: whatever the pointer does later,
+it was routed by exactly one epoch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from random import random
+from typing import Literal
+
+from bgproxy.proxy.pool import Upstream
+from bgproxy.rules.route import RouteTable
+from bgproxy.telemetry.metrics import Slot
+
+
+class Group:
+    """The upstreams of one route on one color's release, at one epoch."""
+
+    def __init__(
+        self,
+        route: str,
+        color: str,
+        release: str,
+        epoch: int,
+        slot: Slot,
+        upstreams: tuple[Upstream, ...],
+        policy: Literal["p2c", "round_robin"],
+    ) -> None:
+        self.route = route
+        self.color = color
+        self.release = release
+        self.epoch = epoch
+        self.slot = slot
+        self.upstreams = upstreams
+        self._single = upstreams[0] if len(upstreams) == 1 else None
+        self._round_robin = policy == "round_robin"
+        self._turn = 0
+        self.debug = b"X-Bgproxy-Color: %b\r\nX-Bgproxy-Epoch: %d\r\n" % (color.encode(), epoch)
+
+    def __repr__(self) -> str:
+        return f"<Group {self.route} {self.color}@{self.release} epoch {self.epoch} {len(self.upstreams)} upstreams>"
+
+    def choose(self, now: float, tried: tuple[Upstream, ...] = ()) -> Upstream | None:
+        """The upstream for one request, never one of `tried`.
+
+        Two drawn at random, the less loaded one wins: nearly as good as looking at all of them, without the herd that
+        runs to the least loaded. Where every upstream is out, one of them is tried all the same: an honest failure to
+        connect tells more than a refusal by memory.
+        """
+        if self._single is not None:
+            return None if tried else self._single
+        if not tried and not self._round_robin and self.upstreams:
+            upstream = self._two_choices(now)
+            if upstream is not None:
+                return upstream
+        rest = [u for u in self.upstreams if u not in tried]
+        rest = [u for u in rest if u.health.usable(now)] or rest
+        self._turn += 1
+        return rest[self._turn % len(rest)] if rest else None
+
+    def _two_choices(self, now: float) -> Upstream | None:
+        upstreams = self.upstreams
+        count = len(upstreams)
+        first = int(random() * count)
+        one = upstreams[first]
+        other = upstreams[(first + 1 + int(random() * (count - 1))) % count]
+        if not one.health.usable(now):
+            return other if other.health.usable(now) else None
+        return other if other.in_flight < one.in_flight and other.health.usable(now) else one
+
+
+class Routing:
+    """The pointer as the data path sees it."""
+
+    def __init__(self, epoch: int, active: str, routes: RouteTable, groups: Mapping[tuple[str, str], Group]) -> None:
+        self.epoch = epoch
+        self.active = active
+        self.groups = groups
+        self._routes = routes
+        only = routes.routes[0] if len(routes.routes) == 1 else None
+        self._only = groups[only.name, active] if only is not None and not only.host and only.path == "/" else None
+
+    def __repr__(self) -> str:
+        return f"<Routing {self.active} epoch {self.epoch}>"
+
+    def admit(self, host: bytes, target: bytes) -> Group | None:
+        """The active color's group for a request; None where no route takes it."""
+        if self._only is not None:
+            return self._only
+        route = self._routes.find(host, target)
+        return self.groups[route.name, self.active] if route is not None else None

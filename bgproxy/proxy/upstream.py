@@ -1,0 +1,116 @@
+"""One connection to an agent: it carries one exchange at a time and waits in its pool between two."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from bgproxy.proxy.exchange import Exchange
+    from bgproxy.proxy.pool import Upstream
+
+# A connection that has just been used cannot have been closed unseen for long; an older one is looked at before reuse.
+LOOK_AFTER = 0.5  # seconds
+
+_ESTABLISHED = 1  # of the kernel's TCP states
+TCP_CLOSED = 7
+
+
+def keep_alive(sock: socket.socket) -> None:
+    """Let the kernel find out about a peer that vanished without a word: streams have no idle timeout by default."""
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    if hasattr(socket, "TCP_KEEPIDLE"):
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 60)  # seconds of silence before the first probe
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 15)  # seconds between two probes
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 4)
+
+
+def tcp_state(transport: asyncio.Transport) -> int | None:
+    """The kernel's state of a TCP connection, seen without reading from it; None where there is none to see."""
+    sock = transport.get_extra_info("socket")
+    if sock is None or sock.family == socket.AF_UNIX or not hasattr(socket, "TCP_INFO"):
+        return None
+    state: int = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0]
+    return state
+
+
+class UpstreamConnection:
+    """The protocol on an agent's socket. No base class: attribute access on the data path is cheaper without one."""
+
+    # Per exchange.
+    exchange: Exchange | None = None
+    # Per connection.
+    transport: asyncio.Transport
+    reused = False  # has carried an exchange before: it may be stale
+    closed = False
+    reading = True  # not paused for a slow client
+    idle_since = 0.0
+    address = ""
+
+    def __init__(self, upstream: Upstream) -> None:
+        self.upstream = upstream
+
+    def __repr__(self) -> str:
+        state = "closed" if self.closed else "busy" if self.exchange else "idle"
+        return f"<UpstreamConnection {self.upstream.url} {state}>"
+
+    def connection_made(self, transport: asyncio.Transport) -> None:
+        self.transport = transport
+        transport.set_write_buffer_limits(high=self.upstream.high_water)
+        if (sock := transport.get_extra_info("socket")) is not None and sock.family != socket.AF_UNIX:
+            keep_alive(sock)
+
+    def data_received(self, data: bytes) -> None:
+        if self.exchange is not None:
+            self.exchange.agent_data(data)
+        else:
+            # Nobody asked: whatever it is, it must never become the next request's answer (RFC 9112 §9.2).
+            self.abort()
+
+    def eof_received(self) -> bool:
+        """The agent has said all; what that means is decided in `connection_lost`, which follows."""
+        return False
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self.closed = True
+        self.upstream.lost(self)
+        exchange, self.exchange = self.exchange, None
+        if exchange is not None:
+            exchange.agent_lost(error)
+
+    def pause_writing(self) -> None:
+        """The agent reads slowly: its client waits."""
+        if self.exchange is not None:
+            self.exchange.agent_slow()
+
+    def resume_writing(self) -> None:
+        if self.exchange is not None:
+            self.exchange.agent_ready()
+
+    def pause_reading(self) -> None:
+        """The client reads slowly: its agent waits, and the bytes stay with it."""
+        if self.reading and not self.closed:
+            self.reading = False
+            self.transport.pause_reading()
+
+    def resume_reading(self) -> None:
+        if not self.reading and not self.closed:
+            self.reading = True
+            self.transport.resume_reading()
+
+    def usable(self, now: float) -> bool:
+        """Whether the next exchange may have it: open, and (if it has rested) not closed by the agent unseen."""
+        if self.closed or self.transport.is_closing():
+            return False
+        if now - self.idle_since < LOOK_AFTER:
+            return True
+        return tcp_state(self.transport) in (_ESTABLISHED, None)
+
+    def close(self) -> None:
+        self.closed = True
+        self.transport.close()
+
+    def abort(self) -> None:
+        self.closed = True
+        self.transport.abort()
