@@ -1,0 +1,107 @@
+"""The verbs that change something: flip, rollback, stage."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+from urllib.parse import quote
+
+import typer
+
+from bgproxy.cli.client import Admin
+from bgproxy.cli.options import ADMIN, AdminUrl, Force, IfEpoch, Json, Reason, Token
+from bgproxy.cli.report import clean, print_json, reported
+
+Color = Annotated[str, typer.Argument(metavar="COLOR", show_default=False, help="The color's name, such as green.")]
+
+
+def flip(
+    color: Color,
+    reason: Reason = "",
+    if_epoch: IfEpoch = None,
+    force: Force = False,
+    admin: AdminUrl = ADMIN,
+    token: Token = "",
+    as_json: Json = False,
+) -> None:
+    """Make COLOR the active one, in one step that no request can see half-done."""
+    with reported(as_json):
+        asked = {"to": color, **_terms(reason, if_epoch, force)}
+        _moved(Admin(admin, token).post("/v1/flip", asked, expect="epoch"), as_json)
+
+
+def rollback(
+    reason: Reason = "",
+    if_epoch: IfEpoch = None,
+    force: Force = False,
+    admin: AdminUrl = ADMIN,
+    token: Token = "",
+    as_json: Json = False,
+) -> None:
+    """Make the previous color the active one again, as fast as a flip."""
+    with reported(as_json):
+        _moved(Admin(admin, token).post("/v1/rollback", _terms(reason, if_epoch, force), expect="epoch"), as_json)
+
+
+def stage(
+    color: Color,
+    release: Annotated[str, typer.Option("--release", help="The version's label, such as v2.", show_default=False)],
+    upstream: Annotated[
+        list[str] | None, typer.Option("--upstream", metavar="URL", help="http://host:port or unix:/path; may repeat.")
+    ] = None,
+    route_upstream: Annotated[
+        list[str] | None,
+        typer.Option("--route-upstream", metavar="ROUTE=URL", help="An upstream of one route only; may repeat."),
+    ] = None,
+    metadata: Annotated[
+        list[str] | None, typer.Option("--metadata", metavar="KEY=VALUE", help="A fact to keep with it; may repeat.")
+    ] = None,
+    reason: Reason = "",
+    if_epoch: IfEpoch = None,
+    force: Force = False,
+    admin: AdminUrl = ADMIN,
+    token: Token = "",
+    as_json: Json = False,
+) -> None:
+    """Put a release on COLOR, which is not active; it takes no traffic before the flip."""
+    routes: dict[str, list[str]] = {}
+    for name, url in pairs(route_upstream or [], "--route-upstream"):
+        routes.setdefault(name, []).append(url)
+    facts = dict(pairs(metadata or [], "--metadata"))
+    asked: dict[str, Any] = {"release": release, "upstreams": upstream or [], **_terms(reason, if_epoch, force)}
+    asked |= {"routes": routes} if routes else {}
+    asked |= {"metadata": facts} if facts else {}
+    with reported(as_json):
+        answer = Admin(admin, token).put(f"/v1/colors/{quote(color, safe='')}", asked, expect="epoch")
+        if as_json:
+            print_json(answer)
+        else:
+            done = "is staged on" if answer.get("changed", True) else "was there already, nothing changed:"
+            typer.echo(clean(f"{answer.get('release', release)} {done} {color}, phase {answer.get('phase')}"))
+
+
+def pairs(texts: list[str], option: str) -> list[tuple[str, str]]:
+    """NAME=VALUE texts taken apart. Raises BadParameter for a text without a name or a `=`."""
+    found: list[tuple[str, str]] = []
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not equals or not name:
+            raise typer.BadParameter(f'"{text}" is not NAME=VALUE', param_hint=option)
+        found.append((name, value))
+    return found
+
+
+def _terms(reason: str, if_epoch: int | None, force: bool) -> dict[str, Any]:
+    terms: dict[str, Any] = {"reason": reason} if reason else {}
+    terms |= {"if_epoch": if_epoch} if if_epoch is not None else {}
+    return terms | ({"force": True} if force else {})
+
+
+def _moved(answer: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        print_json(answer)
+    elif not answer.get("changed", True):
+        typer.echo(clean(answer.get("detail") or f"{answer.get('active')} is the active color already"))
+    else:
+        came = f", came from {answer['previous']}" if answer.get("previous") else ""
+        took = answer.get("took_ms", 0.0)
+        typer.echo(clean(f"{answer.get('active')} is active{came}, epoch {answer['epoch']}, took {took} ms"))

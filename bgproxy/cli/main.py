@@ -1,0 +1,56 @@
+"""The command line's entry: every verb is registered here, under the name that people type.
+
+Imports stay light: the server, the configuration and the tables are imported by the verbs that need them, so that a
+flip takes about as long as Python itself takes to start.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from bgproxy import __version__
+from bgproxy.cli import changes, events, look, serve, settings
+from bgproxy.cli.demo import demo
+
+app = typer.Typer(
+    name="bgproxy",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,  # they print the values of variables, tokens among them
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="Exit codes: 0 done, 1 refused, 2 usage, 3 nothing answers. Example: bgproxy flip green --reason v2",
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"bgproxy {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def bgproxy(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print it and end.")
+    ] = False,
+) -> None:
+    """Blue-green reverse proxy for AI agents: one pointer, moved in one step, and nothing is lost."""
+
+
+app.command(
+    epilog="Example: bgproxy serve --listen 127.0.0.1:8080 --blue http://127.0.0.1:9101 --green http://127.0.0.1:9102"
+)(serve.serve)
+app.command(epilog="Example: bgproxy status --json")(look.status)
+app.command(epilog="Example: bgproxy stage green --release v2 --upstream http://127.0.0.1:9102")(changes.stage)
+app.command(epilog='Example: bgproxy flip green --reason "v2" --if-epoch 7')(changes.flip)
+app.command(epilog='Example: bgproxy rollback --reason "v2 answers 500"')(changes.rollback)
+app.command(epilog="Example: bgproxy audit --limit 5 --json")(look.audit)
+app.command(epilog="Example: bgproxy events --follow --json")(events.events)
+app.add_typer(settings.app, name="config")
+app.command(epilog="Example: bgproxy demo")(demo)
+
+
+def main() -> None:
+    """The console script."""
+    app()

@@ -1,0 +1,33 @@
+"""The options that the verbs share."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from bgproxy.cli.client import DEFAULT_ADMIN
+
+AdminUrl = Annotated[
+    str,
+    typer.Option(
+        "--admin", envvar="BGPROXY_ADMIN", metavar="URL", help="The admin API: http://host:port or unix:/path."
+    ),
+]
+Token = Annotated[
+    str,
+    typer.Option(
+        "--token", envvar="BGPROXY_TOKEN", show_default=False, help="Its bearer token; better in the variable."
+    ),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON, failures included.")]
+Reason = Annotated[str, typer.Option("--reason", "-r", show_default=False, help="Why, for the audit record.")]
+IfEpoch = Annotated[
+    int | None, typer.Option("--if-epoch", min=0, help="Refuse unless the pointer's epoch is this one.")
+]
+Force = Annotated[bool, typer.Option("--force", help="Overrule what can be overruled; it is on record.")]
+ConfigFile = Annotated[
+    str | None, typer.Option("--config", "-c", envvar="BGPROXY_CONFIG", metavar="FILE", help="A TOML file.")
+]
+
+ADMIN = DEFAULT_ADMIN

@@ -1,0 +1,78 @@
+"""How a verb ends: what it prints where it fails, and with which exit code.
+
+Failures go to stderr as one line and a remedy; with --json the problem document goes to stdout.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import typer
+
+from bgproxy.cli.client import RefusedByApi, Unreachable
+from bgproxy.errors import TYPE_PREFIX, BgproxyError, ConfigError, Problem, problem_json
+
+DONE, REFUSED, USAGE, UNREACHABLE = 0, 1, 2, 3
+
+REMEDIES: Mapping[str, str] = {
+    "bad_request": "correct what was asked for",
+    "forbidden": "use a token with the role operator",
+    "not_ready": "repair what is named, or overrule it with --force, which is on record",
+    "stale_epoch": "look with `bgproxy status`, then try again with the epoch that stands",
+    "store_unavailable": "nothing was half-done, traffic flows on; try again when the store is back",
+    "too_many_failures": "wait a minute and use the right token",
+    "unauthorized": "give --token, or better set BGPROXY_TOKEN",
+    "unknown_color": "`bgproxy status` lists the colors",
+}
+"""By the problem's code, where its detail may not say what to do."""
+
+
+@contextmanager
+def reported(as_json: bool = False) -> Iterator[None]:
+    """End the verb with the right exit code whatever its block raises."""
+    try:
+        yield
+    except RefusedByApi as error:
+        _fail(error.problem, as_json, REFUSED)
+    except Problem as error:
+        _fail(problem_json(error), as_json, REFUSED)
+    except Unreachable as error:
+        _fail(_own_problem("unreachable", "The admin API cannot be reached", error), as_json, UNREACHABLE)
+    except ConfigError as error:
+        _fail(_own_problem("config", "The configuration cannot be used", error), as_json, USAGE)
+    except BgproxyError as error:
+        _fail(_own_problem("failed", "It failed", error), as_json, REFUSED)
+    except BrokenPipeError:
+        # Whoever read our output has enough. What is left in the buffer must not fail once more at the exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise typer.Exit(DONE) from None
+
+
+def print_json(document: object) -> None:
+    """The document on stdout, for programs and for people who pipe it."""
+    typer.echo(json.dumps(document, indent=2, ensure_ascii=False))
+
+
+def clean(text: object) -> str:
+    """Text from elsewhere as it may reach a terminal: what is no printable character is left out."""
+    return "".join(c if c.isprintable() else " " for c in str(text))
+
+
+def _own_problem(code: str, title: str, error: BgproxyError) -> dict[str, Any]:
+    return {"type": TYPE_PREFIX + code, "title": title, "detail": str(error), "code": code}
+
+
+def _fail(problem: dict[str, Any], as_json: bool, code: int) -> None:
+    if as_json:
+        print_json(problem)
+    else:
+        for line in str(problem.get("detail") or problem.get("title")).splitlines():
+            typer.echo(f"bgproxy: {clean(line)}", err=True)
+        if remedy := REMEDIES.get(str(problem.get("code"))):
+            typer.echo(f"  {remedy}", err=True)
+    raise typer.Exit(code) from None

@@ -1,0 +1,137 @@
+"""Tables on the terminal; plain text of the same shape where there is none, or where NO_COLOR is set."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from bgproxy.cli.report import clean
+
+_NAMED_LIKE_THEMSELVES = frozenset({"blue", "green", "red", "yellow", "magenta", "cyan"})
+_PHASES = {"active": "bold", "baking": "yellow", "rejected": "red", "rolled_back": "red", "retired": "dim"}
+_STORE = {"up": "green", "degraded": "yellow", "down": "red"}
+_WIDE = 4_000  # columns where there is no terminal: nothing is cut off that a program may look for
+
+
+def show_status(document: Mapping[str, Any]) -> None:
+    """The answer of /v1/status."""
+    console = _console()
+    console.print(_headline(document))
+    console.print(_reason(document), style="dim")
+    console.print(_colors(document["colors"], str(document.get("active"))))
+    console.print(_nodes(document.get("nodes", [])))
+    store = document.get("store", {})
+    state = Text(clean(store.get("state")), style=_STORE.get(str(store.get("state")), ""))
+    console.print(Text.assemble("store ", state, f" ({clean(store.get('kind'))}), heard {_age(store.get('age'))} ago"))
+
+
+def show_audit(document: Mapping[str, Any]) -> None:
+    """The answer of /v1/audit."""
+    table = _table("time", "epoch", "verb", "actor", "reason", "facts", right={"epoch"})
+    for entry in document["entries"]:
+        facts = " ".join(f"{name}={_fact(value)}" for name, value in entry.get("facts", {}).items())
+        cells = (time(entry.get("at")), entry.get("epoch"), entry.get("verb"), entry.get("actor"), entry.get("reason"))
+        table.add_row(*(Text(clean(cell)) for cell in (*cells, facts)))
+    console = _console()
+    console.print(table)
+    if document.get("next"):
+        console.print(Text(f"older ones: bgproxy audit --before {clean(document['next'])}", style="dim"))
+
+
+def color_style(name: str) -> str:
+    """Colors that are called like a color are shown in it."""
+    return name if name in _NAMED_LIKE_THEMSELVES else ""
+
+
+def time(at: object) -> str:
+    """A moment of the store's clock in this host's zone; nothing where there is none."""
+    if not isinstance(at, int | float):
+        return ""
+    return datetime.fromtimestamp(at).astimezone().strftime("%Y-%m-%d %H:%M:%S")
+
+
+def _console() -> Console:
+    return Console(highlight=False, width=None if sys.stdout.isatty() else _WIDE)
+
+
+def _table(*columns: str, right: frozenset[str] | set[str] = frozenset()) -> Table:
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, header_style="bold")
+    for column in columns:
+        table.add_column(column, justify="right" if column in right else "left", overflow="fold")
+    return table
+
+
+def _headline(document: Mapping[str, Any]) -> Text:
+    active, previous = clean(document.get("active")), document.get("previous")
+    line = Text.assemble("fleet ", (clean(document.get("fleet")), "bold"), ", active ", (active, color_style(active)))
+    if previous:
+        line.append(f", previous {clean(previous)}")
+    return line.append(f", epoch {clean(document.get('epoch'))}")
+
+
+def _reason(document: Mapping[str, Any]) -> Text:
+    reason = clean(document.get("reason", ""))
+    actor = clean(document.get("actor", ""))
+    return Text(f"since {time(document.get('at'))} by {actor}{f': {reason}' if reason else ''}")
+
+
+def _colors(colors: Mapping[str, Mapping[str, Any]], active: str) -> Table:
+    counts = ("in flight", "streams", "websockets")
+    table = _table("color", "release", "phase", "upstream", "health", *counts, right=set(counts))
+    for name, color in colors.items():
+        mark = "* " if name == active else "  "
+        label = Text(mark + clean(name), style=color_style(name))
+        phase = clean(color.get("phase") or "-")
+        loads = [clean(color.get(key, 0)) for key in ("in_flight", "streams", "websockets")]
+        upstreams = color.get("upstreams") or [{}]
+        first = (label, Text(clean(color.get("release") or "-")), Text(phase, style=_PHASES.get(phase, "")))
+        table.add_row(*first, *_upstream(upstreams[0]), *loads)
+        for upstream in upstreams[1:]:
+            table.add_row("", "", "", *_upstream(upstream), "", "", "")
+    return table
+
+
+def _upstream(upstream: Mapping[str, Any]) -> tuple[Text, Text]:
+    if not upstream:
+        return Text("-"), Text("-")
+    url, healthy, reason = (
+        Text(clean(upstream.get("url"))),
+        upstream.get("healthy"),
+        clean(upstream.get("reason") or ""),
+    )
+    if healthy is None:
+        return url, Text("unknown", style="dim")
+    if healthy:
+        return url, Text("up", style="green")
+    return url, Text(f"down: {reason}" if reason else "down", style="red")
+
+
+def _nodes(nodes: list[Mapping[str, Any]]) -> Table:
+    right = {"pid", "epoch", "in flight", "streams", "websockets", "heard"}
+    table = _table(
+        "node", "host", "pid", "version", "epoch", "in flight", "streams", "websockets", "heard", right=right
+    )
+    for node in nodes:
+        loads = (sum(node.get(key, {}).values()) for key in ("in_flight", "streams", "websockets"))
+        facts = (node.get(key) for key in ("id", "host", "pid", "version", "epoch"))
+        table.add_row(*(Text(clean(cell)) for cell in (*facts, *loads)), f"{_age(node.get('age'))} ago")
+    return table
+
+
+def _age(seconds: object) -> str:
+    return f"{seconds:.1f} s" if isinstance(seconds, int | float) else "?"
+
+
+def _fact(value: object) -> str:
+    if isinstance(value, Mapping):
+        return ",".join(f"{name}:{_fact(item)}" for name, item in value.items())
+    if isinstance(value, list):
+        return ",".join(_fact(item) for item in value)
+    return str(value)

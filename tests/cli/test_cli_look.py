@@ -1,0 +1,202 @@
+"""status, audit and events: the tables, the JSON, and a follower that outlives its connections."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from aiohttp import web
+from fake_admin import problem
+
+from bgproxy.cli.client import Admin, Unreachable
+from bgproxy.cli.events import Event, followed, parse, tell_line
+
+LOADS = {"in_flight": 2, "streams": 1, "websockets": 0}
+
+
+def upstream(url: str, healthy: bool | None, reason: str = "") -> dict[str, Any]:
+    return {"url": url, "healthy": healthy, "reason": reason, "in_flight": 0, "open": 0, "idle": 0, "failures": 0}
+
+
+def color(name: str, release: str | None, phase: str | None, *upstreams: dict[str, Any]) -> dict[str, Any]:
+    return {"color": name, "release": release, "phase": phase, "upstreams": list(upstreams), **LOADS}
+
+
+STATUS = {
+    "fleet": "default",
+    "active": "blue",
+    "previous": "green",
+    "epoch": 7,
+    "revision": 9,
+    "actor": "ci",
+    "reason": "back",
+    "at": 1_750_000_000.0,
+    "colors": {
+        "blue": color("blue", "v1", "active", upstream("http://a:1", True), upstream("http://b:1", False, "refused")),
+        "green": color("green", None, None),
+    },
+    "nodes": [
+        {
+            "id": "n1",
+            "host": "h",
+            "pid": 42,
+            "version": "0.1.0",
+            "epoch": 7,
+            "in_flight": {"blue": 2, "green": 3},
+            "streams": {},
+            "websockets": {},
+            "age": 0.25,
+        }
+    ],
+    "store": {"state": "up", "kind": "redis", "age": 0.3},
+    "version": "0.1.0",
+}
+
+
+def test_status_shows_everything_at_one_look(admin, run):
+    admin.answers["GET", "/v1/status"] = STATUS
+    result = run("status")
+    lines = [" ".join(line.split()) for line in result.stdout.splitlines()]
+    assert result.exit_code == 0
+    assert lines[0] == "fleet default, active blue, previous green, epoch 7"
+    assert lines[1].endswith("by ci: back")
+    assert "* blue v1 active http://a:1 up 2 1 0" in lines
+    assert "http://b:1 down: refused" in lines
+    assert "green - - - - 2 1 0" in lines
+    assert "n1 h 42 0.1.0 7 5 0 0 0.2 s ago" in lines
+    assert "store up (redis), heard 0.3 s ago" in lines
+    assert "\x1b" not in result.stdout, "no colors where there is no terminal"
+
+
+def test_status_as_json_is_the_answer(admin, run):
+    admin.answers["GET", "/v1/status"] = STATUS
+    assert json.loads(run("status", "--json").stdout) == STATUS
+
+
+def test_markup_and_control_characters_in_a_status_are_shown_as_they_are(admin, run):
+    told = {**STATUS, "reason": "[red]x[/red] \x1b[2J", "fleet": "[bold]"}
+    admin.answers["GET", "/v1/status"] = told
+    result = run("status")
+    assert "fleet [bold]," in result.stdout
+    assert "[red]x[/red]" in result.stdout
+    assert "\x1b" not in result.stdout
+
+
+def test_an_empty_status_is_still_one(admin, run):
+    admin.answers["GET", "/v1/status"] = {"colors": {}}
+    assert run("status").exit_code == 0
+
+
+def test_audit_shows_the_record(admin, run):
+    entry = {"id": "5-0", "at": 1.0, "verb": "flip", "actor": "ci", "reason": "v2", "epoch": 8, "revision": 9}
+    facts = {"from": "blue", "to": "green", "phases": {"green": "active"}, "forced": ["a", "b"]}
+    admin.answers["GET", "/v1/audit"] = {"entries": [{**entry, "facts": facts}], "next": "5-0"}
+    result = run("audit", "--limit", "1", "--before", "6-0")
+    assert admin.asked[0][1] == "/v1/audit?limit=1&before=6-0"
+    assert "from=blue to=green phases=green:active forced=a,b" in result.stdout
+    assert "older ones: bgproxy audit --before 5-0" in result.stdout
+    assert json.loads(run("audit", "--json").stdout)["next"] == "5-0"
+
+
+def test_audit_limits_are_usage(run):
+    assert run("audit", "--limit", "0").exit_code == 2
+    assert run("audit", "--limit", "1001").exit_code == 2
+
+
+# --- events
+
+POINTER = {"active": "green", "previous": "blue", "epoch": 8, "actor": "ci", "reason": "v2", "at": 1.0, "revision": 9}
+RELEASE = {"color": "blue", "release": "v1", "phase": "standby", "at": 1.0, "epoch": 8, "revision": 9}
+
+
+def wire(name: str, event_id: int, data: object) -> bytes:
+    return f"event: {name}\nid: {event_id}\ndata: {json.dumps(data)}\n\n".encode()
+
+
+def streaming(*pieces: bytes):
+    """Send the pieces, then end."""
+
+    async def answer(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+        await response.prepare(request)
+        for piece in pieces:
+            await response.write(piece)
+        return response
+
+    return answer
+
+
+def test_events_tell_what_stands_and_end(admin, run):
+    admin.answers["GET", "/v1/colors"] = {"colors": [{}, {}]}
+    admin.answers["GET", "/v1/events"] = streaming(
+        b"retry: 1000\n\n",
+        wire("pointer", 9, POINTER),
+        wire("release", 9, RELEASE),
+        wire("release", 9, {**RELEASE, "color": "green", "release": None, "phase": None, "at": None}),
+        wire("pointer", 10, POINTER),
+    )
+    result = run("events")
+    assert [" ".join(line[19:].split()) for line in result.stdout.splitlines()] == [
+        "pointer green is active, came from blue, epoch 8, by ci: v2",
+        "release blue holds v1, phase standby",
+        "release green holds nothing",
+    ]
+
+
+def test_events_as_json_are_one_document_a_line(admin, run):
+    admin.answers["GET", "/v1/colors"] = {"colors": []}
+    admin.answers["GET", "/v1/events"] = streaming(wire("pointer", 9, POINTER))
+    assert json.loads(run("events", "--json").stdout) == {"event": "pointer", "id": "9", "data": POINTER}
+
+
+@pytest.mark.parametrize("follow", [(), ("--follow",)])
+def test_events_that_are_refused(admin, run, follow):
+    refused = problem(401, "unauthorized", "this needs a token")
+    admin.answers["GET", "/v1/colors"] = {"colors": []}
+    admin.answers["GET", "/v1/events"] = refused
+    assert run("events", *follow).exit_code == 1
+    admin.answers["GET", "/v1/events"] = {"colors": []}
+    assert run("events", *follow).exit_code == 3
+
+
+def test_following_survives_a_broken_connection_and_says_what_it_knows(admin):
+    admin.answers["GET", "/v1/events"] = streaming(wire("pointer", 9, POINTER))
+    naps: list[float] = []
+
+    def sleep(seconds: float) -> None:
+        naps.append(seconds)
+        if len(naps) == 1:
+            admin.answers["GET", "/v1/events"] = (500, {"this is": "no bgproxy"})
+        if len(naps) == 3:
+            admin.answers["GET", "/v1/events"] = streaming(wire("pointer", 12, POINTER))
+
+    found = followed(Admin(admin.url), sleep)
+    assert [next(found).id, next(found).id] == ["9", "12"]
+    assert [fields.get("Last-Event-ID") for fields in admin.fields] == [None, "9", "9", "9"]
+    assert naps == [0.25, 0.5, 1.0]
+
+
+def test_following_what_is_not_there_ends_at_once(unused_tcp_port):
+    with pytest.raises(Unreachable):
+        next(followed(Admin(f"http://127.0.0.1:{unused_tcp_port}"), lambda _seconds: None))
+
+
+@pytest.mark.parametrize(
+    ("lines", "events"),
+    [
+        (["event: a", "id: 1", "data: {}", ""], [Event("a", "1", {})]),
+        (["data: 1", "", "data: 2", ""], [Event("message", "", 1), Event("message", "", 2)]),
+        (["data: [1,", "data: 2]", ""], [Event("message", "", [1, 2])]),
+        (["data:x y", ""], [Event("message", "", "x y")]),
+        ([": still here", "", "retry: 1000", "", "event: a", ""], []),
+        (["id: 1", "data: 1", "", "data: 2", ""], [Event("message", "1", 1), Event("message", "1", 2)]),
+        (["event: a", "data: 1"], []),
+    ],
+)
+def test_events_are_taken_apart_as_the_standard_says(lines, events):
+    assert list(parse(lines)) == events
+
+
+def test_an_event_of_another_kind_is_shown_as_it_is():
+    assert tell_line(Event("gate", "1", {"x": "\x07"})).split() == ["gate", '{"x":', '"\\u0007"}']

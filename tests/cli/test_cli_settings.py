@@ -1,0 +1,159 @@
+"""serve's flags as settings, config check and config show, help, and the exit codes of a bad configuration."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tomllib
+import types
+
+import pytest
+from typer.main import get_command
+
+from bgproxy import __version__
+from bgproxy.cli.main import app
+from bgproxy.config import Address, Settings
+from bgproxy.errors import StoreUnavailable
+
+VERBS = ["serve", "status", "stage", "flip", "rollback", "audit", "events", "demo"]
+
+
+@pytest.fixture
+def workers(monkeypatch):
+    """`bgproxy.workers` with a `run` that keeps the settings it was given."""
+    module = types.ModuleType("bgproxy.workers")
+    module.given = []
+
+    def start(settings: Settings) -> int:
+        module.given.append(settings)
+        if isinstance(module.end, Exception):
+            raise module.end
+        return module.end
+
+    module.end, module.run = 0, start
+    monkeypatch.setitem(sys.modules, "bgproxy.workers", module)
+    return module
+
+
+def test_serve_as_the_interface_has_it(run, workers):
+    result = run(
+        *("serve", "--listen", "127.0.0.1:8080", "--admin", "127.0.0.1:9901", "--active", "green"),
+        *("--blue", "http://127.0.0.1:9101", "--blue", "http://127.0.0.1:9111", "--green", "http://127.0.0.1:9102"),
+        *("--store", "redis://127.0.0.1:6379/0", "--workers", "4", "--fleet", "eu"),
+        *("--access-log", "stdout", "--log-level", "debug", "--listen", "unix:/a"),
+    )
+    assert (result.exit_code, result.output) == (0, "")
+    settings = workers.given[0]
+    assert settings.listen == (Address("127.0.0.1", 8080), Address(path="/a"))
+    assert settings.admin().listen == "127.0.0.1:9901", "BGPROXY_ADMIN is the client's URL, not the server's address"
+    assert (settings.active, settings.workers, settings.fleet) == ("green", 4, "eu")
+    assert settings.store().url == "redis://127.0.0.1:6379/0"
+    assert settings.releases()["blue"].upstreams == ("http://127.0.0.1:9101", "http://127.0.0.1:9111")
+    assert settings.releases()["green"].upstreams == ("http://127.0.0.1:9102",)
+    assert (settings.access_log().output, settings.log().level) == ("stdout", "debug")
+
+
+def test_serve_with_other_colors(run, workers):
+    run("serve", "--upstream", "v1=http://a:1", "--upstream", "v1=http://a:2", "--upstream", "v2=unix:/x=y")
+    assert workers.given[0].colors() == ("v1", "v2")
+    assert workers.given[0].releases()["v2"].upstreams == ("unix:/x=y",)
+    assert run("serve", "--upstream", "v1").exit_code == 2
+
+
+def test_serve_takes_the_file_and_flags_are_stronger(run, workers, tmp_path, monkeypatch):
+    (tmp_path / "c.toml").write_text(
+        'fleet = "file"\nlisten = "127.0.0.1:1"\n[colors.blue]\nupstreams = "http://a:1"\n'
+    )
+    monkeypatch.setenv("BGPROXY_CONFIG", str(tmp_path / "c.toml"))
+    monkeypatch.setenv("BGPROXY_LISTEN", "127.0.0.1:2")
+    run("serve", "--fleet", "flag")
+    assert (workers.given[0].fleet, workers.given[0].listen) == ("flag", (Address("127.0.0.1", 2),))
+
+
+def test_serve_ends_with_what_the_workers_end_with(run, workers):
+    workers.end = 1
+    assert run("serve", "--blue", "http://a:1").exit_code == 1
+    workers.end = StoreUnavailable("the store at redis://h:1 does not answer")
+    result = run("serve", "--blue", "http://a:1")
+    assert result.exit_code == 1
+    assert "the store at redis://h:1 does not answer" in result.stderr
+
+
+def test_serve_refuses_a_bad_configuration_before_anything_starts(run, workers):
+    result = run("serve", "--blue", "http://a:1", "--workers", "2", "--listen", "nowhere")
+    assert (result.exit_code, result.stdout, workers.given) == (2, "", [])
+    lines = result.stderr.splitlines()
+    assert lines[0].startswith('bgproxy: listen: "nowhere": there is no port')
+    assert lines[1].startswith("bgproxy: workers: 2 workers cannot share the store memory://")
+
+
+def test_config_check(run, tmp_path):
+    (tmp_path / "c.toml").write_text('[colors.blue]\nupstreams = "http://a:1"\n')
+    good = run("config", "check", str(tmp_path / "c.toml"))
+    assert (good.exit_code, good.stdout) == (0, f"{tmp_path}/c.toml: good; fleet default, colors blue, green\n")
+    assert json.loads(run("config", "check", "--json", "--config", str(tmp_path / "c.toml")).stdout)["ok"] is True
+    (tmp_path / "c.toml").write_text("workrs = 1\n")
+    bad = run("config", "check", str(tmp_path / "c.toml"))
+    assert (bad.exit_code, bad.stdout) == (2, "")
+    assert "workrs: there is no such key; did you mean workers?" in bad.stderr
+    as_json = run("config", "check", "--json", str(tmp_path / "c.toml"))
+    assert as_json.exit_code == 2
+    assert json.loads(as_json.stdout)["code"] == "config"
+
+
+def test_config_show_masks_secrets(run, tmp_path):
+    secret = "0123456789abcdef0123456789abcdef"
+    (tmp_path / "c.toml").write_text(f'store = "redis://u:hush@h:1/0"\n[[token]]\nname = "a"\nsecret = "{secret}"\n')
+    text = run("config", "show", str(tmp_path / "c.toml")).stdout
+    document = json.loads(run("config", "show", "--json", str(tmp_path / "c.toml")).stdout)
+    assert tomllib.loads(text)["token"] == document["token"]
+    for told in (text, json.dumps(document)):
+        assert secret not in told
+        assert "hush" not in told
+
+
+def test_every_verb_has_help_with_an_example(run):
+    for words in [[verb] for verb in VERBS] + [["config", "check"], ["config", "show"], []]:
+        result = run(*words, "--help")
+        assert result.exit_code == 0
+        assert "Example: bgproxy" in " ".join(result.stdout.split()), words
+
+
+def test_the_verbs_that_there_are():
+    assert set(get_command(app).commands) == {*VERBS, "config"}
+
+
+def test_usage_errors_end_with_2(run):
+    for words in (["flp"], ["flip"], ["flip", "green", "--if-epoch", "x"], ["stage", "green"], ["flip", "a", "b"]):
+        assert run(*words).exit_code == 2, words
+
+
+def test_the_version(run):
+    assert run("--version").stdout == f"bgproxy {__version__}\n"
+
+
+def test_the_client_verbs_import_no_server():
+    """What makes `bgproxy flip` start slowly must not creep in."""
+    heavy = (
+        "aiohttp",
+        "redis",
+        "uvloop",
+        "pydantic_settings",
+        "rich.table",
+        "bgproxy.config",
+        "bgproxy.workers",
+        "mcp",
+    )
+    code = "import sys, bgproxy.cli.main; print([name for name in sys.argv[1:] if name in sys.modules])"
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("COV")}
+    done = subprocess.run(
+        [sys.executable, "-c", code, *heavy], capture_output=True, text=True, env=environment, check=True
+    )
+    assert done.stdout.strip() == "[]"
+
+
+def test_the_module_is_the_command(tmp_path):
+    done = subprocess.run([sys.executable, "-m", "bgproxy", "--version"], capture_output=True, text=True, check=True)
+    assert done.stdout == f"bgproxy {__version__}\n"
