@@ -1,6 +1,6 @@
 """The configuration: flags, environment and file become one checked `Settings`, and that each package's own options."""
 
 from bgproxy.config.addresses import Address, parse_address
-from bgproxy.config.settings import RELOADABLE, Settings, reload_diff
+from bgproxy.config.settings import NEEDS_RESTART, Settings, reload_diff
 
-__all__ = ["RELOADABLE", "Address", "Settings", "parse_address", "reload_diff"]
+__all__ = ["NEEDS_RESTART", "Address", "Settings", "parse_address", "reload_diff"]

@@ -6,10 +6,9 @@ line for each key. Nobody below this package sees Settings; it knows how values 
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path as FilePath
 from typing import Any
 
@@ -27,27 +26,14 @@ from bgproxy.rules.route import Route
 from bgproxy.store.base import StoreOptions
 from bgproxy.telemetry.access import AccessLogOptions
 
-RELOADABLE = frozenset(
-    {
-        "access_log",
-        "balance",
-        "colors",
-        "forwarding",
-        "grace_timeout",
-        "health",
-        "limits",
-        "log",
-        "pool",
-        "route",
-        "timeouts",
-        "token",
-    }
+NEEDS_RESTART: frozenset[Path] = frozenset(
+    {("active",), ("admin", "listen"), ("fleet",), ("listen",), ("runtime_dir",), ("store",), ("workers",)}
 )
-"""First parts of the keys that SIGHUP takes over; the others are bound to sockets, processes or the store."""
+"""Keys, and tables of keys, that are bound to sockets, processes or the store; SIGHUP takes over all others."""
 
 
 class Settings:
-    """What a proxy was told. Made by `load` or `from_json`; never changed."""
+    """What a proxy was told. Made by `load`, never changed; it can be pickled, with its secrets."""
 
     __slots__ = ("_document", "_flags", "_tokens", "origins", "path")
 
@@ -93,30 +79,6 @@ class Settings:
     def reread(self) -> Settings:
         """What the same file, environment and flags say now. Raises ConfigError; these settings stay as they are."""
         return Settings.load(self.path or None, self._flags)
-
-    def to_json(self) -> str:
-        """Everything, **secrets included**: for a pipe to a worker of ours, never for a screen, a file or argv."""
-        return json.dumps(
-            {
-                "document": self._document.model_dump(mode="json"),
-                "tokens": [asdict(token) for token in self._tokens],
-                "origins": [[list(key), origin] for key, origin in self.origins.items()],
-                "path": self.path,
-                "flags": self._flags,
-            }
-        )
-
-    @classmethod
-    def from_json(cls, text: str) -> Settings:
-        """The settings that `to_json` told; no source is read again."""
-        told = json.loads(text)
-        document, found = build([told["document"]])
-        if document is None:
-            raise _error(found, {})
-        tokens = tuple(Token(**token) for token in told["tokens"])
-        settings = cls(document, tokens, {tuple(key): origin for key, origin in told["origins"]})
-        settings.path, settings._flags = told["path"], told["flags"]
-        return settings
 
     @property
     def fleet(self) -> str:
@@ -224,10 +186,8 @@ def reload_diff(old: Settings, new: Settings) -> tuple[list[str], list[str]]:
     """The keys that differ: those that a reload takes over, and those that need a restart. Dotted, sorted."""
     before, after = _values(old), _values(new)
     changed = sorted(path for path in before.keys() | after.keys() if before.get(path) != after.get(path))
-    return (
-        [dotted(path) for path in changed if path[0] in RELOADABLE],
-        [dotted(path) for path in changed if path[0] not in RELOADABLE],
-    )
+    kept = [path for path in changed if path in NEEDS_RESTART or path[:1] in NEEDS_RESTART]
+    return [dotted(path) for path in changed if path not in kept], [dotted(path) for path in kept]
 
 
 def _values(settings: Settings) -> dict[Path, Any]:

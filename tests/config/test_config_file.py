@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from bgproxy.config import Settings
+from bgproxy.config import NEEDS_RESTART, Settings
 from bgproxy.config.document import ROOT
 from bgproxy.config.keys import Leaf, Table, dotted
 from bgproxy.config.showing import as_toml, as_tree
@@ -77,6 +77,25 @@ def test_every_key_has_a_word_beside_or_above_it():
                 above.startswith("# ") for above in lines[max(0, number - 4) : number]
             )
             assert comment or line == 'upstreams = ["http://127.0.0.1:9102"]', line  # told at the other color
+
+
+def test_what_a_reload_takes_over_is_marked():
+    marked: set[tuple[str, ...]] = set()
+    section, above = "", ""
+    for line in WITH_EXAMPLES.splitlines():
+        if header := re.match(r"\[+(\w+)[.\w]*\]+$", line):
+            section = header[1]
+            marked |= {(section,)} if "[reload]" in above else set()
+        elif key := re.match(r"(\w+) = ", line):
+            path = (section, key[1]) if section else (key[1],)
+            marked |= {path} if "[reload]" in line or (not section and "[reload]" in above) else set()
+        above = above + line if line.startswith("# ") else ""
+    keys = {
+        (name,) if name != "admin" else (name, key)
+        for name, node in ROOT.keys.items()
+        for key in getattr(node, "keys", None) or "x"
+    }
+    assert marked == keys - NEEDS_RESTART
 
 
 @pytest.mark.parametrize("name", ["sidecar.toml", "cluster.toml"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 from pathlib import Path
 
 import pytest
@@ -182,7 +183,7 @@ def test_settings_survive_the_way_to_a_worker(write, tmp_path, monkeypatch):
     before = load(file)
     (tmp_path / "secret").unlink()
     monkeypatch.setenv("BGPROXY_WORKERS", "7")
-    after = Settings.from_json(before.to_json())
+    after = pickle.loads(pickle.dumps(before))
     assert after.admin() == before.admin()
     assert (after.workers, after.path, after.origins) == (1, os.fspath(file), before.origins)
     assert after.releases() == before.releases()
@@ -209,6 +210,11 @@ def test_reread_takes_the_same_sources_again(write, monkeypatch):
         ["fleet", "store.node_ttl"],
     )
     assert reload_diff(old, old) == ([], [])
+
+
+def test_the_admin_plane_is_reloaded_but_for_its_address():
+    changed = load(flags={"admin": {"listen": "127.0.0.1:1", "allowed_hosts": ["x"]}, "store": "redis://h:1/0"})
+    assert reload_diff(load(), changed) == (["admin.allowed_hosts"], ["admin.listen", "store.url"])
 
 
 def test_a_secret_that_changed_in_its_file_is_a_change_that_names_no_secret(write, tmp_path):
