@@ -19,8 +19,8 @@
     bgproxy:{FLEET}:nodes   hash    node id → its last report with the time it came; the dead are swept by the living
     bgproxy:{FLEET}:bell    channel the revision that has just been written, nothing else
 
-An ACL user needs: `~bgproxy:{FLEET}:* &bgproxy:{FLEET}:bell +ping +hgetall +hset +hdel +xadd +xrevrange +publish
-+subscribe +unsubscribe +time +eval +evalsha +script|load` (and +@connection).
+An ACL user needs: `~bgproxy:{FLEET}:* &bgproxy:{FLEET}:bell +@connection +exists +hmget +hgetall +hset +hdel +xadd
++xrevrange +publish +subscribe +unsubscribe +time +evalsha +script|load`.
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ from bgproxy.rules.fleet import Change, FleetState
 SCHEMA = 1  # of the state; raised when an older bgproxy would misread it
 
 _FLEET = re.compile(r"[A-Za-z0-9._-]{1,64}")  # part of every key, and of the hash tag in it
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]{0,15}")
 _SCHEMES = "memory://, memory:///path/to/snapshot, redis://host:port/db, rediss://host:port/db, unix:/path/to/socket"
 
 
@@ -141,21 +142,20 @@ class Store(Protocol):
 
 
 def redacted(url: str) -> str:
-    """The URL without user, password and query, for logs and error texts; whatever cannot be split shows its scheme."""
+    """The URL without user, password and query, for logs and error texts; of what cannot be split, the scheme alone."""
     scheme, separator, rest = url.partition(":")
-    if not separator:
-        return "(a URL without a scheme)"
+    if not separator or not _SCHEME.fullmatch(scheme):
+        return "(no URL)"
     try:
         parts = urlsplit(url)
-        host = parts.hostname or ""
+        host = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname or ""
         port = f":{parts.port}" if parts.port else ""
     except ValueError:
-        return f"{scheme}://…"
-    if "@" in parts.path or "#" in rest:  # a password with a raw / or # in it ended up behind the host
-        return f"{scheme}://…"
-    if not parts.netloc:
-        return f"{scheme}:{'//' if rest.startswith('//') else ''}{parts.path}"
-    return f"{scheme}://{'***@' if '@' in parts.netloc else ''}{host}{port}{parts.path}"
+        return f"{scheme}:…"
+    if "@" in parts.path + parts.query or "#" in rest:  # a password with a raw / ? or # in it ended up behind the host
+        return f"{scheme}:…"
+    authority = "//" if rest.startswith("//") else ""
+    return f"{scheme}:{authority}{'***@' if '@' in parts.netloc else ''}{host}{port}{parts.path}"
 
 
 def open_store(options: StoreOptions) -> Store:
@@ -165,7 +165,8 @@ def open_store(options: StoreOptions) -> Store:
 
     if not _FLEET.fullmatch(options.fleet):
         raise ConfigError(f"fleet: {options.fleet[:64]!r} cannot be used: 1 to 64 letters, digits or one of . _ -")
-    scheme = options.url.partition(":")[0].lower()
+    scheme, separator, _ = options.url.partition(":")
+    scheme = scheme.lower() if separator else ""
     if scheme == "memory":
         return MemoryStore(options)
     if scheme in ("redis", "rediss", "unix"):

@@ -116,6 +116,12 @@ def entry_from(document: Any, where: str) -> AuditEntry:
         )
 
 
+def entries_from(documents: Any, where: str) -> list[AuditEntry]:
+    """The audit entries of a list of documents."""
+    with _understood(f"{where}, audit"):
+        return [entry_from(document, where) for document in _of(list, documents)]
+
+
 def node_from(document: Any, age: float, where: str) -> NodeReport:
     """The node report of a document; `age` in seconds."""
     with _understood(f"{where}, node"):

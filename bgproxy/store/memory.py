@@ -13,14 +13,13 @@ from collections.abc import AsyncIterator
 from dataclasses import asdict, replace
 from itertools import islice
 from pathlib import Path
-from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from bgproxy import tasks
-from bgproxy.errors import BadInput, BgproxyError, ConfigError, StoreUnavailable
+from bgproxy.errors import BadInput, BgproxyError, ConfigError, StoreBroken, StoreUnavailable
 from bgproxy.rules.fleet import Change, FleetState
 from bgproxy.store.base import AuditEntry, Conflict, NodeReport, StoreOptions
-from bgproxy.store.document import entry_from, parsed, state_document, state_from, write_safely
+from bgproxy.store.document import entries_from, parsed, state_document, state_from, write_safely
 
 _Written = tuple[FleetState, AuditEntry]
 
@@ -35,29 +34,21 @@ class MemoryStore:
 
     def __init__(self, options: StoreOptions) -> None:
         self._options = options
-        self._path = _snapshot_path(options)
+        self._path = _snapshot_path(options)  # None: no snapshot
         self._state: FleetState | None = None
         self._audit: deque[AuditEntry] = deque(maxlen=max(1, options.audit_keep))  # oldest first
         self._last_id = 0
         self._nodes: dict[str, tuple[NodeReport, float]] = {}
         self._bells: set[_Bell] = set()
         self._writing = asyncio.Lock()
+        self._is_loaded = False
 
     def __repr__(self) -> str:
         return f"<MemoryStore {self._path or 'without a snapshot'}>"
 
     async def open(self) -> None:
-        """Read the snapshot, if there is one; raises `StoreBroken`, `SchemaTooNew`, `StoreUnavailable` (unreadable)."""
-        if self._path is None:
-            return
-        try:
-            raw = await asyncio.to_thread(self._path.read_bytes)
-        except FileNotFoundError:
-            await self._check_writable(self._path)
-            return
-        except OSError as error:
-            raise StoreUnavailable(f"store: {self._path} cannot be read: {error.strerror}") from error
-        self._restore(parsed(raw, str(self._path)), str(self._path))
+        """See `Store.open`. Raises `StoreBroken`, `SchemaTooNew` or `StoreUnavailable` for a bad snapshot."""
+        await self._loaded()
 
     async def close(self) -> None:
         """Wait for a snapshot that is being written."""
@@ -66,6 +57,7 @@ class MemoryStore:
 
     async def read(self) -> FleetState | None:
         """See `Store.read`."""
+        await self._loaded()
         return self._state
 
     async def commit(self, change: Change, *, create: bool = False) -> _Written:
@@ -74,6 +66,7 @@ class MemoryStore:
             written = self._next(change, create)
             self._take(*written)
             return written
+        await self._loaded()
         writing = tasks.spawn(self._commit_on_disk(change, create, self._path), "store.snapshot")
         outcome: _Written | BgproxyError = await asyncio.shield(writing)
         if isinstance(outcome, BgproxyError):
@@ -155,17 +148,35 @@ class MemoryStore:
             self._take(state, entry)
             return state, entry
 
-    async def _check_writable(self, path: Path) -> None:
-        """A snapshot that can never be written is found out at the start, not at the first flip."""
-        if not await asyncio.to_thread(path.parent.is_dir):
-            raise StoreUnavailable(f"store: {path.parent} is no directory: make it, it will hold the snapshot")
-
-    def _restore(self, document: Any, where: str) -> None:
+    async def _loaded(self) -> None:
+        """The snapshot has been taken over, or raises: nothing is read past, or written over, a file not understood."""
+        if self._path is None or self._is_loaded:
+            return
+        where = str(self._path)
+        try:
+            raw = await asyncio.to_thread(self._path.read_bytes)
+        except FileNotFoundError:
+            # A snapshot that can never be written is found out at the start, not at the first flip.
+            if not await asyncio.to_thread(self._path.parent.is_dir):
+                raise StoreUnavailable(f"store: {self._path.parent} is no directory: make it") from None
+            self._is_loaded = True
+            return
+        except OSError as error:
+            raise StoreUnavailable(f"store: {where} cannot be read: {error.strerror}") from error
+        document = parsed(raw, where)
         state = state_from(document, where)
-        entries = [entry_from(entry, where) for entry in document.get("audit", [])]
-        self._state = state
-        self._audit.extend(entries)
-        self._last_id = _entry_number(entries[-1].id) if entries else 0
+        entries = entries_from(document.get("audit", []), where)
+        try:
+            last_id = _entry_number(entries[-1].id) if entries else 0
+        except BadInput:
+            raise StoreBroken(
+                f"{where} cannot be understood (audit id {entries[-1].id!r}); it is left as it is"
+            ) from None
+        if not self._is_loaded:  # another task may have been faster while the file was read
+            self._is_loaded = True
+            self._state = state
+            self._audit.extend(entries)
+            self._last_id = last_id
 
 
 class _Bell:

@@ -255,13 +255,14 @@ class RedisStore:
             return NotRedis("what answers there does not speak Redis' protocol: check host and port")
         if isinstance(error, redis_errors.AuthenticationError | redis_errors.AuthenticationWrongNumberOfArgsError):
             return StoreAuth(f"the user or password is refused ({text}): correct the store URL")
-        if isinstance(error, redis_errors.NoPermissionError):
+        # What goes wrong inside a script is told by older versions within a longer text, without its own code in front.
+        if isinstance(error, redis_errors.NoPermissionError) or "user executing the script can't" in text:
             return StoreAuth(f"the user may not do this ({text}): give it the rights listed in bgproxy/store/base.py")
-        if isinstance(error, redis_errors.ReadOnlyError):
+        if isinstance(error, redis_errors.ReadOnlyError) or "-READONLY" in text:
             return StoreUnavailable("it is a read-only replica: name the primary in the store URL")
         if "unknown command" in text.lower():  # such an answer repeats what was sent: it is not passed on
             return NotRedis("it does not know a command that Redis 6 and newer know: use Redis 6 or newer, or Valkey")
-        if text.startswith("WRONGTYPE"):
+        if "WRONGTYPE" in text:
             return StoreBroken("a key of this fleet holds something else; remove it, or name another fleet")
         if text.startswith("Connection closed by server"):
             return StoreUnavailable(

@@ -1,0 +1,221 @@
+"""The promises of `store/base.py`, kept by both stores alike."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import aclosing
+from dataclasses import replace
+from typing import Any, cast
+
+import pytest
+
+from bgproxy.errors import BadInput
+from bgproxy.store.base import Conflict, NodeReport, Store
+
+Opened = Callable[..., Awaitable[Store]]
+
+NODE = NodeReport("host-1", "host", 12, "0.1", 3, {"blue": 1}, {"green": 2}, {"blue": 0})
+
+
+@pytest.fixture(params=["memory", "snapshot", pytest.param("redis", marks=pytest.mark.redis)])
+def url(request: pytest.FixtureRequest, tmp_path: Any) -> str:
+    if request.param == "redis":
+        return str(request.getfixturevalue("redis_server").url)
+    return "memory://" if request.param == "memory" else f"memory://{tmp_path}/state.json"
+
+
+@pytest.fixture
+async def store(url: str, opened: Opened) -> Store:
+    return await opened(url)
+
+
+def bells(store: Store) -> AsyncGenerator[int, None]:
+    return cast("AsyncGenerator[int, None]", store.watch())
+
+
+async def test_it_keeps_the_protocol(store: Store) -> None:
+    assert isinstance(store, Store)
+    assert store.shared is (store.kind == "redis")
+
+
+async def test_a_new_store_holds_nothing(store: Store) -> None:
+    assert await store.read() is None
+    assert await store.audit(limit=10) == []
+    assert await store.nodes() == []
+
+
+async def test_what_was_committed_is_what_is_read(store: Store, flips: Any) -> None:
+    first, _ = await store.commit(flips.first(), create=True)
+    assert await store.read() == first
+    second, _ = await store.commit(flips.flip(first))
+    assert await store.read() == second
+    assert (second.pointer.active, second.pointer.epoch, second.revision) == ("green", 2, 2)
+    third, _ = await store.commit(flips.stage(second, "blue", "v3"))
+    assert await store.read() == third
+    assert (third.pointer, third.revision) == (second.pointer, 3)
+
+
+async def test_times_are_the_stores(store: Store, flips: Any) -> None:
+    before = time.time()
+    first, entry = await store.commit(flips.first(), create=True)
+    assert before - 1 < entry.at < time.time() + 1
+    assert first.pointer.at == entry.at
+    assert {release.at for release in first.releases.values()} == {entry.at}
+    second, later = await store.commit(flips.stage(first, "green", "v3"))
+    assert later.at >= entry.at
+    assert second.pointer.at == first.pointer.at
+    assert second.releases["blue"].at == first.releases["blue"].at
+    assert second.releases["green"].at == later.at
+
+
+async def test_texts_come_back_as_they_went(store: Store, flips: Any) -> None:
+    first, _ = await store.commit(flips.first(), create=True)
+    reason = 'quote " brace } ,"at":1} newline\n nul \0 snow ☃ 😀'
+    state, entry = await store.commit(flips.flip(first, actor="a\tb", reason=reason))
+    assert state.pointer.reason == reason
+    assert await store.read() == state
+    assert await store.audit(limit=1) == [entry]
+    assert entry.actor == "a\tb"
+
+
+async def test_only_one_beginning(store: Store, flips: Any) -> None:
+    first, _ = await store.commit(flips.first(), create=True)
+    with pytest.raises(Conflict) as lost:
+        await store.commit(flips.first("green"), create=True)
+    assert lost.value.current == first
+    assert await store.read() == first
+
+
+async def test_nothing_to_change_where_nothing_is(store: Store, flips: Any) -> None:
+    with pytest.raises(Conflict) as lost:
+        await store.commit(flips.flip(flips.first().state))
+    assert lost.value.current is None
+    assert await store.read() is None
+    assert await store.audit(limit=10) == []
+
+
+async def test_a_change_of_an_older_revision_loses(store: Store, flips: Any) -> None:
+    first, _ = await store.commit(flips.first(), create=True)
+    second, _ = await store.commit(flips.flip(first))
+    with pytest.raises(Conflict) as lost:
+        await store.commit(flips.flip(first))
+    assert lost.value.current == second
+    assert await store.read() == second
+    assert len(await store.audit(limit=10)) == 2
+
+
+async def test_a_change_of_a_revision_that_never_was_loses(store: Store, flips: Any) -> None:
+    first, _ = await store.commit(flips.first(), create=True)
+    with pytest.raises(Conflict):
+        await store.commit(flips.flip(replace(first, revision=7)))
+
+
+async def test_many_commit_and_one_wins_each_epoch(store: Store, flips: Any) -> None:
+    state, _ = await store.commit(flips.first(), create=True)
+    for epoch in range(2, 7):
+        attempts = [store.commit(flips.flip(state, actor=f"actor-{n}")) for n in range(40)]
+        results = await asyncio.gather(*attempts, return_exceptions=True)
+        won = [result for result in results if not isinstance(result, BaseException)]
+        lost = [result for result in results if isinstance(result, Conflict)]
+        assert (len(won), len(lost)) == (1, 39)
+        state, entry = won[0]
+        assert state.pointer.epoch == epoch
+        assert state.pointer.actor == entry.actor
+        assert all(conflict.current == state for conflict in lost)
+        assert await store.read() == state
+    assert [entry.epoch for entry in await store.audit(limit=100)] == [6, 5, 4, 3, 2, 1]
+
+
+async def test_the_audit_is_newest_first_and_in_pages(store: Store, flips: Any) -> None:
+    state, first = await store.commit(flips.first(), create=True)
+    entries = [first]
+    for _ in range(6):
+        state, entry = await store.commit(flips.flip(state))
+        entries.append(entry)
+    newest_first = entries[::-1]
+    assert await store.audit(limit=100) == newest_first
+    page = await store.audit(limit=3)
+    assert page == newest_first[:3]
+    assert await store.audit(limit=3, before=page[-1].id) == newest_first[3:6]
+    assert await store.audit(limit=3, before=first.id) == []
+    assert await store.audit(limit=0) == []
+    assert entries[1].verb == "flip"
+    assert entries[1].facts["phases"] == {"blue": ["active", "standby"], "green": ["ready", "active"]}
+
+
+@pytest.mark.parametrize("before", ["", "x", "1-", "-1", "1 0", "+", "(1-0", "٣", "9" * 30])
+async def test_an_id_that_is_none(store: Store, before: str) -> None:
+    with pytest.raises(BadInput, match="before"):
+        await store.audit(limit=3, before=before)
+
+
+async def test_the_audit_does_not_grow_for_ever(url: str, opened: Opened, flips: Any) -> None:
+    store = await opened(url, audit_keep=5)
+    state, _ = await store.commit(flips.first(), create=True)
+    for _ in range(300):
+        state, _ = await store.commit(flips.flip(state))
+    kept = await store.audit(limit=1_000)
+    assert 5 <= len(kept) <= 250  # Redis trims whole blocks
+    assert kept[0].revision == state.revision
+
+
+async def test_every_commit_rings_and_the_first_ring_is_the_subscription(store: Store, flips: Any) -> None:
+    async with aclosing(bells(store)) as mine, aclosing(bells(store)) as other:
+        assert await anext(mine) == 0
+        assert await anext(other) == 0
+        state, _ = await store.commit(flips.first(), create=True)
+        assert (await anext(mine), await anext(other)) == (1, 1)
+        state, _ = await store.commit(flips.flip(state))
+        assert (await anext(mine), await anext(other)) == (2, 2)
+
+
+async def test_what_loses_does_not_ring(store: Store, flips: Any) -> None:
+    state, _ = await store.commit(flips.first(), create=True)
+    async with aclosing(bells(store)) as mine:
+        assert await anext(mine) == 0
+        with pytest.raises(Conflict):
+            await store.commit(flips.first(), create=True)
+        await store.commit(flips.flip(state))
+        assert await anext(mine) == 2
+
+
+async def test_a_watcher_that_left_is_forgotten(store: Store, flips: Any) -> None:
+    watching = bells(store)
+    assert await anext(watching) == 0
+    waiting = asyncio.ensure_future(anext(watching))
+    await asyncio.sleep(0.01)
+    waiting.cancel()
+    await asyncio.gather(waiting, return_exceptions=True)
+    await watching.aclose()
+    await store.commit(flips.first(), create=True)
+
+
+async def test_nodes_come_and_go(store: Store) -> None:
+    await store.beat(NODE)
+    await store.beat(replace(NODE, id="host-0", epoch=4))
+    zero, one = await store.nodes()
+    assert (zero.id, zero.epoch, one.id) == ("host-0", 4, "host-1")
+    assert replace(one, age=0.0) == NODE
+    assert 0 <= one.age < 1
+    await store.beat(replace(NODE, epoch=5))
+    assert [node.epoch for node in await store.nodes()] == [4, 5]
+    await store.leave("host-1")
+    await store.leave("host-1")
+    assert [node.id for node in await store.nodes()] == ["host-0"]
+
+
+async def test_a_silent_node_is_not_listed(url: str, opened: Opened) -> None:
+    store = await opened(url, node_ttl=0.1)
+    await store.beat(NODE)
+    await store.beat(replace(NODE, id="other"))
+    assert len(await store.nodes()) == 2
+    await asyncio.sleep(0.15)
+    await store.beat(NODE)
+    assert [node.id for node in await store.nodes()] == ["host-1"]
+
+
+async def test_closing_twice_is_no_error(store: Store) -> None:
+    await store.close()
+    await store.close()

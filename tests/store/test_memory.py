@@ -1,0 +1,225 @@
+"""The snapshot file: what was answered survives a crash, and what cannot be understood is never written over."""
+# ruff: noqa: ASYNC240 - small files, looked at by a test that nothing else waits for
+
+from __future__ import annotations
+
+import asyncio
+import os
+import stat
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+
+from bgproxy.errors import ConfigError, SchemaTooNew, StoreBroken, StoreUnavailable
+from bgproxy.store import document as document_module
+from bgproxy.store import memory
+from bgproxy.store.base import Store, StoreOptions, open_store
+from bgproxy.store.document import write_safely
+
+Opened = Callable[..., Awaitable[Store]]
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "state.json"
+
+
+@pytest.mark.parametrize("by_option", [False, True])
+async def test_what_was_committed_survives(path: Path, opened: Opened, flips: Any, by_option: bool) -> None:
+    async def again() -> Store:
+        return await (opened("memory://", snapshot=str(path)) if by_option else opened(f"memory://{path}"))
+
+    store = await again()
+    state, _ = await store.commit(flips.first(), create=True)
+    state, _ = await store.commit(flips.flip(state))
+    audit = await store.audit(limit=10)
+    restarted = await again()
+    assert await restarted.read() == state
+    assert await restarted.audit(limit=10) == audit
+    _, entry = await restarted.commit(flips.flip(state))
+    assert (await restarted.audit(limit=10))[0] == entry
+    assert int(entry.id) > int(audit[0].id)
+
+
+async def test_only_its_owner_reads_it_and_nothing_else_stays(path: Path, opened: Opened, flips: Any) -> None:
+    store = await opened(f"memory://{path}")
+    await store.commit(flips.first(), create=True)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert [file.name for file in path.parent.iterdir()] == ["state.json"]
+
+
+GOOD = {
+    "schema": 1,
+    "revision": 1,
+    "colors": ["blue"],
+    "pointer": {"active": "blue", "previous": None, "epoch": 1, "actor": "", "reason": "", "at": 1.0},
+    "releases": {},
+}
+
+ENTRY = {"id": "1", "at": 1.0, "verb": "flip", "actor": "", "reason": "", "epoch": 1, "revision": 1, "facts": {}}
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b"",
+        b"{",
+        b"null",
+        b"[]",
+        b'"text"',
+        b"\xff\xfe",
+        orjson.dumps({}),
+        orjson.dumps(GOOD)[:-20],
+        orjson.dumps(GOOD | {"schema": "1"}),
+        orjson.dumps(GOOD | {"schema": True}),
+        orjson.dumps(GOOD | {"revision": None}),
+        orjson.dumps(GOOD | {"revision": 1.5}),
+        orjson.dumps(GOOD | {"colors": "blue"}),
+        orjson.dumps(GOOD | {"colors": ["green"]}),
+        orjson.dumps(GOOD | {"pointer": {"active": "blue"}}),
+        orjson.dumps(GOOD | {"pointer": {**GOOD["pointer"], "epoch": "1"}}),  # type: ignore[dict-item]
+        orjson.dumps(GOOD | {"releases": {"blue": {"label": "v1"}}}),
+        orjson.dumps(GOOD | {"releases": []}),
+        orjson.dumps(GOOD | {"audit": [{"id": "1"}]}),
+        orjson.dumps(GOOD | {"audit": 5}),
+        orjson.dumps(GOOD | {"audit": [ENTRY | {"id": "x"}]}),
+        orjson.dumps(GOOD | {"audit": [ENTRY | {"facts": []}]}),
+    ],
+)
+async def test_a_broken_file_stops_the_start_and_stays(path: Path, opened: Opened, raw: bytes) -> None:
+    path.write_bytes(raw)
+    with pytest.raises(StoreBroken, match=r"state\.json"):
+        await opened(f"memory://{path}")
+    assert path.read_bytes() == raw
+
+
+async def test_a_broken_file_is_not_written_over_by_a_commit_either(path: Path, fleet_name: str, flips: Any) -> None:
+    path.write_bytes(b"{")
+    store = open_store(StoreOptions(url=f"memory://{path}", fleet=fleet_name))
+    with pytest.raises(StoreBroken):
+        await store.open()
+    with pytest.raises(StoreUnavailable):
+        await store.read()
+    with pytest.raises(StoreUnavailable):
+        await store.commit(flips.first(), create=True)
+    assert path.read_bytes() == b"{"
+
+
+async def test_a_newer_schema_stops_the_start_and_stays(path: Path, opened: Opened) -> None:
+    raw = orjson.dumps(GOOD | {"schema": 2, "pointer": "of another shape"})
+    path.write_bytes(raw)
+    with pytest.raises(SchemaTooNew, match="newer bgproxy"):
+        await opened(f"memory://{path}")
+    assert path.read_bytes() == raw
+
+
+async def test_a_directory_that_is_not_there(tmp_path: Path, opened: Opened) -> None:
+    with pytest.raises(StoreUnavailable, match="no directory"):
+        await opened(f"memory://{tmp_path}/nowhere/state.json")
+
+
+async def test_a_path_that_is_no_file(tmp_path: Path, opened: Opened) -> None:
+    with pytest.raises(StoreUnavailable, match="cannot be read"):
+        await opened(f"memory://{tmp_path}")
+
+
+async def test_a_write_that_fails_changes_nothing(
+    path: Path, opened: Opened, flips: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = await opened(f"memory://{path}")
+    state, _ = await store.commit(flips.first(), create=True)
+    before = path.read_bytes()
+
+    def full(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(document_module.os, "fsync", full)
+        with pytest.raises(StoreUnavailable, match="No space left on device; nothing changed"):
+            await store.commit(flips.flip(state))
+    assert await store.read() == state
+    assert len(await store.audit(limit=10)) == 1
+    assert path.read_bytes() == before
+    assert [file.name for file in path.parent.iterdir()] == ["state.json"]
+    assert (await store.commit(flips.flip(state)))[0].revision == 2
+
+
+def test_a_crash_before_the_rename_leaves_the_old_file(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_safely(path, {"n": 1})
+
+    def crash(self: Path, target: Path) -> None:
+        assert orjson.loads(self.read_bytes()) == {"n": 2}  # whole before it takes the name
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Path, "replace", crash)
+    with pytest.raises(KeyboardInterrupt):
+        write_safely(path, {"n": 2})
+    assert orjson.loads(path.read_bytes()) == {"n": 1}
+
+
+def test_file_and_directory_reach_the_disk_in_order(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    steps: list[str] = []
+    fsync, replace = os.fsync, Path.replace
+
+    def sync(descriptor: int) -> None:
+        steps.append("directory" if stat.S_ISDIR(os.fstat(descriptor).st_mode) else "file")
+        fsync(descriptor)
+
+    def rename(self: Path, target: Path) -> Path:
+        steps.append("rename")
+        return replace(self, target)
+
+    monkeypatch.setattr(document_module.os, "fsync", sync)
+    monkeypatch.setattr(Path, "replace", rename)
+    write_safely(path, {})
+    assert steps == ["file", "rename", "directory"]
+
+
+async def test_a_caller_that_gives_up_leaves_file_and_memory_agreeing(path: Path, opened: Opened, flips: Any) -> None:
+    store = await opened(f"memory://{path}")
+    state, _ = await store.commit(flips.first(), create=True)
+    committing = asyncio.ensure_future(store.commit(flips.flip(state)))
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    committing.cancel()
+    await asyncio.gather(committing, return_exceptions=True)
+    await store.close()
+    held = await store.read()
+    assert held is not None
+    assert held.revision == orjson.loads(path.read_bytes())["revision"]
+
+
+async def test_the_file_keeps_the_newest_records_only(
+    path: Path, opened: Opened, flips: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(memory, "_SNAPSHOT_AUDIT", 3)
+    store = await opened(f"memory://{path}")
+    state, _ = await store.commit(flips.first(), create=True)
+    for _ in range(5):
+        state, _ = await store.commit(flips.flip(state))
+    assert len(await store.audit(limit=10)) == 6
+    restarted = await opened(f"memory://{path}")
+    assert [entry.revision for entry in await restarted.audit(limit=10)] == [6, 5, 4]
+
+
+@pytest.mark.parametrize("url", ["memory://host/path", "memory:///path?x=1", "memory:///path#x"])
+def test_urls_that_say_too_much(url: str) -> None:
+    with pytest.raises(ConfigError, match="memory:///absolute/path"):
+        open_store(StoreOptions(url=url))
+
+
+async def test_a_slow_watcher_skips_and_never_queues(opened: Opened, flips: Any) -> None:
+    store = await opened("memory://")
+    watching: Any = store.watch()
+    assert await anext(watching) == 0
+    state, _ = await store.commit(flips.first(), create=True)
+    for _ in range(4):
+        state, _ = await store.commit(flips.flip(state))
+    assert await anext(watching) == 5
+    waiting = asyncio.ensure_future(anext(watching))
+    await asyncio.sleep(0.01)
+    assert not waiting.done()
+    waiting.cancel()
