@@ -21,7 +21,7 @@ def build(deps: AdminDeps) -> web.Application:
     guard = Guard(deps.options, {(route.method, route.path): route for route in ROUTES})
     app = web.Application(
         middlewares=[tell_problems, guard.middleware()],
-        client_max_size=deps.options.max_body_bytes + 1,  # aiohttp refuses what reaches it, we what exceeds it
+        client_max_size=deps.options.max_body_bytes,
     )
     watchers = Watchers(deps.mirror)
     app[DEPS] = deps

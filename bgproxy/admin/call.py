@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import orjson
@@ -52,7 +52,7 @@ class Route:
     summary: str
     answer: str  # the name of a schema in shapes.ANSWERS, or a content type for what is no JSON
     body: str = ""  # the name of a schema in shapes.REQUESTS
-    query: Schema = NOTHING
+    query: Schema = field(default_factory=lambda: NOTHING)
     errors: tuple[int, ...] = ()
 
 
@@ -83,8 +83,8 @@ async def _body(request: web.Request, schema: Schema, limit: int) -> dict[str, A
     """The body as JSON, checked; an empty one counts as `{}`."""
     if request.content_length is not None and request.content_length > limit:
         raise BodyTooLarge(f"the body has {request.content_length} bytes, at most {limit} are taken")
-    # A form of another site's page can send only types that are not this one, so nothing else is looked into.
-    if (request.body_exists or "Content-Type" in request.headers) and (
+    # Of what a page of another site can send without being asked first (a form), nothing has this type.
+    if request.body_exists and (
         request.content_type != "application/json"
         or (request.charset or "utf-8").lower() != "utf-8"
         or "Content-Encoding" in request.headers

@@ -8,17 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 from bgproxy.admin.options import AdminOptions
 from bgproxy.errors import StoreUnavailable
 from bgproxy.rules.fleet import FleetState
 from bgproxy.rules.release import Release
-
-if TYPE_CHECKING:
-    from bgproxy.store.base import Store
-    from bgproxy.store.ledger import Ledger, Outcome
-    from bgproxy.store.mirror import Mirror
+from bgproxy.store.base import Store
+from bgproxy.store.ledger import Ledger, Outcome
+from bgproxy.store.mirror import Mirror
 
 
 class Switch(Protocol):
