@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -17,6 +16,7 @@ from bgproxy.cli.report import clean
 _NAMED_LIKE_THEMSELVES = frozenset({"blue", "green", "red", "yellow", "magenta", "cyan"})
 _PHASES = {"active": "bold", "baking": "yellow", "rejected": "red", "rolled_back": "red", "retired": "dim"}
 _STORE = {"up": "green", "degraded": "yellow", "down": "red"}
+_LOADS = ("in\nflight", "streams", "web-\nsockets")  # two lines, so that all fits into 80 columns
 _WIDE = 4_000  # columns where there is no terminal: nothing is cut off that a program may look for
 
 
@@ -25,8 +25,11 @@ def show_status(document: Mapping[str, Any]) -> None:
     console = _console()
     console.print(_headline(document))
     console.print(_reason(document), style="dim")
+    console.print()
     console.print(_colors(document["colors"], str(document.get("active"))))
+    console.print()
     console.print(_nodes(document.get("nodes", [])))
+    console.print()
     store = document.get("store", {})
     state = Text(clean(store.get("state")), style=_STORE.get(str(store.get("state")), ""))
     console.print(Text.assemble("store ", state, f" ({clean(store.get('kind'))}), heard {_age(store.get('age'))} ago"))
@@ -62,7 +65,7 @@ def _console() -> Console:
 
 
 def _table(*columns: str, right: frozenset[str] | set[str] = frozenset()) -> Table:
-    table = Table(box=SIMPLE_HEAD, pad_edge=False, header_style="bold")
+    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold")
     for column in columns:
         table.add_column(column, justify="right" if column in right else "left", overflow="fold")
     return table
@@ -83,11 +86,9 @@ def _reason(document: Mapping[str, Any]) -> Text:
 
 
 def _colors(colors: Mapping[str, Mapping[str, Any]], active: str) -> Table:
-    counts = ("in flight", "streams", "websockets")
-    table = _table("color", "release", "phase", "upstream", "health", *counts, right=set(counts))
+    table = _table("color", "release", "phase", "upstream", "health", *_LOADS, right=set(_LOADS))
     for name, color in colors.items():
-        mark = "* " if name == active else "  "
-        label = Text(mark + clean(name), style=color_style(name))
+        label = Text(clean(name), style=f"{color_style(name)} {'bold' if name == active else ''}")
         phase = clean(color.get("phase") or "-")
         loads = [clean(color.get(key, 0)) for key in ("in_flight", "streams", "websockets")]
         upstreams = color.get("upstreams") or [{}]
@@ -114,10 +115,8 @@ def _upstream(upstream: Mapping[str, Any]) -> tuple[Text, Text]:
 
 
 def _nodes(nodes: list[Mapping[str, Any]]) -> Table:
-    right = {"pid", "epoch", "in flight", "streams", "websockets", "heard"}
-    table = _table(
-        "node", "host", "pid", "version", "epoch", "in flight", "streams", "websockets", "heard", right=right
-    )
+    right = {"pid", "epoch", *_LOADS, "heard"}
+    table = _table("node", "host", "pid", "version", "epoch", *_LOADS, "heard", right=right)
     for node in nodes:
         loads = (sum(node.get(key, {}).values()) for key in ("in_flight", "streams", "websockets"))
         facts = (node.get(key) for key in ("id", "host", "pid", "version", "epoch"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from typing import Any
 
@@ -11,6 +12,7 @@ from fake_admin import problem
 
 from bgproxy.cli.client import Admin, Unreachable
 from bgproxy.cli.events import Event, followed, parse, tell_line
+from bgproxy.cli.screen import show_status
 
 LOADS = {"in_flight": 2, "streams": 1, "websockets": 0}
 
@@ -61,7 +63,7 @@ def test_status_shows_everything_at_one_look(admin, run):
     assert result.exit_code == 0
     assert lines[0] == "fleet default, active blue, previous green, epoch 7"
     assert lines[1].endswith("by ci: back")
-    assert "* blue v1 active http://a:1 up 2 1 0" in lines
+    assert "blue v1 active http://a:1 up 2 1 0" in lines
     assert "http://b:1 down: refused" in lines
     assert "green - - - - 2 1 0" in lines
     assert "n1 h 42 0.1.0 7 5 0 0 0.2 s ago" in lines
@@ -81,6 +83,33 @@ def test_markup_and_control_characters_in_a_status_are_shown_as_they_are(admin, 
     assert "fleet [bold]," in result.stdout
     assert "[red]x[/red]" in result.stdout
     assert "\x1b" not in result.stdout
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize(("no_color", "blue"), [(None, "\x1b[34mblue"), ("1", "blue")])
+def test_colors_are_for_terminals_and_no_color_is_respected(monkeypatch, no_color, blue):
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    if no_color:
+        monkeypatch.setenv("NO_COLOR", no_color)
+    monkeypatch.setattr("sys.stdout", terminal := Terminal())
+    show_status(STATUS)
+    assert f"active {blue}" in terminal.getvalue()
+
+
+def test_a_status_fits_into_80_columns(monkeypatch):
+    colors = {
+        "blue": color("blue", "2026-01", "active", upstream("http://127.0.0.1:9101", True)),
+        "green": color("green", "2026-02", "standby", upstream("http://127.0.0.1:9102", True)),
+    }
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setattr("sys.stdout", terminal := Terminal())
+    show_status({**STATUS, "colors": colors})
+    assert "http://127.0.0.1:9101" in terminal.getvalue()
 
 
 def test_an_empty_status_is_still_one(admin, run):
