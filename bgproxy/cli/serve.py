@@ -10,9 +10,6 @@ from bgproxy.cli.changes import pairs
 from bgproxy.cli.options import ConfigFile
 from bgproxy.cli.report import reported
 
-ADDRESSES = "Settings"
-COLORS = "Colors"
-
 
 def serve(
     listen: Annotated[

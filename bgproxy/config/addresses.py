@@ -26,16 +26,6 @@ class Address:
             return f"unix:{self.path}"
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
-    @property
-    def is_local(self) -> bool:
-        """Whether only this machine can reach it. A name other than localhost may resolve to anything, so it is not."""
-        if self.path or self.host.lower() == "localhost":
-            return True
-        try:
-            return ipaddress.ip_address(self.host).is_loopback
-        except ValueError:
-            return False
-
 
 def parse_address(text: str) -> Address:
     """The address that `text` names. Raises ValueError with the problem and the remedy."""
