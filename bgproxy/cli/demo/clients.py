@@ -15,6 +15,7 @@ import asyncio
 import contextlib
 import json
 import random
+import ssl
 import time
 from collections.abc import Coroutine, Iterator
 from dataclasses import dataclass
@@ -33,8 +34,7 @@ _ANSWER_TIMEOUT = 20.0  # seconds for an answer, or for the next part of a strea
 _AFTER_LOSS = 0.2  # seconds a client rests after a lost answer: a dead proxy must not become a busy loop
 _CALLS_PER_SESSION = 8
 _TURNS_PER_TALK = range(20, 50)
-_STREAM_WORDS = range(35, 65)
-_STREAM_EVERY = 0.05  # seconds between two words: with the above about 2.5 s, longer than the time between two flips
+_STREAM_WORDS = range(35, 65)  # about 2.5 s, longer than the time between two flips
 _PROGRESS_STEPS = range(10, 40)
 _LONG_EVERY = 0.1  # the same for what stays open from the first flip to the last
 _STAGGER = 0.03  # seconds from the start of one client to the next: they would measure their own crowd at the door
@@ -48,6 +48,7 @@ class Load:
     tally: Tally
     long_stream: float  # seconds that the one long stream lasts
     think: float = 0.08  # seconds between two questions of a client
+    word_every: float = 0.05  # seconds between two words of a stream, and between two steps of a tool
     stopping: bool = False
 
     @contextlib.contextmanager
@@ -105,7 +106,7 @@ async def _later(delay: float, client: Coroutine[Any, Any, None]) -> None:
 
 async def mcp_client(load: Load, name: str, mode: str) -> None:
     """Session after session; in each, plain calls and one call that tells its progress."""
-    async with httpx2.AsyncClient(timeout=_ANSWER_TIMEOUT, trust_env=False) as http:
+    async with httpx2.AsyncClient(timeout=_ANSWER_TIMEOUT, **_plain()) as http:
         for session in count():
             if load.stopping:
                 return
@@ -154,7 +155,7 @@ async def _progress(load: Load, client: Client, tag: str) -> Answer:
             whose, release = (message or "? ?").split(" ")
             answer.take(Piece(release, int(progress), whose), time.perf_counter())
 
-        order = {"tag": tag, "steps": steps, "every_ms": round(_STREAM_EVERY * 1000)}
+        order = {"tag": tag, "steps": steps, "every_ms": round(load.word_every * 1000)}
         result = await client.call_tool("work", order, progress_callback=told)
         _take_result(answer, steps, result.structured_content)
     return answer
@@ -166,13 +167,19 @@ def _take_result(answer: Answer, number: int, result: dict[str, Any] | None) -> 
     answer.complete = True
 
 
+def _plain() -> dict[str, Any]:
+    """Settings of an HTTP client that speaks to loopback: no proxies of the environment, and no TLS certificates, of
+    which each client would otherwise load a bundle, for tens of milliseconds in which all others wait."""
+    return {"trust_env": False, "verify": ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)}
+
+
 def _openai(load: Load) -> AsyncOpenAI:
     return AsyncOpenAI(
         base_url=f"{load.url}/v1",
         api_key="demo",  # the SDK wants one; the agent does not look at it
         max_retries=0,
         timeout=_ANSWER_TIMEOUT,
-        http_client=DefaultAsyncHttpxClient(trust_env=False),
+        http_client=DefaultAsyncHttpxClient(**_plain()),
     )
 
 
@@ -199,7 +206,7 @@ async def stream_client(load: Load, name: str, *, long: bool) -> None:
         for number in count():
             if load.stopping:
                 return
-            words, every = random.choice(_STREAM_WORDS), _STREAM_EVERY
+            words, every = random.choice(_STREAM_WORDS), load.word_every
             if long and number == 0:
                 words, every = max(1, round(load.long_stream / _LONG_EVERY)), _LONG_EVERY
             await load.rest(await _stream(load, client, f"{name}-{number}", words, every))

@@ -18,14 +18,15 @@ from bgproxy import tasks
 from bgproxy.cli.demo.agent import READY_LINE
 from bgproxy.cli.demo.clients import Load, everyone
 from bgproxy.cli.demo.moves import Mover
-from bgproxy.cli.demo.processes import Child, Family
-from bgproxy.cli.demo.tally import Tally
+from bgproxy.cli.demo.processes import Child, Family, NotStarted
+from bgproxy.cli.demo.tally import PointerLog, Tally
 
 RELEASES = {"blue": "v1", "green": "v2"}  # color → the release that stands there for the whole demo
 START = "blue"
 
 _START_TIMEOUT = 30.0  # seconds for a process to come up, on a busy machine too
 _FINISH_TIMEOUT = 20.0  # seconds for the answers that are under way when the load stops; the rest is lost
+_WARM_TIME = 0.5  # seconds of questions to the agents alone
 _TICK_INTERVAL = 0.25  # seconds between two looks at the counts
 
 
@@ -56,11 +57,16 @@ async def run(plan: Plan, tally: Tally, family: Family, screen: Screen) -> None:
             upstreams = dict(zip(RELEASES, (url for _, url in agents), strict=True))
             for (child, url), (color, release) in zip(agents, RELEASES.items(), strict=True):
                 screen.say(f"agent {release} ({color}) at {url}, pid {child.pid}")
+            await asyncio.gather(*(_warm(upstreams[color], release) for color, release in RELEASES.items()))
+            # A fleet of its own: in a shared store, the pointer and releases of others are none of the demo's business.
+            fleet = f"demo-{secrets.token_hex(4)}"
             listen, admin = _free_address(), _free_address()
-            proxy = await family.start("bgproxy serve", *_serve(plan, listen, admin, upstreams))
+            proxy = await family.start("bgproxy serve", *_serve(plan, fleet, listen, admin, upstreams))
             mover = Mover(http, f"http://{admin}", tally, RELEASES)
             await proxy.until(mover.ready, _START_TIMEOUT)
             screen.say(f"bgproxy at http://{listen}, admin at http://{admin}, pid {proxy.pid}")
+            if not plan.store.startswith("memory:"):
+                screen.say(f"its fleet is {fleet}, of which two small keys stay in the store")
             await _load(plan, Load(f"http://{listen}", tally, plan.seconds), mover, screen)
             for child in (proxy, *(child for child, _ in agents)):
                 if child.process.returncode is not None:
@@ -74,10 +80,24 @@ async def _agent(family: Family, release: str) -> tuple[Child, str]:
     return child, await child.says(READY_LINE.format(release=release, url=""), _START_TIMEOUT)
 
 
-def _serve(plan: Plan, listen: str, admin: str, upstreams: dict[str, str]) -> list[str]:
+async def _warm(url: str, release: str) -> None:
+    """Ask the agent a little, without the proxy: first calls load and compile much, in the SDKs as in the agent, and
+    would be told as the proxy's slowest. Raises NotStarted where the agent alone already loses answers."""
+    tally = Tally(PointerLog(release))
+    load = Load(url, tally, long_stream=0.0, think=0.01, word_every=0.001)
+    clients = tasks.spawn(everyone(load, 2), f"demo-warm-{release}")
+    try:
+        await asyncio.sleep(_WARM_TIME)
+        load.stopping = True
+        await asyncio.wait([clients], timeout=_START_TIMEOUT)
+    finally:
+        await tasks.stop(clients)
+    if tally.lost:
+        raise NotStarted(f"agent {release} fails without the proxy: " + "; ".join(tally.details))
+
+
+def _serve(plan: Plan, fleet: str, listen: str, admin: str, upstreams: dict[str, str]) -> list[str]:
     colors = [word for color, url in upstreams.items() for word in (f"--{color}", url)]
-    # A fleet of its own: in a store that is shared, the pointer and releases of others are none of the demo's business.
-    fleet = f"demo-{secrets.token_hex(4)}"
     where = ["--listen", listen, "--admin", admin, "--store", plan.store, "--workers", str(plan.workers)]
     return ["-m", "bgproxy", "serve", *where, *colors, "--active", START, "--fleet", fleet]
 
