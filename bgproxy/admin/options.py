@@ -22,7 +22,7 @@ MIN_SECRET_BITS = 128
 MIN_DISTINCT = 8  # different characters; a random secret of 128 bits has more, a repeated letter has not
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}")
 _SECRET = re.compile(r"[A-Za-z0-9._~+/-]+=*")  # RFC 6750 §2.1, b64token
-_HOST_NAME = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_-]*[A-Za-z0-9_])?(\.[A-Za-z0-9_]([A-Za-z0-9_-]*[A-Za-z0-9_])?)*")
+_HOST_NAME = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_-]*[A-Za-z0-9_])?(\.[A-Za-z0-9_]([A-Za-z0-9_-]*[A-Za-z0-9_])?)*\.?")
 _ALPHABETS = ((string.digits, 10), (string.hexdigits, 16), (string.ascii_letters + string.digits, 62))
 
 
@@ -99,13 +99,13 @@ def split_address(listen: str) -> tuple[str, int] | None:
         known = _HOST_NAME.fullmatch(host) is not None
     if not colon or not known or not re.fullmatch(r"[0-9]{1,5}", port) or int(port) > 65_535:
         raise ConfigError(f"address {listen!r} cannot be used: write HOST:PORT, [IPV6]:PORT or unix:/path")
-    return host, int(port)
+    return host.lower().rstrip("."), int(port)
 
 
 def is_private(listen: str) -> bool:
     """Whether only this machine reaches the address: a Unix socket, a loopback address, or `localhost`."""
     parts = split_address(listen)
-    if parts is None or parts[0].lower() == "localhost":
+    if parts is None or parts[0] == "localhost":
         return True
     return is_address(parts[0]) and ipaddress.ip_address(parts[0]).is_loopback
 

@@ -19,7 +19,7 @@ class HostList:
     """The names that a caller may know us by, without ports: a forwarded port is still ours."""
 
     def __init__(self, names: Iterable[str]) -> None:
-        self._names = LOOPBACK | {name.lower() for name in names}
+        self._names = LOOPBACK | {name.lower().rstrip(".") for name in names}
 
     def check(self, fields: Sequence[str], dialled: str) -> None:
         """Raise ForeignRequest unless there is one Host, and it is on the list or the address that was dialled.

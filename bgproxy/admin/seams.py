@@ -62,7 +62,9 @@ class AdminDeps:
     peers: Peers
     ready: Callable[[], tuple[bool, dict[str, Any]]]  # facts beside the yes or no stand in the answer of /readyz
     version: str
-    reserved: tuple[str, ...] = ()  # addresses that no upstream may be, beside our own: the store, the proxy itself
+    reserved: tuple[
+        str, ...
+    ] = ()  # what no upstream may be, beside `options.listen`: the proxy's doors, the store's URL
 
     def state(self) -> FleetState:
         """What this process holds as the fleet's state. Raises StoreUnavailable while it has never heard any."""

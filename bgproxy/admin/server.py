@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import socket
 from collections.abc import Sequence
 
@@ -11,6 +12,19 @@ from bgproxy.admin.app import build
 from bgproxy.admin.seams import AdminDeps
 
 SHUTDOWN_TIMEOUT = 1.0  # seconds for admin calls that are under way; event streams end at once
+KEEPALIVE_TIMEOUT = 75.0  # seconds; above what dashboards and scrapers keep idle connections for
+LINGER_TIMEOUT = 2.0  # seconds for the rest of a refused body, so that a reset does not eat the answer
+
+library_log = logging.getLogger(f"{__name__}.http")
+
+
+def _without_trace(record: logging.LogRecord) -> bool:
+    """What the HTTP library logs are malformed requests, and the trace would quote them, credentials and all."""
+    record.exc_info = None
+    return True
+
+
+library_log.addFilter(_without_trace)
 
 
 class AdminServer:
@@ -22,7 +36,16 @@ class AdminServer:
         self._runner: web.AppRunner | None = None
 
     async def start(self, deps: AdminDeps) -> None:
-        runner = web.AppRunner(build(deps), access_log=None, shutdown_timeout=SHUTDOWN_TIMEOUT)
+        """Serve on the sockets. Raises ConfigError for options that must not be served with."""
+        runner = web.AppRunner(
+            build(deps),
+            access_log=None,
+            logger=library_log,
+            shutdown_timeout=SHUTDOWN_TIMEOUT,
+            keepalive_timeout=KEEPALIVE_TIMEOUT,
+            lingering_time=LINGER_TIMEOUT,
+            auto_decompress=False,  # a compressed body is refused, not unpacked first
+        )
         await runner.setup()
         for sock in self._sockets:
             await web.SockSite(runner, sock.dup()).start()
@@ -36,6 +59,7 @@ class AdminServer:
             await old.cleanup()
 
     async def stop(self) -> None:
+        """End event streams, let calls under way finish, close the sockets."""
         if self._runner is not None:
             await self._runner.cleanup()
         for sock in self._sockets:

@@ -10,52 +10,73 @@ import asyncio
 import socket
 from collections.abc import Iterable
 from ipaddress import IPv4Address, IPv6Address, ip_address
+from urllib.parse import urlsplit
 
-from bgproxy.admin.options import split_address
 from bgproxy.errors import BadInput
 from bgproxy.rules.release import Release
 
 RESOLVE_TIMEOUT = 2.0  # s for all names of a release together
 
 Address = IPv4Address | IPv6Address
+Place = tuple[str, int]
+
+_DEFAULT_PORTS = {"redis": 6379, "rediss": 6379}
 
 # Outside of the link-local range, where all the others are.
 _METADATA = frozenset({ip_address("fd00:ec2::254"), ip_address("100.100.100.200"), ip_address("168.63.129.16")})
 
 
 async def refuse_targets(release: Release, reserved: Iterable[str]) -> None:
-    """Raise BadInput where an upstream of the (checked) release is an address that none may be."""
-    taken = set(reserved)
+    """Raise BadInput where an upstream of the (checked) release is an address that none may be.
+
+    `reserved`: listen addresses (`host:port`, `unix:/path`) and store URLs.
+    """
     urls = dict.fromkeys((*release.upstreams, *(url for some in release.routes.values() for url in some)))
+    taken = [place for place in map(_place, reserved) if place is not None]
     try:
         async with asyncio.timeout(RESOLVE_TIMEOUT):
+            ours = {(address, port) for host, port in taken for address in await _addresses(host, port)}
             for url in urls:
-                await _check(url, taken)
+                await _check(url, taken, ours)
     except TimeoutError:
         return  # like a name that cannot be resolved
 
 
-async def _check(url: str, reserved: set[str]) -> None:
-    if url.startswith("unix:"):
-        if url in reserved:
-            raise BadInput(f"upstream {url!r} is a socket of this proxy or its store, not an agent's")
-        return
-    host, port = _host_port(url.removeprefix("http://"))
-    for address in await _addresses(host, port):
+async def _check(url: str, taken: list[Place], ours: set[tuple[Address, int]]) -> None:
+    place = _place(url)
+    assert place is not None, "a checked upstream has a host or a path"
+    if place in taken:
+        raise _ours(url)
+    for address in await _addresses(*place):
         if address.is_link_local or address in _METADATA:
             raise BadInput(f"upstream {url!r} is a metadata or link-local address ({address}), not an agent's")
         if address.is_multicast or address.is_unspecified:
             raise BadInput(f"upstream {url!r} is no address of one machine ({address}): name the agent's own")
-        if any(_same(address, port, one) for one in reserved):
-            raise BadInput(f"upstream {url!r} is an address of this proxy or its store, not an agent's")
+        if any(place[1] == port and _reaches(address, other) for other, port in ours):
+            raise _ours(url)
 
 
-def _host_port(text: str) -> tuple[str, int]:
-    host, _, port = text.rpartition(":")
-    return host.strip("[]"), int(port)
+def _ours(url: str) -> BadInput:
+    return BadInput(f"upstream {url!r} is an address of this proxy or of its store, not an agent's")
+
+
+def _place(text: str) -> Place | None:
+    """Host and port, or a socket's path and 0; None where it is neither (`memory://`)."""
+    if text.startswith("unix:"):
+        return urlsplit(text).path, 0
+    try:
+        parts = urlsplit(text if "://" in text else f"//{text}")
+        port = parts.port
+    except ValueError:
+        return None
+    if not parts.hostname or parts.scheme == "memory":
+        return None
+    return parts.hostname, port if port is not None else _DEFAULT_PORTS.get(parts.scheme, 80)
 
 
 async def _addresses(host: str, port: int) -> list[Address]:
+    if host.startswith("/"):
+        return []
     try:
         found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except OSError:
@@ -69,13 +90,6 @@ def _plain(address: Address) -> Address:
     return mapped or address
 
 
-def _same(address: Address, port: int, listen: str) -> bool:
-    """Whether the address reaches a listener; one on all addresses is reached by the loopback ones at least."""
-    parts = split_address(listen)
-    if parts is None or parts[1] != port:
-        return False
-    try:
-        other = ip_address("127.0.0.1" if parts[0] == "localhost" else parts[0])
-    except ValueError:
-        return False
-    return address == other or (address.is_loopback and (other.is_loopback or other.is_unspecified))
+def _reaches(address: Address, listener: Address) -> bool:
+    """Whether dialling the address comes out at a listener; one on all addresses has at least the loopback ones."""
+    return address == listener or (address.is_loopback and (listener.is_loopback or listener.is_unspecified))

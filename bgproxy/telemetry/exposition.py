@@ -123,8 +123,8 @@ def _upstreams(upstreams: Iterable[Snapshot]) -> Iterator[Metric]:
     connections = GaugeMetricFamily("bgproxy_upstream_connections", "Connections to agents.", labels=labels)
     for one in upstreams:
         healthy.add_metric([one["color"], one["url"]], float(one["healthy"]))
-        for state in ("open", "idle"):
-            connections.add_metric([one["color"], one["url"], state], one[state])
+        connections.add_metric([one["color"], one["url"], "busy"], one["open"] - one["idle"])
+        connections.add_metric([one["color"], one["url"], "idle"], one["idle"])
     yield healthy
     yield connections
 

@@ -1,0 +1,101 @@
+"""What the tests of the admin plane are made of: real store, mirror and ledger; the switch and the peers stand in."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from bgproxy.admin.app import AdminDeps
+from bgproxy.admin.options import AdminOptions, Token
+from bgproxy.admin.view import node_json
+from bgproxy.rules.release import Phase, Release
+from bgproxy.store.base import NodeReport
+from bgproxy.store.ledger import Ledger, Outcome
+from bgproxy.store.memory import MemoryStore
+from bgproxy.store.mirror import Mirror
+from bgproxy.telemetry.metrics import Metrics
+
+VIEWER = "viewer-0123456789abcdefghijklmnopqrs"
+OPERATOR = "operator-9876543210zyxwvutsrqponmlkj"
+TOKENS = (Token("dashboard", "viewer", VIEWER), Token("deploy", "operator", OPERATOR))
+
+
+def bearer(secret: str) -> dict[str, str]:
+    return {"Authorization": f"Bearer {secret}"}
+
+
+class LedgerSwitch:
+    """The switch without probes: straight to the ledger. Remembers what it was asked."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self.ledger = ledger
+        self.asked: list[dict[str, Any]] = []
+
+    async def flip(self, to: str, **terms: Any) -> Outcome:
+        self.asked.append({"to": to, **terms})
+        return await self.ledger.flip(to, **terms)
+
+    async def rollback(self, **terms: Any) -> Outcome:
+        self.asked.append(terms)
+        return await self.ledger.rollback(**terms)
+
+    async def stage(self, color: str, release: Release, **terms: Any) -> Outcome:
+        self.asked.append({"color": color, **terms})
+        return await self.ledger.stage(color, release, **terms)
+
+
+def worker(name: str, *, up: bool = True, age: float = 0.0, upstreams: Any = ()) -> tuple[Metrics, dict[str, Any]]:
+    """A worker's counters and the snapshot that its peers see (taken anew by `Workers`)."""
+    metrics = Metrics()
+    node = NodeReport(id=name, host="here", pid=1, version="0", epoch=1)
+    store = {"state": "up" if up else "down", "kind": "memory", "age": age}
+    return metrics, {"node": node, "store": store, "upstreams": list(upstreams), "started": 0.0}
+
+
+@dataclass
+class Workers:
+    """The peers: metrics objects of this process, one per pretended worker."""
+
+    workers: list[tuple[Metrics, dict[str, Any]]] = field(default_factory=list)
+
+    async def snapshots(self) -> list[dict[str, Any]]:
+        return [
+            {
+                **facts,
+                "node": node_json(
+                    replace(facts["node"], **{n: metrics.by_color(n) for n in ("in_flight", "streams", "websockets")})
+                ),
+                "metrics": metrics.snapshot(facts["upstreams"]),
+            }
+            for metrics, facts in self.workers
+        ]
+
+
+@dataclass
+class Plane:
+    """What a test sets before it makes a client."""
+
+    store: MemoryStore
+    mirror: Mirror
+    ledger: Ledger
+    switch: LedgerSwitch
+    peers: Workers
+    ready: tuple[bool, dict[str, Any]] = (True, {"degraded": False})
+
+    def deps(self, options: AdminOptions | None = None, **more: Any) -> AdminDeps:
+        return AdminDeps(
+            options=options or AdminOptions(),
+            fleet="agents",
+            ledger=self.ledger,
+            mirror=self.mirror,
+            store=self.store,
+            switch=self.switch,
+            peers=self.peers,
+            ready=lambda: self.ready,
+            version="9.9.9",
+            **more,
+        )
+
+
+def release(label: str, port: int, phase: Phase = Phase.READY) -> Release:
+    return Release(label, (f"http://127.0.0.1:{port}",), phase=phase, origin="config")
