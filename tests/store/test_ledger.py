@@ -1,0 +1,242 @@
+"""The only door: decide, commit, apply; lose a race and decide anew; fail fast when the store is away."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+
+from bgproxy.errors import NotReady, Refused, StaleEpoch, StoreBroken, StoreUnavailable, UnknownColor
+from bgproxy.rules.release import Event, Phase, Release
+from bgproxy.store.base import Conflict, Store
+from bgproxy.store.ledger import Ledger, Outcome
+from bgproxy.store.mirror import Mirror
+
+Opened = Callable[..., Awaitable[Store]]
+WHO: dict[str, Any] = {"actor": "ada", "reason": "because"}
+RELEASES = {
+    "blue": Release("v1", ("http://127.0.0.1:1",), phase=Phase.READY, origin="config"),
+    "green": Release("v2", ("http://127.0.0.1:2",), phase=Phase.READY, origin="config"),
+}
+
+
+class Node:
+    """A mirror and a ledger on a store, as each process has them; its loops do not run here."""
+
+    def __init__(self, store: Store, timeout: float = 5.0) -> None:
+        self.store = store
+        self.mirror = Mirror(store)
+        self.ledger = Ledger(store, self.mirror, clock=lambda: 5.0, timeout=timeout)
+
+    async def begin(self) -> Outcome:
+        return await self.ledger.bootstrap(("blue", "green"), "blue", RELEASES, actor="config")
+
+
+@pytest.fixture(params=["memory", pytest.param("redis", marks=pytest.mark.redis)])
+def url(request: pytest.FixtureRequest) -> str:
+    return "memory://" if request.param == "memory" else str(request.getfixturevalue("redis_server").url)
+
+
+@pytest.fixture
+async def store(url: str, opened: Opened) -> Store:
+    return await opened(url)
+
+
+@pytest.fixture
+async def node(store: Store) -> Node:
+    node = Node(store)
+    await node.begin()
+    return node
+
+
+async def test_the_node_that_flips_has_flipped_when_the_call_returns(node: Node) -> None:
+    heard: list[tuple[str, int]] = []
+    node.mirror.listen(lambda state: heard.append((state.pointer.active, state.pointer.epoch)))
+    outcome = await node.ledger.flip("green", **WHO)
+    assert heard == [("green", 2)]
+    assert node.mirror.state == outcome.state == await node.store.read()
+    assert outcome.changed
+    assert outcome.entry is not None
+    assert (outcome.entry.verb, outcome.entry.epoch, outcome.entry.actor) == ("flip", 2, "ada")
+
+
+async def test_there_and_back_with_all_verbs(node: Node) -> None:
+    await node.ledger.flip("green", bake=True, **WHO)
+    await node.ledger.step("green", "v2", Event.SETTLE, evidence={"errors": 0}, **WHO)
+    await node.ledger.rollback(**WHO)
+    await node.ledger.stage("green", Release("v3", ("http://127.0.0.1:3",)), force=True, **WHO)
+    await node.ledger.step("green", "v3", Event.VALIDATE, **WHO)
+    await node.ledger.step("green", "v3", Event.PASSED, **WHO)
+    outcome = await node.ledger.flip("green", if_epoch=3, **WHO)
+    assert outcome.state.pointer.epoch == 4
+    verbs = [entry.verb for entry in await node.ledger.audit(limit=20)]
+    assert verbs == ["flip", "phase", "phase", "stage", "rollback", "phase", "flip", "bootstrap"]
+    assert node.mirror.alarms == 0
+
+
+async def test_what_changes_nothing_writes_nothing(node: Node) -> None:
+    before = await node.store.read()
+    for outcome in (
+        await node.ledger.flip("blue", **WHO),
+        await node.ledger.step("green", "v9", Event.PASSED, **WHO),
+        await node.ledger.reconfigure(("blue", "green"), RELEASES, **WHO),
+        await node.begin(),
+    ):
+        assert (outcome.state, outcome.changed, outcome.entry) == (before, False, None)
+    assert len(await node.ledger.audit(limit=10)) == 1
+
+
+async def test_refusals_come_through_and_write_nothing(node: Node) -> None:
+    before = await node.store.read()
+    with pytest.raises(UnknownColor):
+        await node.ledger.flip("pink", **WHO)
+    with pytest.raises(StaleEpoch):
+        await node.ledger.flip("green", if_epoch=9, **WHO)
+    with pytest.raises(NotReady):
+        await node.ledger.flip("green", problem="no healthy upstream", **WHO)
+    with pytest.raises(Refused):
+        await node.ledger.rollback(**WHO)
+    with pytest.raises(Refused):
+        await node.ledger.stage("blue", RELEASES["green"], **WHO)
+    assert await node.store.read() == before
+
+
+async def test_it_decides_on_what_stands_in_the_store_not_on_an_old_copy(store: Store, node: Node) -> None:
+    other = Node(store)
+    await other.ledger.flip("green", **WHO)
+    assert node.mirror.state is not None
+    assert node.mirror.state.pointer.epoch == 1
+    with pytest.raises(StaleEpoch):
+        await node.ledger.flip("green", if_epoch=1, **WHO)
+    assert (await node.ledger.flip("green", **WHO)).changed is False
+    assert node.mirror.state.pointer.epoch == 2
+
+
+async def test_many_at_once_and_each_epoch_is_one_flip(store: Store, node: Node) -> None:
+    nodes = [Node(store) for _ in range(6)]
+    heard: list[list[int]] = [[] for _ in nodes]
+    for one, epochs in zip(nodes, heard, strict=True):
+        one.mirror.listen(lambda state, epochs=epochs: epochs.append(state.pointer.epoch))  # type: ignore[misc]
+    flips = [one.ledger.flip(color, **WHO) for one in nodes for color in ("green", "blue")]
+    outcomes = await asyncio.gather(*flips, return_exceptions=True)
+    changed = [outcome for outcome in outcomes if isinstance(outcome, Outcome) and outcome.changed]
+    assert all(isinstance(outcome, Outcome | Refused) for outcome in outcomes)
+    epochs = sorted(outcome.state.pointer.epoch for outcome in changed)
+    assert epochs == list(range(2, 2 + len(changed)))
+    state = await store.read()
+    assert state is not None
+    assert state.pointer.epoch == 1 + len(changed)
+    records = [entry for entry in await node.ledger.audit(limit=100) if entry.verb == "flip"]
+    assert [record.epoch for record in records] == epochs[::-1]
+    assert all(seen == sorted(set(seen)) for seen in heard)
+    assert [one.mirror.alarms for one in nodes] == [0] * 6
+
+
+async def test_of_many_with_the_same_expectation_one_wins(store: Store, node: Node) -> None:
+    nodes = [Node(store) for _ in range(10)]
+    outcomes = await asyncio.gather(
+        *(one.ledger.flip("green", if_epoch=1, **WHO) for one in nodes), return_exceptions=True
+    )
+    assert sum(isinstance(outcome, Outcome) for outcome in outcomes) == 1
+    assert sum(isinstance(outcome, StaleEpoch) for outcome in outcomes) == 9
+
+
+async def test_of_many_that_begin_one_begins(store: Store) -> None:
+    nodes = [Node(store) for _ in range(8)]
+    outcomes = await asyncio.gather(*(one.begin() for one in nodes))
+    assert sum(outcome.changed for outcome in outcomes) == 1
+    assert len({outcome.state.pointer.at for outcome in outcomes}) == 1
+    assert all(one.mirror.state == outcomes[0].state for one in nodes)
+
+
+async def test_always_losing_ends(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    tries = []
+
+    async def lose(change: Any, *, create: bool = False) -> Any:
+        tries.append(change)
+        raise Conflict(node.mirror.state)
+
+    monkeypatch.setattr(node.store, "commit", lose)
+    with pytest.raises(Refused, match="8 other changes came first"):
+        await node.ledger.flip("green", **WHO)
+    assert len(tries) == 8
+
+
+async def test_a_store_that_hangs_is_given_up_in_time(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def hang(*_: Any, **__: Any) -> Any:
+        await asyncio.Event().wait()
+
+    impatient = Ledger(node.store, node.mirror, clock=lambda: 5.0, timeout=0.05)
+    monkeypatch.setattr(node.store, "commit", hang)
+    with pytest.raises(StoreUnavailable, match="is not known"):
+        await impatient.flip("green", **WHO)
+    assert node.mirror.state is not None
+    assert node.mirror.state.pointer.active == "blue"
+    monkeypatch.setattr(node.store, "audit", hang)
+    with pytest.raises(StoreUnavailable):
+        await impatient.audit(limit=1)
+
+
+async def test_no_verb_works_while_the_store_is_away(fake_store: Any, flips: Any) -> None:
+    node = Node(fake_store)
+    node.mirror.apply(flips.first().state)
+    fake_store.failure = StoreUnavailable("away")
+    for call in (
+        node.ledger.flip("green", **WHO),
+        node.ledger.flip("blue", **WHO),
+        node.ledger.rollback(**WHO),
+        node.ledger.stage("green", RELEASES["green"], **WHO),
+        node.ledger.step("green", "v2", Event.FAILED, **WHO),
+        node.ledger.reconfigure(("blue",), {}, **WHO),
+        node.begin(),
+    ):
+        with pytest.raises(StoreUnavailable):
+            await call
+    assert node.mirror.state == flips.first().state
+
+
+async def test_a_fleet_that_never_began(store: Store) -> None:
+    with pytest.raises(StoreBroken, match="no state of this fleet yet"):
+        await Node(store).ledger.flip("green", **WHO)
+
+
+async def test_a_flip_writes_a_lost_state_anew(store: Store, node: Node, opened: Opened, url: str) -> None:
+    await node.ledger.flip("green", **WHO)
+    held = node.mirror.state
+    assert held is not None
+    empty = Node(await opened(url, fleet="came-back-empty"))
+    empty.mirror.apply(held)
+    outcome = await empty.ledger.rollback(**WHO)
+    assert (outcome.state.pointer.active, outcome.state.pointer.epoch) == ("blue", 3)
+    assert outcome.state.revision == held.revision + 1
+    assert outcome.entry is not None
+    assert outcome.entry.facts["restored_from_revision"] == held.revision
+    assert await empty.store.read() == outcome.state == empty.mirror.state
+    await empty.store.leave("x")
+
+
+async def test_beginning_on_an_empty_store_with_a_known_state_keeps_the_pointer(
+    store: Store, node: Node, opened: Opened, url: str
+) -> None:
+    await node.ledger.flip("green", **WHO)
+    held = node.mirror.state
+    assert held is not None
+    restarted = Node(await opened(url, fleet="came-back-empty-too"))
+    restarted.mirror.apply(held)
+    outcome = await restarted.begin()
+    assert outcome.changed
+    assert outcome.state.pointer == held.pointer
+    assert outcome.state.releases == held.releases
+    assert outcome.state.revision == held.revision + 1
+    assert restarted.mirror.state == await restarted.store.read()
+
+
+async def test_new_upstreams_from_the_configuration(node: Node) -> None:
+    moved = {"blue": Release("v1", ("http://127.0.0.1:7",), phase=Phase.READY, origin="config")}
+    outcome = await node.ledger.reconfigure(("blue", "green", "red"), moved, **WHO)
+    assert outcome.changed
+    assert outcome.state.releases["blue"].upstreams == ("http://127.0.0.1:7",)
+    assert outcome.state.releases["blue"].phase is Phase.ACTIVE
+    assert outcome.state.colors == ("blue", "green", "red")

@@ -1,0 +1,509 @@
+"""The mirror with a store under the test's hand and no sleeping; then with a real Redis that is killed."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+
+from bgproxy.errors import StoreAuth, StoreBroken, StoreUnavailable
+from bgproxy.rules.fleet import FleetState
+from bgproxy.store.base import Store
+from bgproxy.store.ledger import Ledger
+from bgproxy.store.mirror import Mirror
+
+Settle = Callable[..., Awaitable[None]]
+Until = Callable[..., Awaitable[float]]
+Opened = Callable[..., Awaitable[Store]]
+AWAY = StoreUnavailable("away")
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+async def mirror(fake_store: Any, clock: Clock, pauses: Any) -> AsyncIterator[Mirror]:
+    mirror = Mirror(fake_store, read_interval=1.0, clock=clock, sleep=pauses)
+    yield mirror
+    await mirror.stop()
+
+
+@pytest.fixture
+def states(flips: Any) -> list[FleetState]:
+    return list(flips.states(6))
+
+
+def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
+
+
+class TestApply:
+    def test_the_first_state_is_held(self, mirror: Mirror, states: list[FleetState]) -> None:
+        assert mirror.apply(states[3])
+        assert mirror.state is states[3]
+
+    def test_only_what_is_newer_replaces_it(self, mirror: Mirror, states: list[FleetState]) -> None:
+        heard: list[int] = []
+        mirror.listen(lambda state: heard.append(state.revision))
+        assert [mirror.apply(state) for state in (states[0], states[0], states[2], states[2])] == [
+            True,
+            False,
+            True,
+            False,
+        ]
+        assert heard == [1, 3]
+        assert mirror.alarms == 0
+
+    def test_a_newer_revision_of_the_same_epoch(self, mirror: Mirror, flips: Any, states: list[FleetState]) -> None:
+        mirror.apply(states[0])
+        assert mirror.apply(flips.stage(states[0], "green", "v3").state)
+
+    @pytest.mark.parametrize("later", [0, 5])
+    def test_a_lower_epoch_is_an_alarm_whatever_its_revision(
+        self, mirror: Mirror, states: list[FleetState], caplog: pytest.LogCaptureFixture, later: int
+    ) -> None:
+        mirror.apply(states[4])
+        wrong = replace(states[2], revision=states[2].revision + later)
+        assert not mirror.apply(wrong)
+        assert not mirror.apply(wrong)
+        assert mirror.state is states[4]
+        assert mirror.alarms == 2
+        assert len(warnings(caplog)) == 1
+        assert "ALARM" in warnings(caplog)[0]
+        assert mirror.apply(states[5])
+        assert not mirror.apply(wrong)
+        assert len(warnings(caplog)) == 2  # it was well in between
+
+    def test_another_history_under_the_same_number_is_an_alarm(
+        self, mirror: Mirror, states: list[FleetState], flips: Any
+    ) -> None:
+        mirror.apply(states[0])
+        assert not mirror.apply(flips.first("green").state)
+        assert mirror.alarms == 1
+        assert mirror.state is states[0]
+
+    def test_what_merely_comes_late_is_no_alarm(self, mirror: Mirror, states: list[FleetState]) -> None:
+        mirror.apply(states[4])
+        assert not mirror.learn(states[2])
+        assert mirror.alarms == 0
+        assert mirror.learn(states[5])
+
+    def test_a_listener_that_fails_does_not_keep_the_others_from_hearing(
+        self, mirror: Mirror, states: list[FleetState], caplog: pytest.LogCaptureFixture
+    ) -> None:
+        heard: list[int] = []
+
+        def fails(state: FleetState) -> None:
+            raise RuntimeError("listener")
+
+        mirror.listen(fails)
+        mirror.listen(lambda state: heard.append(state.revision))
+        assert mirror.apply(states[0])
+        assert heard == [1]
+        assert "a listener failed" in caplog.text
+
+    def test_its_representation_tells_the_state(self, mirror: Mirror, states: list[FleetState]) -> None:
+        assert "nothing held" in repr(mirror)
+        mirror.apply(states[1])
+        assert repr(mirror) == "<Mirror revision 2, epoch 2, not connected, 0 alarms>"
+
+
+class TestFollowing:
+    async def test_subscribes_before_it_reads_again(
+        self, mirror: Mirror, fake_store: Any, states: list[FleetState], settle: Settle
+    ) -> None:
+        fake_store.state = states[0]
+        await mirror.start()
+        assert mirror.state is states[0]
+        assert mirror.connected
+        fake_store.state = states[1]  # committed between that reading and the subscription: no bell will tell
+        await settle()
+        assert mirror.state is states[1]
+        assert fake_store.calls[:3] == ["read", "watch", "read"]
+
+    async def test_a_bell_leads_to_a_reading(
+        self, mirror: Mirror, fake_store: Any, states: list[FleetState], settle: Settle
+    ) -> None:
+        fake_store.state = states[0]
+        await mirror.start()
+        await settle()
+        fake_store.state = states[1]
+        fake_store.ring(2)
+        await settle()
+        assert mirror.state is states[1]
+
+    async def test_the_bell_of_what_is_held_already_costs_no_reading(
+        self, mirror: Mirror, fake_store: Any, states: list[FleetState], settle: Settle, clock: Clock
+    ) -> None:
+        fake_store.state = states[0]
+        await mirror.start()
+        await settle()
+        reads = fake_store.reads
+        clock.now += 5
+        assert mirror.age == 5
+        fake_store.ring(1)
+        await settle()
+        assert fake_store.reads == reads
+        assert mirror.age == 0
+
+    async def test_a_lost_bell_is_made_good_by_the_next_reading(
+        self, mirror: Mirror, fake_store: Any, states: list[FleetState], settle: Settle, pauses: Any
+    ) -> None:
+        fake_store.state = states[0]
+        await mirror.start()
+        await settle()
+        fake_store.state = states[1]
+        await settle()
+        assert mirror.state is states[0]
+        assert all(0.5 <= seconds <= 1.0 for seconds in pauses.lengths)
+        pauses.end()
+        await settle()
+        assert mirror.state is states[1]
+
+    async def test_it_reads_again_after_each_reconnect(
+        self, mirror: Mirror, fake_store: Any, states: list[FleetState], settle: Settle, pauses: Any
+    ) -> None:
+        fake_store.state = states[0]
+        await mirror.start()
+        await settle()
+        assert mirror.subscribed
+        fake_store.cut(AWAY)
+        await settle()
+        assert not mirror.subscribed
+        fake_store.state = states[1]
+        pauses.end()
+        await settle()
+        assert mirror.subscribed
+        assert fake_store.subscriptions == 2
+        assert mirror.state is states[1]
+
+    async def test_a_late_answer_is_read_again_and_is_no_alarm(
+        self, mirror: Mirror, fake_store: Any, states: list[FleetState], settle: Settle
+    ) -> None:
+        fake_store.state = states[0]
+        await mirror.start()
+        await settle()
+        gate = asyncio.Event()
+        fake_store.gates.append(gate)
+        reading = asyncio.ensure_future(mirror.refresh())
+        await settle()
+        fake_store.state = states[2]
+        mirror.apply(states[2])  # our own commit, while the reading's answer was under way
+        gate.set()
+        assert await reading is states[2]
+        assert mirror.alarms == 0
+        assert mirror.state is states[2]
+
+    async def test_an_outage_keeps_the_state_and_is_told_once(
+        self,
+        mirror: Mirror,
+        fake_store: Any,
+        states: list[FleetState],
+        settle: Settle,
+        pauses: Any,
+        clock: Clock,
+        caplog: pytest.LogCaptureFixture,
+    ) -> None:
+        caplog.set_level(logging.INFO)
+        fake_store.state = states[3]
+        await mirror.start()
+        await settle()
+        fake_store.failure = fake_store.line_failure = AWAY
+        fake_store.cut(AWAY)
+        for _ in range(20):
+            clock.now += 1
+            pauses.end()
+            await settle()
+        assert mirror.state is states[3]
+        assert not mirror.connected
+        assert mirror.age >= 19
+        assert len(warnings(caplog)) == 2  # the line and the reading, each once
+        fake_store.failure = fake_store.line_failure = None
+        pauses.end()
+        await settle()
+        assert mirror.connected
+        assert mirror.subscribed
+        assert mirror.age == 0
+        assert caplog.text.count("well again") == 2
+
+    async def test_another_kind_of_trouble_is_told(
+        self, mirror: Mirror, fake_store: Any, settle: Settle, pauses: Any, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        fake_store.failure = AWAY
+        await mirror.start()
+        for failure in (AWAY, StoreAuth("wrong"), StoreAuth("wrong"), StoreBroken("broken"), AWAY):
+            fake_store.failure = failure
+            pauses.end()
+            await settle()
+        told = [text for text in warnings(caplog) if "reading" in text]
+        assert [text.rpartition("(")[2] for text in told] == [
+            "StoreUnavailable)",
+            "StoreAuth)",
+            "StoreBroken)",
+            "StoreUnavailable)",
+        ]
+
+    async def test_reconnects_back_off_and_begin_anew_after_success(
+        self, fake_store: Any, states: list[FleetState], settle: Settle, pauses: Any, clock: Clock
+    ) -> None:
+        mirror = Mirror(fake_store, read_interval=1_000.0, clock=clock, sleep=pauses)
+        fake_store.state = states[0]
+        fake_store.line_failure = AWAY
+        await mirror.start()
+        for _ in range(9):
+            await settle()
+            pauses.end()
+        lengths = [seconds for seconds in pauses.lengths if seconds < 500]
+        full = [0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 2.0, 2.0, 2.0]
+        assert len(lengths) == len(full)
+        assert all(whole / 2 <= length <= whole for length, whole in zip(lengths, full, strict=True))
+        fake_store.line_failure = None
+        await settle()
+        fake_store.cut(AWAY)
+        await settle()
+        assert pauses.lengths[-1] <= 0.05
+        await mirror.stop()
+
+    @pytest.mark.parametrize("failure", [RuntimeError("a bug"), ValueError("x"), OSError(5, "io"), KeyError("k")])
+    async def test_the_loops_survive_everything(
+        self, mirror: Mirror, fake_store: Any, states: list[FleetState], settle: Settle, pauses: Any, failure: Exception
+    ) -> None:
+        fake_store.state = states[0]
+        await mirror.start()
+        await settle()
+        fake_store.failure = fake_store.line_failure = failure
+        fake_store.cut(failure)
+        for _ in range(3):
+            pauses.end()
+            await settle()
+        fake_store.failure = fake_store.line_failure = None
+        fake_store.state = states[1]
+        pauses.end()
+        await settle()
+        assert mirror.state is states[1]
+        assert mirror.subscribed
+
+    async def test_a_store_that_lost_the_state_is_an_alarm_and_the_state_stays(
+        self,
+        mirror: Mirror,
+        fake_store: Any,
+        states: list[FleetState],
+        settle: Settle,
+        pauses: Any,
+        caplog: pytest.LogCaptureFixture,
+    ) -> None:
+        fake_store.state = states[3]
+        await mirror.start()
+        await settle()
+        fake_store.state = None
+        for _ in range(3):
+            pauses.end()
+            await settle()
+        assert mirror.state is states[3]
+        assert mirror.alarms == 3
+        assert len(warnings(caplog)) == 1
+        fake_store.state = states[0]  # somebody began anew there
+        pauses.end()
+        await settle()
+        assert mirror.state is states[3]
+        assert mirror.alarms == 4
+
+    async def test_an_empty_store_at_the_start_is_no_alarm(self, mirror: Mirror) -> None:
+        await mirror.start()
+        assert mirror.state is None
+        assert mirror.connected
+        assert mirror.alarms == 0
+
+    async def test_a_store_away_at_the_start_is_no_error(
+        self, mirror: Mirror, fake_store: Any, states: list[FleetState], settle: Settle, pauses: Any
+    ) -> None:
+        fake_store.failure = AWAY
+        await mirror.start()
+        assert mirror.state is None
+        assert not mirror.connected
+        fake_store.failure = None
+        fake_store.state = states[0]
+        pauses.end()
+        await settle()
+        assert mirror.state is states[0]
+
+    async def test_after_stop_nothing_follows(
+        self, mirror: Mirror, fake_store: Any, states: list[FleetState], settle: Settle, pauses: Any
+    ) -> None:
+        fake_store.state = states[0]
+        await mirror.start()
+        await settle()
+        await mirror.stop()
+        reads = fake_store.reads
+        fake_store.state = states[1]
+        fake_store.ring(2)
+        pauses.end()
+        await settle()
+        assert (fake_store.reads, mirror.state) == (reads, states[0])
+
+
+class TestTheLastKnownState:
+    async def test_it_is_kept_and_found_again(self, fake_store: Any, states: list[FleetState], tmp_path: Path) -> None:
+        path = tmp_path / "last.json"
+        mirror = Mirror(fake_store, last_state_path=path)
+        for state in states:
+            mirror.apply(state)
+        await mirror.stop()
+        again = Mirror(fake_store, last_state_path=path)
+        assert again.load()
+        assert again.state == states[-1]
+
+    async def test_the_store_overrules_it_even_with_an_older_state(
+        self, fake_store: Any, states: list[FleetState], tmp_path: Path
+    ) -> None:
+        path = tmp_path / "last.json"
+        kept = Mirror(fake_store, last_state_path=path)
+        kept.apply(states[5])
+        await kept.stop()
+        mirror = Mirror(fake_store, last_state_path=path)
+        mirror.load()
+        fake_store.state = states[1]
+        assert await mirror.refresh() is states[1]
+        assert mirror.state is states[1]
+        assert mirror.alarms == 0
+
+    async def test_an_empty_store_does_not(self, fake_store: Any, states: list[FleetState], tmp_path: Path) -> None:
+        path = tmp_path / "last.json"
+        kept = Mirror(fake_store, last_state_path=path)
+        kept.apply(states[2])
+        await kept.stop()
+        mirror = Mirror(fake_store, last_state_path=path)
+        mirror.load()
+        assert await mirror.refresh() is None
+        assert mirror.state == states[2]
+
+    @pytest.mark.parametrize("raw", [b"", b"{", b"[]", orjson.dumps({"schema": 2}), None])
+    async def test_a_file_that_cannot_be_used_is_no_state_and_no_error(
+        self, mirror: Mirror, tmp_path: Path, raw: bytes | None, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        path = tmp_path / "last.json"
+        if raw is not None:
+            path.write_bytes(raw)
+        assert not mirror.load(path)
+        assert mirror.state is None
+        assert len(warnings(caplog)) == (raw is not None)
+
+    async def test_what_is_held_is_not_replaced_by_a_file(
+        self, mirror: Mirror, states: list[FleetState], tmp_path: Path
+    ) -> None:
+        mirror.apply(states[0])
+        assert not mirror.load(tmp_path / "last.json")
+
+    async def test_a_disk_that_refuses_is_told_once_and_harms_nothing(
+        self, fake_store: Any, states: list[FleetState], tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        mirror = Mirror(fake_store, last_state_path=tmp_path / "nowhere" / "last.json")
+        for state in states:
+            mirror.apply(state)
+            await asyncio.sleep(0.01)
+        await mirror.stop()
+        assert mirror.state is states[-1]
+        assert len(warnings(caplog)) == 1
+
+
+@pytest.mark.redis
+class TestWithRedis:
+    async def follow(self, store: Store, until: Until, read_interval: float = 1.0) -> Mirror:
+        mirror = Mirror(store, read_interval=read_interval)
+        await mirror.start()
+        await until(lambda: mirror.subscribed)
+        return mirror
+
+    async def test_two_nodes_hold_the_same_within_moments(
+        self, opened: Opened, redis_server: Any, flips: Any, until: Until
+    ) -> None:
+        mine, other = await opened(redis_server.url), await opened(redis_server.url)
+        mirror = await self.follow(other, until, read_interval=60)
+        state, _ = await mine.commit(flips.first(), create=True)
+        for _ in range(10):
+            state, _ = await mine.commit(flips.flip(state))
+            assert await until(lambda: mirror.state == state) < 0.5  # noqa: B023 - awaited in this turn
+        await mirror.stop()
+
+    async def test_a_lost_bell_is_found_within_a_second(
+        self, opened: Opened, redis_server: Any, flips: Any, until: Until, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        store, mute = await opened(redis_server.url), await opened(redis_server.url)
+        state, _ = await store.commit(flips.first(), create=True)
+        mirror = await self.follow(store, until)
+        monkeypatch.setattr(mute, "_bell", "another-channel")
+        state, _ = await mute.commit(flips.flip(state))
+        assert 0.02 < await until(lambda: mirror.state == state, 3) < 1.2
+        assert mirror.subscribed
+        await mirror.stop()
+
+    async def test_a_line_that_was_cut_is_taken_up_again(
+        self, opened: Opened, own_redis: Any, flips: Any, until: Until
+    ) -> None:
+        store = await opened(own_redis.url)
+        state, _ = await store.commit(flips.first(), create=True)
+        mirror = await self.follow(store, until, read_interval=60)
+        own_redis.command("CLIENT", "KILL", "TYPE", "pubsub")
+        await until(lambda: not mirror.subscribed)
+        await until(lambda: mirror.subscribed)
+        state, _ = await store.commit(flips.flip(state))
+        assert await until(lambda: mirror.state == state) < 0.5
+        await mirror.stop()
+
+    async def test_killed_and_come_back_empty(
+        self, opened: Opened, own_redis: Any, flips: Any, until: Until, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        store = await opened(own_redis.url)
+        state, _ = await store.commit(flips.first(), create=True)
+        state, _ = await store.commit(flips.flip(state))
+        mirror = await self.follow(store, until, read_interval=0.1)
+        heard: list[FleetState] = []
+        mirror.listen(heard.append)
+        own_redis.kill()
+        await until(lambda: not mirror.connected and not mirror.subscribed)
+        ledger = Ledger(store, mirror, clock=lambda: 0.0)
+        with pytest.raises(StoreUnavailable):
+            await ledger.flip("blue", actor="ada", reason="while away")
+        assert mirror.state == state
+        own_redis.start()
+        await until(lambda: mirror.connected and mirror.subscribed and mirror.alarms > 0)
+        assert mirror.state == state
+        assert heard == []
+        assert caplog.text.count("ALARM") == 1
+        outcome = await ledger.flip("blue", actor="ada", reason="after the loss")
+        assert (outcome.state.pointer.active, outcome.state.pointer.epoch) == ("blue", 3)
+        assert await store.read() == outcome.state == mirror.state
+        await mirror.stop()
+
+    async def test_somebody_else_began_anew_on_the_empty_one(
+        self, opened: Opened, own_redis: Any, flips: Any, until: Until
+    ) -> None:
+        store = await opened(own_redis.url)
+        state, _ = await store.commit(flips.first(), create=True)
+        state, _ = await store.commit(flips.flip(state))
+        mirror = await self.follow(store, until, read_interval=0.1)
+        own_redis.kill()
+        own_redis.start()
+        stranger = await opened(own_redis.url)
+        await stranger.commit(flips.first(), create=True)
+        await until(lambda: mirror.alarms > 0 and mirror.subscribed)
+        assert mirror.state == state
+        with pytest.raises(StoreBroken, match="went back to revision 1, epoch 1"):
+            await Ledger(store, mirror, clock=lambda: 0.0).flip("blue", actor="ada", reason="x")
+        await mirror.stop()
