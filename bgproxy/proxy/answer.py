@@ -28,7 +28,6 @@ class Answer:
     tail = b""  # the last bytes of an event stream: whether an event is open
 
     def __init__(self, exchange: Exchange, response: ResponseHead) -> None:
-        self._exchange = exchange
         client = exchange.client
         request = exchange.request
         self._client = client
@@ -56,19 +55,16 @@ class Answer:
         # A client can tell a broken answer by its framing; without any, only a reset tells.
         self.close_can_be_seen = self._mode not in (_UNCHUNKED, _RAW)
         self.is_stream = response.event_stream and length < 0
-        self._response = response
 
-    def begin(self, data: bytes, now: float) -> None:
+    def begin(self, exchange: Exchange, response: ResponseHead, data: bytes, now: float) -> None:
         """The head, and what of the body has come with it, in one write. `Malformed`: nothing was written yet."""
         client = self._client
-        response = self._response
-        exchange = self._exchange
         body = self._framed(data) if data else b""
         if self._mode == _LENGTH and not self.left:
             self.done = True
         parts = [response.fields]
         if not response.has_date:
-            parts.append(b"Date: %b\r\n" % client.plane.date())  # RFC 9110 §6.6.1
+            parts.append(b"Date: %b\r\n" % client.plane.date)  # RFC 9110 §6.6.1
         if self._mode in (_CHUNKED, _INTO_CHUNKS):
             parts.append(b"Transfer-Encoding: chunked\r\n")
         if not self.keeps_client:

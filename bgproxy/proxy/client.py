@@ -182,7 +182,7 @@ class ClientConnection:
             close = close or not self.keeps(request)
         self.plane.metrics.refuse(code)
         head_only = request is not None and request.method == b"HEAD"
-        self.transport.write(reply(code, detail, self.plane.date(), head_only=head_only, close=close))
+        self.transport.write(reply(code, detail, self.plane.date, head_only=head_only, close=close))
         return REPLIES[code].status
 
     def exchange_done(self, keep: bool, request_done: bool, now: float) -> None:

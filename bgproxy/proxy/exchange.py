@@ -13,7 +13,7 @@ from time import monotonic
 from typing import TYPE_CHECKING
 
 from bgproxy.http1.framing import ChunkReader, chunk, last_chunk
-from bgproxy.http1.head import CHUNKED, IDEMPOTENT, Malformed, RequestHead
+from bgproxy.http1.head import CHUNKED, IDEMPOTENT, Malformed, RequestHead, ResponseHead
 from bgproxy.proxy.answer import Answer
 from bgproxy.proxy.pool import Upstream
 from bgproxy.proxy.routing import Group
@@ -100,16 +100,18 @@ class Exchange:
         upstream = self.group.choose(now, self.tried)
         if upstream is None:
             self._refuse("no_upstream", "no upstream is left to try for this route")
-        elif upstream.full():
-            self._refuse("no_connection", f"{upstream.url}: too many requests wait for a connection")
         else:
+            connection = None if self.fresh else upstream.take(now)
+            if connection is None and upstream.full():
+                self._refuse("no_connection", f"{upstream.url}: too many requests wait for a connection")
+                return
             self.upstream = upstream
             upstream.in_flight += 1
-            connection = upstream.acquire(self, now, fresh=self.fresh)
             if connection is not None:
                 self.connected(connection)
             else:
                 self.client.expect_connection(now)
+                upstream.wait(self)
 
     def connected(self, connection: UpstreamConnection) -> None:
         """A connection is ours: everything that waited for it goes out."""
@@ -271,7 +273,7 @@ class Exchange:
                 return
             data = data[end + 4 :]
             if response.status >= 200:
-                self._begin(Answer(self, response), response.status, data)
+                self._begin(Answer(self, response), response, data)
                 return
             if response.status == 101:
                 self._switch(response.upgrade, response.fields, data)
@@ -287,16 +289,16 @@ class Exchange:
             return
         self.head_part = data
 
-    def _begin(self, answer: Answer, status: int, data: bytes) -> None:
+    def _begin(self, answer: Answer, response: ResponseHead, data: bytes) -> None:
         now = monotonic()
         try:
-            answer.begin(data, now)
+            answer.begin(self, response, data, now)
         except Malformed as error:
             self._break("bad_response", error.detail)
             return
         self.answer = answer
         self.first_byte = now
-        self.status = status
+        self.status = response.status
         self.bytes_out = len(data)
         if answer.done:
             self._finish(now)

@@ -82,7 +82,7 @@ class Listener:
         plane = self._plane
         if len(plane.connections) + len(plane.tunnels) >= plane.limits.max_connections:
             plane.metrics.refuse("too_many_connections")
-            _turn_away(client, "too_many_connections", "this worker's `max_connections` is reached", plane.date())
+            _turn_away(client, "too_many_connections", "this worker's `max_connections` is reached", plane.date)
         else:
             spawn(self._adopt(client), "accept")
         return True
@@ -104,7 +104,7 @@ class Listener:
             try:
                 client, _ = self._socket.accept()
                 client.setblocking(False)
-                _turn_away(client, "out_of_descriptors", "no file descriptor is left", self._plane.date())
+                _turn_away(client, "out_of_descriptors", "no file descriptor is left", self._plane.date)
             except OSError:
                 log.debug("the reserve descriptor went elsewhere")
         asyncio.get_running_loop().call_later(PAUSE, self._recover)

@@ -55,7 +55,7 @@ class DataPlane:
         self._retired: list[Upstream] = []
         self._resolver = Resolver(options.pool.dns_interval)
         self._sweeper: asyncio.Task[None] | None = None
-        self._date = b""
+        self.date = b""  # the value of a Date field (RFC 9110 §5.6.7), made anew by each sweep
         self._ids = os.urandom(10).hex().encode()
         self._requests = 0
         self.configure(options, health)
@@ -217,10 +217,6 @@ class DataPlane:
     def trusts(self, peer: str) -> bool:
         return self.forwarding.trusts(peer)
 
-    def date(self) -> bytes:
-        """The value of a Date field (RFC 9110 §5.6.7), made once a sweep."""
-        return self._date
-
     def new_request_id(self) -> bytes:
         """An id for a request that brought none: random per worker, counted within it."""
         self._requests += 1
@@ -238,7 +234,7 @@ class DataPlane:
 
     def _sweep_once(self) -> None:
         now = monotonic()
-        self._date = formatdate(time(), usegmt=True).encode()
+        self.date = formatdate(time(), usegmt=True).encode()
         for client in list(self.connections):
             client.look(now)
         for upstream in self._all_upstreams():

@@ -68,20 +68,23 @@ class Upstream:
         """What stands in Host for a client that sent none (HTTP/1.0)."""
         return b"localhost" if self.path else f"{self.host}:{self.port}".encode()
 
-    def acquire(self, exchange: Exchange, now: float, *, fresh: bool = False) -> UpstreamConnection | None:
-        """A connection at once, or None: the exchange then waits, and hears by `connected` or `unconnected`.
-
-        `fresh`: only a connection that has carried nothing yet (a retry after a stale one, RFC 9112 §9.3.1).
-        """
+    def take(self, now: float) -> UpstreamConnection | None:
+        """A connection that rests here, the one used last first: the others may then expire."""
         idle = self.idle
-        while idle and not fresh:
+        while idle:
             connection = idle.pop()
             if connection.usable(now):
                 return connection
             connection.abort()
+        return None
+
+    def wait(self, exchange: Exchange) -> None:
+        """Queue for a connection; the exchange hears of it by `connected` or `unconnected`.
+
+        One that is `fresh` takes only a connection that has carried nothing yet (RFC 9112 §9.3.1).
+        """
         self.waiting.append(exchange)
         self._open_for_waiting()
-        return None
 
     def full(self) -> bool:
         """Whether no more requests may wait here."""

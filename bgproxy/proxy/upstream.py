@@ -70,6 +70,7 @@ class UpstreamConnection:
 
     def eof_received(self) -> bool:
         """The agent has said all; what that means is decided in `connection_lost`, which follows."""
+        self.closed = True
         return False
 
     def connection_lost(self, error: Exception | None) -> None:
@@ -101,7 +102,7 @@ class UpstreamConnection:
 
     def usable(self, now: float) -> bool:
         """Whether the next exchange may have it: open, and (if it has rested) not closed by the agent unseen."""
-        if self.closed or self.transport.is_closing():
+        if self.closed:
             return False
         if now - self.idle_since < LOOK_AFTER:
             return True
