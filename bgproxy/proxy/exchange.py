@@ -4,7 +4,7 @@ It is admitted by one routing table, counted before any byte moves, and relayed 
 no copy per chunk. Everything that can happen to either side ends in exactly one of `_finish`, `_refuse`, `client_gone`
 and `_break`, each of which gives the counts back.
 
-The response's relay stands in `answer.py`, the retries and the waiting for a connection here.
+The request's body stands in `upload.py`, the answer's relay in `answer.py`; the waiting and the retries here.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from __future__ import annotations
 from time import monotonic
 from typing import TYPE_CHECKING
 
-from bgproxy.http1.framing import ChunkReader, chunk, last_chunk
 from bgproxy.http1.head import CHUNKED, IDEMPOTENT, Malformed, RequestHead, ResponseHead
 from bgproxy.proxy.answer import Answer
 from bgproxy.proxy.pool import Upstream
 from bgproxy.proxy.routing import Group
+from bgproxy.proxy.upload import Upload
 from bgproxy.proxy.upstream import UpstreamConnection
 
 if TYPE_CHECKING:
@@ -34,10 +34,11 @@ class Exchange:
     retries = 0
     over = False
     # The request's body.
-    chunks: ChunkReader | None = None
+    upload: Upload | None = None
+    request_done = False
+    bytes_in = 0
     replay: list[bytes] | None = None  # what was sent, while it may be sent once more
     replay_size = 0
-    body_size = 0
     # The answer.
     answer: Answer | None = None
     head_part = b""  # the beginning of an answer's head
@@ -62,37 +63,31 @@ class Exchange:
         self.group = group
         self.started = now
         group.slot.in_flight += 1  # the claim, before any byte moves
-        length = self.left = request.length
-        self.bytes_in = len(rest)
-        self.pending = self.client.forwarded_head(request)
+        client = self.client
+        self.pending = client.forwarded_head(request)
         if request.method in IDEMPOTENT:
             self.replay = []
-        if length <= 0:
-            if length == CHUNKED:
-                limits = self.client.plane.limits
-                self.chunks = ChunkReader(limits.max_trailer_bytes, limits.max_fields)
-                self.request_done = False
-                self._find_connection(now)
-                if rest and not self.over:
-                    self.client_data(rest)
-                return
-            if rest:
-                self.client.stash(rest)
-                self.bytes_in = 0
-        elif len(rest) < length:
-            self.left = length - len(rest)
+        length = request.length
+        come = len(rest)
+        if length == CHUNKED or come < length:
             self.request_done = False
-            self.pending.append(rest)
-            self.client.expect_body(now)
+            self.upload = Upload(self, length, come)
+            if length != CHUNKED:
+                self.pending.append(rest)
+            self.bytes_in = come
+            client.expect_body(now)
             self._find_connection(now)
+            if length == CHUNKED and rest and not self.over:
+                self.upload.feed(rest)
             return
-        else:
-            if len(rest) > length:
-                self.client.stash(rest[length:])
-                rest = rest[:length]
+        if come > length:
+            client.stash(rest[length:])
+            rest = rest[:length]
+        if length:
             self.pending.append(rest)
+            self.bytes_in = length
         self.request_done = True
-        self.client.expect_answer(now)
+        client.expect_answer(now)
         self._find_connection(now)
 
     def _find_connection(self, now: float) -> None:
@@ -163,58 +158,18 @@ class Exchange:
         if self.request_done:
             self.client.stash(data)
             return
+        assert self.upload is not None
         self.bytes_in += len(data)
-        if self.chunks is not None:
-            self._chunked(data)
-            return
-        left = self.left - len(data)
-        if left > 0:
-            self.left = left
-            self.client.expect_body(monotonic())
-            self._forward(data)
-            return
-        rest = b""
-        if left < 0:
-            data, rest = data[: self.left], data[self.left :]
-            self.bytes_in -= len(rest)
-        self.left = 0
-        self._request_ended()
-        self._forward(data)
-        if rest:
-            self.client.stash(rest)
+        self.upload.feed(data)
 
-    def _chunked(self, data: bytes) -> None:
-        """A chunked body is framed anew: the agent never sees the client's own framing (RFC 9112 §7.1)."""
-        assert self.chunks is not None
-        pieces: list[bytes] = []
-        try:
-            taken = self.chunks.feed(data, pieces)
-        except Malformed as error:
-            self.refuse(error.code, error.detail)
-            return
-        self.body_size += sum(map(len, pieces))
-        limit = self.client.plane.limits.max_body_bytes
-        if limit and self.body_size > limit:
-            self.refuse("body_too_large", f"the body is longer than {limit} bytes")
-            return
-        framed = [chunk(piece) for piece in pieces]
-        if self.chunks.done:
-            framed.append(last_chunk(self.chunks.trailers if self.client.plane.forward_trailers else []))
-            self._request_ended()
-        else:
-            self.client.expect_body(monotonic())
-        if framed:
-            self._forward(b"".join(framed))
-        if taken < len(data):
-            self.bytes_in -= len(data) - taken
-            self.client.stash(data[taken:])
-
-    def _request_ended(self) -> None:
+    def request_ended(self) -> None:
+        """The last byte of the body has come."""
         self.request_done = True
         if self.connection is not None and self.answer is None:
             self.client.expect_answer(monotonic())
 
-    def _forward(self, data: bytes) -> None:
+    def forward(self, data: bytes) -> None:
+        """Bytes of the body for the agent: sent at once, or kept while there is no connection, up to the mark."""
         if self.connection is None:
             self.pending.append(data)
             if not self.request_done and sum(map(len, self.pending)) > self.client.plane.limits.high_water_bytes:
@@ -413,6 +368,7 @@ class Exchange:
         """Give the claims back and count what happened; once."""
         assert not self.over
         self.over = True
+        self.upload = None  # it knows us: together they would wait for the garbage collector
         slot = self.group.slot
         slot.in_flight -= 1
         if self.upstream is not None:
