@@ -52,7 +52,8 @@ class Watcher:
             self._changed.clear()
             if not self._closed:
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._changed.wait(), timeout)
+                    async with asyncio.timeout(timeout):
+                        await self._changed.wait()
         if self._states:
             return self._states.popleft()
         if self._closed:

@@ -181,8 +181,10 @@ class AccessLog:
 
     async def _run(self) -> None:
         while True:
+            # Not `wait_for`: before Python 3.12 it swallows a cancellation that comes together with the event.
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._wake.wait(), self._options.flush_interval)
+                async with asyncio.timeout(self._options.flush_interval):
+                    await self._wake.wait()
             self._wake.clear()
             await self.flush()
 

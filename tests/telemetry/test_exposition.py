@@ -1,0 +1,184 @@
+"""The scrape, read back with Prometheus's own parser: every family, its labels, its numbers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
+from prometheus_client.parser import text_string_to_metric_families as parse_text
+
+from bgproxy.rules.fleet import FleetState
+from bgproxy.rules.pointer import Pointer
+from bgproxy.rules.release import Phase, Release
+from bgproxy.telemetry.exposition import Facts, expose
+from bgproxy.telemetry.metrics import BOUNDS, Metrics, merge
+
+STATE = FleetState(
+    revision=3,
+    pointer=Pointer("green", "blue", 7, "deploy", "v2", 0.0),
+    releases={
+        "blue": Release("v1", ("http://a:1",), phase=Phase.STANDBY),
+        "green": Release("v2", ("http://b:1",), phase=Phase.ACTIVE),
+    },
+    colors=("blue", "green", "violet"),
+)
+SERIES = {"route": "chat", "color": "green", "release": "v2"}
+
+
+def facts(**more: Any) -> Facts:
+    base: dict[str, Any] = {
+        "state": STATE,
+        "store_up": True,
+        "pointer_age": 0.25,
+        "workers": 2,
+        "version": "1.2.3",
+    }
+    return Facts(**(base | more))
+
+
+def worker() -> Metrics:
+    metrics = Metrics()
+    slot = metrics.slot("chat", "green", "v2")
+    slot.classes[:] = [1, 0, 5, 0, 2, 3]
+    for seconds in (0.0005, 0.02, 700.0):
+        slot.latency.add(seconds)
+    slot.ttfb.add(0.3)
+    slot.in_flight, slot.streams, slot.websockets = 4, 2, 1
+    slot.retries, slot.broken_client, slot.broken_agent = 3, 5, 6
+    slot.bytes_in, slot.bytes_out = 100, 200
+    metrics.refuse("no_route")
+    metrics.connections, metrics.connections_total = 2, 11
+    return metrics
+
+
+def merged() -> dict[str, Any]:
+    one = {"color": "green", "url": "http://b:1", "healthy": True, "reason": "", "in_flight": 1, "failures": 0}
+    ups = [one | {"open": 5, "idle": 2}]
+    downs = [one | {"open": 1, "idle": 0, "healthy": False, "reason": "refused"}]
+    return merge([worker().snapshot(ups), worker().snapshot(downs)])
+
+
+def samples(text: bytes, parse: Any = parse_text) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
+    return {
+        (sample.name, frozenset(sample.labels.items())): sample.value
+        for family in parse(text.decode())
+        for sample in family.samples
+    }
+
+
+@pytest.fixture(scope="module")
+def told() -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
+    return samples(expose(merged(), facts())[0])
+
+
+@pytest.mark.parametrize(
+    ("name", "labels", "value"),
+    [
+        ("bgproxy_requests_total", {**SERIES, "class": "2xx"}, 10),
+        ("bgproxy_requests_total", {**SERIES, "class": "none"}, 2),
+        ("bgproxy_requests_total", {**SERIES, "class": "1xx"}, 0),
+        ("bgproxy_requests_total", {**SERIES, "class": "5xx"}, 6),
+        ("bgproxy_request_duration_seconds_bucket", {**SERIES, "le": "0.001"}, 2),
+        ("bgproxy_request_duration_seconds_bucket", {**SERIES, "le": "0.01"}, 2),
+        ("bgproxy_request_duration_seconds_bucket", {**SERIES, "le": "0.025"}, 4),
+        ("bgproxy_request_duration_seconds_bucket", {**SERIES, "le": "300.0"}, 4),
+        ("bgproxy_request_duration_seconds_bucket", {**SERIES, "le": "+Inf"}, 6),
+        ("bgproxy_request_duration_seconds_count", SERIES, 6),
+        ("bgproxy_request_duration_seconds_sum", SERIES, pytest.approx(1400.041)),
+        ("bgproxy_time_to_first_byte_seconds_bucket", {**SERIES, "le": "0.25"}, 0),
+        ("bgproxy_time_to_first_byte_seconds_bucket", {**SERIES, "le": "0.5"}, 2),
+        ("bgproxy_time_to_first_byte_seconds_count", SERIES, 2),
+        ("bgproxy_in_flight", SERIES, 8),
+        ("bgproxy_open_streams", SERIES, 4),
+        ("bgproxy_open_websockets", SERIES, 2),
+        ("bgproxy_retries_total", SERIES, 6),
+        ("bgproxy_broken_total", {**SERIES, "side": "client"}, 10),
+        ("bgproxy_broken_total", {**SERIES, "side": "agent"}, 12),
+        ("bgproxy_bytes_total", {**SERIES, "direction": "in"}, 200),
+        ("bgproxy_bytes_total", {**SERIES, "direction": "out"}, 400),
+        ("bgproxy_upstream_healthy", {"color": "green", "url": "http://b:1"}, 0),
+        ("bgproxy_upstream_connections", {"color": "green", "url": "http://b:1", "state": "busy"}, 4),
+        ("bgproxy_upstream_connections", {"color": "green", "url": "http://b:1", "state": "idle"}, 2),
+        ("bgproxy_refused_total", {"code": "no_route"}, 2),
+        ("bgproxy_client_connections", {}, 4),
+        ("bgproxy_connections_total", {}, 22),
+        ("bgproxy_epoch", {}, 7),
+        ("bgproxy_pointer_age_seconds", {}, 0.25),
+        ("bgproxy_store_up", {}, 1),
+        ("bgproxy_active", {"color": "green"}, 1),
+        ("bgproxy_active", {"color": "blue"}, 0),
+        ("bgproxy_active", {"color": "violet"}, 0),
+        ("bgproxy_release_info", {"color": "green", "release": "v2", "phase": "active"}, 1),
+        ("bgproxy_release_info", {"color": "blue", "release": "v1", "phase": "standby"}, 1),
+        ("bgproxy_workers", {}, 2),
+        ("bgproxy_build_info", {"version": "1.2.3"}, 1),
+    ],
+)
+def test_each_number(told, name, labels, value):
+    assert told[name, frozenset(labels.items())] == value
+
+
+def test_nothing_else_is_told(told):
+    assert {name for name, _ in told} == {
+        "bgproxy_requests_total",
+        *(f"bgproxy_request_duration_seconds_{part}" for part in ("bucket", "count", "sum")),
+        *(f"bgproxy_time_to_first_byte_seconds_{part}" for part in ("bucket", "count", "sum")),
+        "bgproxy_in_flight",
+        "bgproxy_open_streams",
+        "bgproxy_open_websockets",
+        "bgproxy_retries_total",
+        "bgproxy_broken_total",
+        "bgproxy_bytes_total",
+        "bgproxy_upstream_healthy",
+        "bgproxy_upstream_connections",
+        "bgproxy_refused_total",
+        "bgproxy_client_connections",
+        "bgproxy_connections_total",
+        "bgproxy_epoch",
+        "bgproxy_pointer_age_seconds",
+        "bgproxy_store_up",
+        "bgproxy_active",
+        "bgproxy_release_info",
+        "bgproxy_workers",
+        "bgproxy_build_info",
+    }
+
+
+def test_buckets_never_fall_and_are_all_there(told):
+    buckets = sorted(
+        (float(dict(labels)["le"]), value)
+        for (name, labels), value in told.items()
+        if name == "bgproxy_request_duration_seconds_bucket"
+    )
+    assert [bound for bound, _ in buckets] == [*BOUNDS, float("inf")]
+    assert [value for _, value in buckets] == sorted(value for _, value in buckets)
+
+
+@pytest.mark.parametrize(
+    ("accept", "content_type"),
+    [
+        ("", "text/plain; version=0.0.4"),
+        ("*/*", "text/plain; version=0.0.4"),
+        ("application/openmetrics-text; version=1.0.0,text/plain;q=0.5", "application/openmetrics-text; version=1.0.0"),
+    ],
+)
+def test_the_format_is_the_one_that_was_asked_for(accept, content_type):
+    text, told_type = expose(merged(), facts(), accept)
+    assert told_type.startswith(content_type)
+    parse = parse_openmetrics if "openmetrics" in content_type else parse_text
+    assert samples(text, parse)["bgproxy_in_flight", frozenset(SERIES.items())] == 8
+
+
+def test_before_anything_is_known_it_still_answers():
+    told = samples(expose(merge([]), facts(state=None, store_up=False, workers=1))[0])
+    assert told["bgproxy_store_up", frozenset()] == 0
+    assert "bgproxy_epoch" not in {name for name, _ in told}
+
+
+def test_odd_label_values_are_escaped():
+    metrics = Metrics()
+    metrics.slot('a"b\\c\nd', "green", "v2").in_flight = 1
+    told = samples(expose(metrics.snapshot(), facts())[0])
+    key = frozenset({"route": 'a"b\\c\nd', "color": "green", "release": "v2"}.items())
+    assert told["bgproxy_in_flight", key] == 1
