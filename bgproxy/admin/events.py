@@ -1,8 +1,8 @@
 """`/v1/events`: one server-sent event per change of the pointer or of a release (WHATWG HTML §9.2).
 
-`event: pointer` or `event: release`, `id:` the revision that brought it. The first events tell the state as it stands,
-unless `Last-Event-ID` says that the caller knows it. Whoever reads too slowly misses states in between, never the last:
-what is kept for a reader is bounded.
+`event: pointer` or `event: release`, `id:` the revision that brought it. The first events always tell the state as it
+stands: that closes every gap, whatever `Last-Event-ID` a caller comes back with (it may have got a part of a revision's
+events only). Whoever reads too slowly misses states in between, never the last: what is kept for a reader is bounded.
 """
 
 from __future__ import annotations
@@ -110,8 +110,7 @@ async def events(call: Call) -> web.StreamResponse:
         with contextlib.suppress(ConnectionError):
             await response.prepare(call.request)
             await response.write(f"retry: {RETRY_MS}\n\n".encode())
-            if call.request.headers.get("Last-Event-ID") != str(seen.revision):
-                await response.write(encode(None, seen))
+            await response.write(encode(None, seen))
             await _follow(response, watcher, seen)
         return response
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 from aiohttp import web
@@ -37,7 +38,9 @@ async def metrics(call: Call) -> web.Response:
         workers=view.workers,
         version=call.deps.version,
     )
-    body, content_type = expose(view.metrics, facts, call.request.headers.get("Accept", ""))
+    # In a thread: with many routes this takes long enough to be felt by the requests that share the loop.
+    accept = call.request.headers.get("Accept", "")
+    body, content_type = await asyncio.to_thread(expose, view.metrics, facts, accept)
     return web.Response(body=body, headers={"Content-Type": content_type})
 
 
