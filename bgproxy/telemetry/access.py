@@ -52,6 +52,7 @@ _FIELDS = (
     "retries",
     "end",
 )
+_JSON = orjson.OPT_APPEND_NEWLINE | orjson.OPT_UTC_Z
 _Line = tuple[float, str, str, str, int, float, float, int, int, str, str, str, str, int, str, int, str]
 
 
@@ -199,7 +200,7 @@ class AccessLog:
 def _format(line: _Line, query: bool) -> bytes:
     at, request_id, method, target, status, duration, ttfb, *rest = line
     values = (
-        datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+        datetime.fromtimestamp(at, UTC),
         request_id,
         method,
         target if query else target.partition("?")[0],
@@ -208,12 +209,14 @@ def _format(line: _Line, query: bool) -> bytes:
         round(ttfb * 1000, 3) if ttfb >= 0 else None,
         *rest,
     )
-    return orjson.dumps(dict(zip(_FIELDS, map(_clean, values), strict=True)), option=orjson.OPT_APPEND_NEWLINE)
+    try:
+        return orjson.dumps(dict(zip(_FIELDS, values, strict=True)), option=_JSON)
+    except orjson.JSONEncodeError:  # text that is no UTF-8: a client may send any byte above 0x7f
+        return orjson.dumps(dict(zip(_FIELDS, map(_clean, values), strict=True)), option=_JSON)
 
 
 def _clean(value: object) -> object:
-    """Text that is no UTF-8 (a client may send any byte above 0x7f) must not cost the whole batch."""
-    return value.encode("utf-8", "replace").decode() if isinstance(value, str) and not value.isascii() else value
+    return value.encode("utf-8", "replace").decode() if isinstance(value, str) else value
 
 
 class _Sink:

@@ -65,7 +65,7 @@ async def test_a_line_says_it_all(path):
     await log.flush()
     assert lines_of(path) == [
         {
-            "time": "2023-11-14T22:13:20.123Z",
+            "time": "2023-11-14T22:13:20.123900Z",
             "request_id": "r-1",
             "method": "POST",
             "target": "/chat",
