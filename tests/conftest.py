@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
+import hiredis
 import pytest
 
 
@@ -63,11 +64,15 @@ class RedisServer:
         self._directory.cleanup()
 
     def command(self, *words: str) -> bytes:
-        """One inline command, for what a test must do behind the store's back; the first part of the answer."""
+        """One command, for what a test must do behind the store's back; its whole answer as it came."""
         with socket.create_connection(("127.0.0.1", self.port), timeout=2) as line:
             parts = [f"${len(word.encode())}\r\n{word}\r\n" for word in words]
             line.sendall(f"*{len(words)}\r\n{''.join(parts)}".encode())
-            return line.recv(65_536)
+            answer, reader = b"", hiredis.Reader()
+            while reader.gets() is False and (read := line.recv(65_536)):
+                answer += read
+                reader.feed(read)
+            return answer
 
     def _wait_until_it_answers(self, process: subprocess.Popen[bytes]) -> None:
         until = time.monotonic() + 10

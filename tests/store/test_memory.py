@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import os
 import stat
+import threading
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -178,18 +179,29 @@ def test_file_and_directory_reach_the_disk_in_order(path: Path, monkeypatch: pyt
     assert steps == ["file", "rename", "directory"]
 
 
-async def test_a_caller_that_gives_up_leaves_file_and_memory_agreeing(path: Path, opened: Opened, flips: Any) -> None:
+async def test_a_caller_that_gives_up_leaves_file_and_memory_agreeing(
+    path: Path, opened: Opened, flips: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     store = await opened(f"memory://{path}")
     state, _ = await store.commit(flips.first(), create=True)
+    writing, go_on = threading.Event(), threading.Event()
+
+    def slow(target: Path, document: Any, **how: Any) -> None:
+        writing.set()
+        go_on.wait(5)
+        write_safely(target, document, **how)
+
+    monkeypatch.setattr(memory, "write_safely", slow)
     committing = asyncio.ensure_future(store.commit(flips.flip(state)))
-    await asyncio.sleep(0)
-    await asyncio.sleep(0)
+    await asyncio.to_thread(writing.wait, 5)
     committing.cancel()
     await asyncio.gather(committing, return_exceptions=True)
+    assert await store.read() == state  # not before it is on the disk
+    go_on.set()
     await store.close()
     held = await store.read()
     assert held is not None
-    assert held.revision == orjson.loads(path.read_bytes())["revision"]
+    assert held.revision == orjson.loads(path.read_bytes())["revision"] == 2
 
 
 async def test_the_file_keeps_the_newest_records_only(

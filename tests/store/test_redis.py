@@ -275,6 +275,22 @@ class TestData:
         await mirror.stop()
 
 
+async def test_a_watch_has_begun_only_when_redis_has_confirmed_it(fleet_name: str) -> None:
+    async def greet(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"HELLO")
+        writer.write(b"%1\r\n$5\r\nproto\r\n:3\r\n")
+        await reader.read()  # SUBSCRIBE stays without an answer
+        writer.close()
+
+    server = await asyncio.start_server(greet, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    store = open_store(StoreOptions(url=f"redis://127.0.0.1:{port}", fleet=fleet_name, connect_timeout=0.2))
+    with pytest.raises(StoreUnavailable, match="no answer within"):
+        await anext(store.watch())  # type: ignore[call-overload]
+    await store.close()
+    server.close()
+
+
 async def test_by_socket(opened: Opened, redis_server: Any, flips: Any) -> None:
     for url in (f"unix:{redis_server.socket_path}", f"unix://{redis_server.socket_path}?db=1"):
         store = await opened(url)
