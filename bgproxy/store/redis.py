@@ -264,7 +264,11 @@ class RedisStore:
             return NotRedis("it does not know a command that Redis 6 and newer know: use Redis 6 or newer, or Valkey")
         if "WRONGTYPE" in text:
             return StoreBroken("a key of this fleet holds something else; remove it, or name another fleet")
-        if text.startswith("Connection closed by server"):
+        if "CERTIFICATE_VERIFY_FAILED" in text:
+            return StoreUnavailable(
+                "its certificate is not trusted: name its authority with ?ssl_ca_certs=/path/ca.pem"
+            )
+        if "Connection closed by server" in text or "reset by peer" in text:
             return StoreUnavailable(
                 "it closed the connection; if that happens each time, it may expect TLS (rediss://)"
             )

@@ -1,4 +1,4 @@
-"""The mirror with a store under the test's hand and no sleeping; then with a real Redis that is killed."""
+"""The mirror with a store under the test's hand, and no sleeping."""
 
 from __future__ import annotations
 
@@ -6,21 +6,15 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
-import orjson
 import pytest
 
 from bgproxy.errors import StoreAuth, StoreBroken, StoreUnavailable
 from bgproxy.rules.fleet import FleetState
-from bgproxy.store.base import Store
-from bgproxy.store.ledger import Ledger
 from bgproxy.store.mirror import Mirror
 
 Settle = Callable[..., Awaitable[None]]
-Until = Callable[..., Awaitable[float]]
-Opened = Callable[..., Awaitable[Store]]
 AWAY = StoreUnavailable("away")
 
 
@@ -356,154 +350,3 @@ class TestFollowing:
         pauses.end()
         await settle()
         assert (fake_store.reads, mirror.state) == (reads, states[0])
-
-
-class TestTheLastKnownState:
-    async def test_it_is_kept_and_found_again(self, fake_store: Any, states: list[FleetState], tmp_path: Path) -> None:
-        path = tmp_path / "last.json"
-        mirror = Mirror(fake_store, last_state_path=path)
-        for state in states:
-            mirror.apply(state)
-        await mirror.stop()
-        again = Mirror(fake_store, last_state_path=path)
-        assert again.load()
-        assert again.state == states[-1]
-
-    async def test_the_store_overrules_it_even_with_an_older_state(
-        self, fake_store: Any, states: list[FleetState], tmp_path: Path
-    ) -> None:
-        path = tmp_path / "last.json"
-        kept = Mirror(fake_store, last_state_path=path)
-        kept.apply(states[5])
-        await kept.stop()
-        mirror = Mirror(fake_store, last_state_path=path)
-        mirror.load()
-        fake_store.state = states[1]
-        assert await mirror.refresh() is states[1]
-        assert mirror.state is states[1]
-        assert mirror.alarms == 0
-
-    async def test_an_empty_store_does_not(self, fake_store: Any, states: list[FleetState], tmp_path: Path) -> None:
-        path = tmp_path / "last.json"
-        kept = Mirror(fake_store, last_state_path=path)
-        kept.apply(states[2])
-        await kept.stop()
-        mirror = Mirror(fake_store, last_state_path=path)
-        mirror.load()
-        assert await mirror.refresh() is None
-        assert mirror.state == states[2]
-
-    @pytest.mark.parametrize("raw", [b"", b"{", b"[]", orjson.dumps({"schema": 2}), None])
-    async def test_a_file_that_cannot_be_used_is_no_state_and_no_error(
-        self, mirror: Mirror, tmp_path: Path, raw: bytes | None, caplog: pytest.LogCaptureFixture
-    ) -> None:
-        path = tmp_path / "last.json"
-        if raw is not None:
-            path.write_bytes(raw)
-        assert not mirror.load(path)
-        assert mirror.state is None
-        assert len(warnings(caplog)) == (raw is not None)
-
-    async def test_what_is_held_is_not_replaced_by_a_file(
-        self, mirror: Mirror, states: list[FleetState], tmp_path: Path
-    ) -> None:
-        mirror.apply(states[0])
-        assert not mirror.load(tmp_path / "last.json")
-
-    async def test_a_disk_that_refuses_is_told_once_and_harms_nothing(
-        self, fake_store: Any, states: list[FleetState], tmp_path: Path, caplog: pytest.LogCaptureFixture
-    ) -> None:
-        mirror = Mirror(fake_store, last_state_path=tmp_path / "nowhere" / "last.json")
-        for state in states:
-            mirror.apply(state)
-            await asyncio.sleep(0.01)
-        await mirror.stop()
-        assert mirror.state is states[-1]
-        assert len(warnings(caplog)) == 1
-
-
-@pytest.mark.redis
-class TestWithRedis:
-    async def follow(self, store: Store, until: Until, read_interval: float = 1.0) -> Mirror:
-        mirror = Mirror(store, read_interval=read_interval)
-        await mirror.start()
-        await until(lambda: mirror.subscribed)
-        return mirror
-
-    async def test_two_nodes_hold_the_same_within_moments(
-        self, opened: Opened, redis_server: Any, flips: Any, until: Until
-    ) -> None:
-        mine, other = await opened(redis_server.url), await opened(redis_server.url)
-        mirror = await self.follow(other, until, read_interval=60)
-        state, _ = await mine.commit(flips.first(), create=True)
-        for _ in range(10):
-            state, _ = await mine.commit(flips.flip(state))
-            assert await until(lambda: mirror.state == state) < 0.5  # noqa: B023 - awaited in this turn
-        await mirror.stop()
-
-    async def test_a_lost_bell_is_found_within_a_second(
-        self, opened: Opened, redis_server: Any, flips: Any, until: Until, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        store, mute = await opened(redis_server.url), await opened(redis_server.url)
-        state, _ = await store.commit(flips.first(), create=True)
-        mirror = await self.follow(store, until)
-        monkeypatch.setattr(mute, "_bell", "another-channel")
-        state, _ = await mute.commit(flips.flip(state))
-        assert 0.02 < await until(lambda: mirror.state == state, 3) < 1.2
-        assert mirror.subscribed
-        await mirror.stop()
-
-    async def test_a_line_that_was_cut_is_taken_up_again(
-        self, opened: Opened, own_redis: Any, flips: Any, until: Until
-    ) -> None:
-        store = await opened(own_redis.url)
-        state, _ = await store.commit(flips.first(), create=True)
-        mirror = await self.follow(store, until, read_interval=60)
-        own_redis.command("CLIENT", "KILL", "TYPE", "pubsub")
-        await until(lambda: not mirror.subscribed)
-        await until(lambda: mirror.subscribed)
-        state, _ = await store.commit(flips.flip(state))
-        assert await until(lambda: mirror.state == state) < 0.5
-        await mirror.stop()
-
-    async def test_killed_and_come_back_empty(
-        self, opened: Opened, own_redis: Any, flips: Any, until: Until, caplog: pytest.LogCaptureFixture
-    ) -> None:
-        store = await opened(own_redis.url)
-        state, _ = await store.commit(flips.first(), create=True)
-        state, _ = await store.commit(flips.flip(state))
-        mirror = await self.follow(store, until, read_interval=0.1)
-        heard: list[FleetState] = []
-        mirror.listen(heard.append)
-        own_redis.kill()
-        await until(lambda: not mirror.connected and not mirror.subscribed)
-        ledger = Ledger(store, mirror, clock=lambda: 0.0)
-        with pytest.raises(StoreUnavailable):
-            await ledger.flip("blue", actor="ada", reason="while away")
-        assert mirror.state == state
-        own_redis.start()
-        await until(lambda: mirror.connected and mirror.subscribed and mirror.alarms > 0)
-        assert mirror.state == state
-        assert heard == []
-        assert caplog.text.count("ALARM") == 1
-        outcome = await ledger.flip("blue", actor="ada", reason="after the loss")
-        assert (outcome.state.pointer.active, outcome.state.pointer.epoch) == ("blue", 3)
-        assert await store.read() == outcome.state == mirror.state
-        await mirror.stop()
-
-    async def test_somebody_else_began_anew_on_the_empty_one(
-        self, opened: Opened, own_redis: Any, flips: Any, until: Until
-    ) -> None:
-        store = await opened(own_redis.url)
-        state, _ = await store.commit(flips.first(), create=True)
-        state, _ = await store.commit(flips.flip(state))
-        mirror = await self.follow(store, until, read_interval=0.1)
-        own_redis.kill()
-        own_redis.start()
-        stranger = await opened(own_redis.url)
-        await stranger.commit(flips.first(), create=True)
-        await until(lambda: mirror.alarms > 0 and mirror.subscribed)
-        assert mirror.state == state
-        with pytest.raises(StoreBroken, match="went back to revision 1, epoch 1"):
-            await Ledger(store, mirror, clock=lambda: 0.0).flip("blue", actor="ada", reason="x")
-        await mirror.stop()
