@@ -197,7 +197,8 @@ def _seats(settings: Settings) -> list[Seat]:
 def _bind(key: str, address: Address, count: int) -> list[socket.socket]:
     try:
         if address.path:
-            return [_bind_path(Path(address.path))] * count
+            # Who may write to the admin socket may flip: that is this user, whatever the umask says.
+            return [_bind_path(Path(address.path), 0o600 if key == "admin" else 0o666)] * count
         return _bind_port(address, count)
     except OSError as error:
         remedy = {
@@ -227,7 +228,7 @@ def _bind_port(address: Address, count: int) -> list[socket.socket]:
     return sockets
 
 
-def _bind_path(path: Path) -> socket.socket:
+def _bind_path(path: Path, mode: int) -> socket.socket:
     """One socket for all workers. A file that a dead process left is replaced, a living one's never."""
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     if path.is_socket():
@@ -238,7 +239,11 @@ def _bind_path(path: Path) -> socket.socket:
                 path.unlink()
             else:
                 raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
-    sock.bind(os.fspath(path))
+    before = os.umask(0o777 & ~mode)
+    try:
+        sock.bind(os.fspath(path))
+    finally:
+        os.umask(before)
     sock.listen(BACKLOG)
     return sock
 

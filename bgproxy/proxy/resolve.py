@@ -24,7 +24,7 @@ class Resolver:
     """Keeps the addresses of named upstreams up to date. Connections to an address that is gone are not used again."""
 
     def __init__(self, interval: float) -> None:
-        self._interval = interval
+        self.interval = interval
         self._named: tuple[Upstream, ...] = ()
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -53,7 +53,8 @@ class Resolver:
             await asyncio.gather(*(self._look_up(upstream) for upstream in self._named))
             await asyncio.sleep(SOONEST)
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._wake.wait(), self._interval)
+                async with asyncio.timeout(self.interval):
+                    await self._wake.wait()
 
     async def _look_up(self, upstream: Upstream) -> None:
         loop = asyncio.get_running_loop()

@@ -61,7 +61,8 @@ class Validator:
             self._wake.clear()
             await self._look()
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._wake.wait(), INTERVAL * random.uniform(0.75, 1.25))
+                async with asyncio.timeout(INTERVAL * random.uniform(0.75, 1.25)):
+                    await self._wake.wait()
 
     async def _look(self) -> None:
         state = self._mirror.state
