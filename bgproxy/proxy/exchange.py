@@ -65,6 +65,8 @@ class Exchange:
         group.slot.in_flight += 1  # the claim, before any byte moves
         client = self.client
         self.pending = client.forwarded_head(request)
+        if not request.host and group.upstreams:  # HTTP/1.0; the agent gets HTTP/1.1, which needs it (RFC 9112 §3.2)
+            self.pending.insert(1, b"Host: %b\r\n" % group.upstreams[0].authority)
         if request.method in IDEMPOTENT:
             self.replay = []
         length = request.length

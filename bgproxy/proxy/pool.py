@@ -66,7 +66,9 @@ class Upstream:
     @property
     def authority(self) -> bytes:
         """What stands in Host for a client that sent none (HTTP/1.0)."""
-        return b"localhost" if self.path else f"{self.host}:{self.port}".encode()
+        if self.path:
+            return b"localhost"
+        return (f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}").encode()
 
     def take(self, now: float) -> UpstreamConnection | None:
         """A connection that rests here, the one used last first: the others may then expire."""

@@ -1,0 +1,24 @@
+"""The data path runs on uvloop in production, so its tests do; a rig per test fails it for what went wrong unseen."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Mapping
+
+import pytest
+import uvloop
+from rig import Rig
+
+
+def pytest_asyncio_loop_factories(
+    config: pytest.Config, item: pytest.Item
+) -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
+    return {"uvloop": uvloop.new_event_loop}
+
+
+@pytest.fixture
+async def rig() -> AsyncIterator[Rig]:
+    """Agents, a proxy and clients."""
+    rig = Rig()
+    yield rig
+    await rig.close()
