@@ -1,5 +1,6 @@
 """The workers of one host know one another through Unix sockets in a private directory, so that any of them can speak
-for all: each tells its own snapshot there, and asks the others for theirs."""
+for all: each tells its own snapshot there, and asks the others for theirs. For one that does not answer, dead or too
+busy, the counters that it left on the disk are told, so that the host's totals never fall."""
 
 from __future__ import annotations
 
@@ -14,6 +15,9 @@ import aiohttp
 import orjson
 from aiohttp import web
 
+from bgproxy.telemetry import legacy
+from bgproxy.telemetry.metrics import counters_of, merge
+
 log = logging.getLogger(__name__)
 
 TIMEOUT = 0.5  # seconds: a worker that is busier than that is left out this time
@@ -27,7 +31,8 @@ class HostPeers:
     def __init__(self, directory: Path, slot: int, own: Callable[[], Snapshot]) -> None:
         """`slot`: this worker's number on this host; `own`: this worker's snapshot, quick to make."""
         self._directory = directory
-        self._path = directory / f"worker-{slot}.sock"
+        self._slot = slot
+        self._path = self._door(slot)
         self._own = own
         self._runner: web.AppRunner | None = None
 
@@ -46,10 +51,35 @@ class HostPeers:
             self._path.unlink(missing_ok=True)
 
     async def snapshots(self) -> list[Snapshot]:
-        """Every living worker's snapshot, this one's first. Never raises; who does not answer is left out."""
-        others = [path for path in sorted(self._directory.glob("worker-*.sock")) if path != self._path]
-        told = await asyncio.gather(*(_ask(path) for path in others))
-        return [self._own(), *(snapshot for snapshot in told if snapshot is not None)]
+        """Every living worker's snapshot, this one's first, which tells the counters of the absent as well.
+
+        Never raises; who does not answer, and has left nothing, is left out.
+        """
+        others = [slot for slot in self._slots() if slot != self._slot]
+        told = await asyncio.gather(*(_ask(self._door(slot)) for slot in others))
+        absent = [slot for slot, snapshot in zip(others, told, strict=True) if snapshot is None]
+        return [self._for(absent), *(snapshot for snapshot in told if snapshot is not None)]
+
+    def _slots(self) -> list[int]:
+        """Every worker's number that has a door, or a file that it left."""
+        names = {path.stem.removeprefix("worker-") for path in self._directory.glob("worker-*.*")}
+        return sorted(int(name) for name in names if name.isascii() and name.isdigit())
+
+    def _for(self, absent: list[int]) -> Snapshot:
+        own = self._own()
+        left = [found for slot in absent if (found := self._left_by(slot)) is not None]
+        return {**own, "metrics": merge([own["metrics"], *left])} if left else own
+
+    def _left_by(self, slot: int) -> Snapshot | None:
+        left = legacy.read(self._directory, slot)
+        try:
+            return counters_of(left.metrics) if left is not None else None
+        except (KeyError, TypeError, ValueError) as error:
+            log.debug("the counters of worker %d cannot be told: %s", slot, error)
+            return None
+
+    def _door(self, slot: int) -> Path:
+        return self._directory / f"worker-{slot}.sock"
 
     async def _tell(self, _: web.Request) -> web.Response:
         return web.Response(body=orjson.dumps(self._own()), content_type="application/json")

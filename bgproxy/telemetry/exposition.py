@@ -83,8 +83,9 @@ def _answers(series: Iterable[Snapshot]) -> Iterator[Metric]:
 def _relays(series: Iterable[Snapshot]) -> Iterator[Metric]:
     retries = CounterMetricFamily("bgproxy_retries", "Requests sent once more, to another connection.", labels=_SERIES)
     yield _per_series(retries, series, "retries")
+    sides = ("broken_client", "broken_agent", "broken_proxy")  # the last: held by a worker that died
     for name, text, label, members in (
-        ("bgproxy_broken", "Exchanges that one side ended early.", "side", ("broken_client", "broken_agent")),
+        ("bgproxy_broken", "Exchanges that one side ended early.", "side", sides),
         ("bgproxy_bytes", "Body bytes: in from clients, out to them.", "direction", ("bytes_in", "bytes_out")),
     ):
         family = CounterMetricFamily(name, text, labels=(*_SERIES, label))

@@ -62,6 +62,7 @@ class Slot:
         self.retries = 0
         self.broken_client = 0
         self.broken_agent = 0
+        self.broken_proxy = 0
         self.bytes_in = 0
         self.bytes_out = 0
 
@@ -80,8 +81,8 @@ class Slot:
         }
 
 
-_COUNTS = ("in_flight", "streams", "websockets", "retries", "broken_client", "broken_agent", "bytes_in", "bytes_out")
 _GAUGES = ("in_flight", "streams", "websockets")
+_COUNTS = (*_GAUGES, "retries", "broken_client", "broken_agent", "broken_proxy", "bytes_in", "bytes_out")
 
 
 class Metrics:
@@ -124,10 +125,23 @@ class Metrics:
         return merge([own, self.carried]) if self.carried else own
 
     def carry(self, snapshot: dict[str, Any]) -> None:
-        """Go on from a dead predecessor's last snapshot: its counters, none of its gauges."""
-        for series in snapshot["series"]:
-            series.update(dict.fromkeys(_GAUGES, 0))
-        self.carried = {**snapshot, "gauges": {"connections": 0}, "upstreams": []}
+        """Go on from a dead predecessor's last snapshot: its counters; what it held then counts as broken by us."""
+        carried = counters_of(snapshot)
+        for old, series in zip(snapshot["series"], carried["series"], strict=True):
+            series["broken_proxy"] = series.get("broken_proxy", 0) + old["in_flight"]
+        self.carried = carried
+
+
+def counters_of(snapshot: dict[str, Any]) -> dict[str, Any]:
+    """A snapshot without its gauges, for a worker that is not there to hold anything.
+
+    Raises `ValueError` for one whose histograms have other bounds, as of another version: they would not add up.
+    """
+    if snapshot["bounds"] != list(BOUNDS):
+        raise ValueError("its histograms have other bounds")
+    nothing = dict.fromkeys(_GAUGES, 0)
+    series = [one | nothing for one in snapshot["series"]]
+    return {**snapshot, "series": series, "gauges": {"connections": 0}, "upstreams": []}
 
 
 def merge(snapshots: list[dict[str, Any]]) -> dict[str, Any]:
