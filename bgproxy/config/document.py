@@ -89,7 +89,7 @@ _NAMED: Mapping[str, Table] = {
     "route": named(RouteSection),
     "token": named(TokenSection, repeats=True),  # two secrets of one name: how a secret is replaced without a gap
 }
-_HIDDEN = frozenset({"fleet", "tokens"})  # of the store and the admin plane: written at the top and as [[token]]
+_HIDDEN = frozenset({"fleet", "handover", "tokens"})  # written at the top, known by the worker alone, and as [[token]]
 _SHORT: Mapping[str, str] = {"admin": "listen", "store": "url"}
 
 

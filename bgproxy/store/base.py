@@ -53,6 +53,7 @@ class StoreOptions:
     audit_keep: int = 10_000  # entries; Redis may keep a few more
     node_ttl: float = 10.0  # a node that has not reported for so long is not listed any more
     snapshot: str = ""  # a file's path, memory only; memory:///path says the same
+    handover: str = ""  # likewise, where there is no snapshot: for a worker's successor, so not synced to the disk
 
     def __repr__(self) -> str:
         return f"StoreOptions(url={redacted(self.url)!r}, fleet={self.fleet!r}, command_timeout={self.command_timeout})"

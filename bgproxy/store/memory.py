@@ -1,12 +1,14 @@
 """The store of a single process: plain variables, and a snapshot file where one is asked for.
 
 Keeps the promises of `store/base.py`. With a snapshot a commit is on the disk before it counts, so that a flip which
-was answered survives a crash. A snapshot that cannot be understood stops `open` and is never written over.
+was answered survives a crash of the machine; with a handover file it survives one of the process. A file that cannot
+be understood stops `open` and is never written over.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections import deque
 from collections.abc import AsyncIterator
@@ -21,6 +23,8 @@ from bgproxy.rules.fleet import Change, FleetState
 from bgproxy.store.base import AuditEntry, Conflict, NodeReport, StoreOptions
 from bgproxy.store.document import entries_from, parsed, state_document, state_from, write_safely
 
+log = logging.getLogger(__name__)
+
 _Written = tuple[FleetState, AuditEntry]
 
 _SNAPSHOT_AUDIT = 1_000  # entries kept in the file, which is rewritten whole at each change
@@ -34,7 +38,9 @@ class MemoryStore:
 
     def __init__(self, options: StoreOptions) -> None:
         self._options = options
-        self._path = _snapshot_path(options)  # None: no snapshot
+        snapshot = _snapshot_path(options)
+        self._synced = snapshot is not None  # else a process's death is all that the file has to survive
+        self._path = snapshot or (Path(options.handover) if options.handover else None)  # None: no file
         self._state: FleetState | None = None
         self._audit: deque[AuditEntry] = deque(maxlen=max(1, options.audit_keep))  # oldest first
         self._last_id = 0
@@ -142,9 +148,12 @@ class MemoryStore:
             kept = [*islice(reversed(self._audit), _SNAPSHOT_AUDIT - 1)][::-1]
             document = {**state_document(state), "audit": [asdict(e) for e in (*kept, entry)]}
             try:
-                await asyncio.to_thread(write_safely, path, document)
+                await asyncio.to_thread(write_safely, path, document, synced=self._synced)
             except OSError as error:
-                return StoreUnavailable(f"store: {path} cannot be written: {error.strerror}; nothing changed")
+                if self._synced:
+                    return StoreUnavailable(f"store: {path} cannot be written: {error.strerror}; nothing changed")
+                # Nobody asked for this file: a full disk must not stand in the way of a rollback.
+                log.error("store: %s cannot be written: %s; a worker's successor will not know", path, error.strerror)
             self._take(state, entry)
             return state, entry
 

@@ -76,10 +76,11 @@ class Mirror:
         """Call back at every newer state, synchronously. What a callback raises is logged and goes no further."""
         self._listeners.append(callback)
 
-    def load(self, path: Path | None = None) -> bool:
+    def load(self, path: Path | None = None, *, binding: bool = False) -> bool:
         """Hold the last known state of an earlier process, until the store says something; whether there was one.
 
-        A file that cannot be understood is logged and left: it is a fallback, no truth.
+        `binding`: as if this process had held it itself, so that an older state of the store is an alarm. A file that
+        cannot be understood is logged and left: it is a fallback, no truth.
         """
         path = path or self.last_state_path
         if path is None or self.state is not None:
@@ -91,7 +92,7 @@ class Mirror:
         except (OSError, BgproxyError) as error:
             log.warning("the last known state cannot be used: %s", error)
             return False
-        self._provisional = True
+        self._provisional = not binding
         self._hold(state)
         return True
 
