@@ -2,23 +2,26 @@
 
 Start: the store and the pointer first, then the upstreams' care, then the doors, the clients' last. Stop: the clients'
 doors first, then what is in flight gets its grace, the pointer's loops last, so that a flip still arrives meanwhile.
+
+What outlives a worker lies in its host's runtime directory: its counters, the last known pointer, and the state of a
+memory store. The successor in its place goes on from there.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import logging
 import os
 import signal
 import socket
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from time import monotonic, time
 from typing import Any
 
-import orjson
 import uvloop
 
 from bgproxy import __version__
@@ -40,7 +43,7 @@ from bgproxy.store.ledger import Ledger
 from bgproxy.store.mirror import Mirror
 from bgproxy.store.nodes import Heartbeat
 from bgproxy.tasks import spawn, stop
-from bgproxy.telemetry import logs
+from bgproxy.telemetry import legacy, logs
 from bgproxy.telemetry.access import AccessLog
 from bgproxy.telemetry.metrics import Metrics
 
@@ -48,7 +51,9 @@ log = logging.getLogger(__name__)
 
 FATAL = 78  # exit status (EX_CONFIG): a restart would meet the same
 SAVE_INTERVAL = 1.0  # seconds between two savings of the counters for a successor
-READY = b"r"
+HANDOVER = "memory.json"  # in the runtime directory: a memory store's state, for a successor
+READY = b"r"  # a worker to its supervisor: it serves
+HURRY = b"h"  # the supervisor to a worker that ends: what is left of the grace time is over
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +64,8 @@ class Place:
     listening: Sequence[socket.socket]
     admin: Sequence[socket.socket]
     runtime_dir: Path
-    supervisor: socket.socket  # readable at its end; one byte is written when the worker is ready
+    supervisor: socket.socket  # the line to it: READY goes there, HURRY may come, and at its end an EOF
+    successor: bool = False  # of a worker that served
 
 
 class Worker:
@@ -69,13 +75,15 @@ class Worker:
         self.settings = settings
         self.place = place
         self.started = time()
-        self.node_id = f"{socket.gethostname()}-{os.getpid()}"
-        options = settings.store()
+        # Containers may share a host's name, and each count its processes from 1.
+        self.node_id = f"{socket.gethostname()}-{os.getpid()}-{os.urandom(2).hex()}"
+        options = replace(settings.store(), handover=os.fspath(place.runtime_dir / HANDOVER))
         self.store = open_store(options)
+        last_state = place.runtime_dir / f"state-{settings.fleet}.json"
         self.mirror = Mirror(
             self.store,
             read_interval=options.read_interval,
-            last_state_path=place.runtime_dir / "state.json",
+            last_state_path=last_state if self.store.shared else None,
         )
         self.ledger = Ledger(self.store, self.mirror, time, timeout=options.connect_timeout + options.command_timeout)
         self.metrics = Metrics()
@@ -91,8 +99,10 @@ class Worker:
         self.heartbeat = Heartbeat(self.store, self.report)
         self.peers = HostPeers(place.runtime_dir, place.slot, self.snapshot)
         self.admin = AdminServer(place.admin)
+        self._started = asyncio.Event()
         self._ending = asyncio.Event()
         self._hurry = asyncio.Event()
+        self._reloading = asyncio.Lock()
         self._saver: asyncio.Task[None] | None = None
 
     # Start and stop
@@ -109,19 +119,21 @@ class Worker:
         return 0
 
     async def start(self) -> None:
-        self._carry_on()
+        before = self._carry_on()
         self.access.start()
         self.mirror.listen(self.plane.apply)
         await self.plane.start()
         await self._join_fleet()
+        if before:
+            spawn(self._sign_off(before), "sign off the worker before")
         for part in (self.health, self.validator, self.drainer, self.heartbeat):
             part.start()
         await self.peers.start()
-        await self.admin.start(self.deps())
+        await self.admin.start(self.deps(self.settings))
         for listener in self.listeners:
             listener.start()
         self._saver = spawn(self._save_for_successor(), "save counters")
-        self._heed()
+        self._started.set()
         self.place.supervisor.send(READY)
         state = self.mirror.state
         log.info(
@@ -138,37 +150,41 @@ class Worker:
         drain = spawn(self.plane.drain(self.settings.grace_timeout), "drain")
         hurry = spawn(self._hurry.wait(), "wait for a second signal")
         await asyncio.wait({drain, hurry}, return_when=asyncio.FIRST_COMPLETED)
-        if not drain.done() or not drain.result():
+        finished = drain.done() and drain.result()
+        await stop(drain, hurry, self._saver)
+        if not finished:
             left = len(self.plane.connections) + len(self.plane.tunnels)
             log.warning("worker %d: %d connections were still open at the deadline", self.place.slot, left)
-        await stop(drain, hurry, self._saver)
+            await self.plane.end_politely()
+        await self.plane.stop()
+        self._save()
         await self.admin.stop()
         await self.peers.stop()
         for part in (self.validator, self.drainer, self.health, self.heartbeat):
             await part.stop()
-        await self.plane.stop()
         await self.mirror.stop()
         await self.store.close()
         await self.access.stop()
-        self._save()
 
     async def _join_fleet(self) -> None:
-        """Find the pointer: the store's, else (it holds none) the configuration's, else (it is away) the last known.
+        """Find the pointer: the store's, else (it holds none) the last known, else the configuration's.
 
         Raises when the store cannot be used at all: its data are too new or broken, the password is wrong, or it is
-        away and nothing is known from an earlier worker.
+        away and nothing is known from an earlier worker. A successor uses what is known whatever the store says: the
+        fleet served a moment ago.
         """
         settings = self.settings
+        known = self.mirror.load(binding=self.place.successor)
         try:
             await self.store.open()
-            colors, releases = settings.colors(), settings.releases()
-            outcome = await self.ledger.bootstrap(colors, settings.active, releases, actor="bgproxy", reason="start")
-            if not outcome.changed:
-                await self._reconfigure("start")
+            await self.ledger.bootstrap(
+                settings.colors(), settings.active, settings.releases(), actor="bgproxy", reason="start"
+            )
+            await self._reconfigure("start")
         except StoreUnavailable as error:
-            if type(error) is not StoreUnavailable or not self.mirror.load():
+            if not known or not (self.place.successor or type(error) is StoreUnavailable):
                 raise
-            log.error("the store is away, the last known pointer is used: %s", error)
+            log.error("the store cannot be used, the last known pointer is: %s", error)
         await self.mirror.start()
 
     async def _reconfigure(self, reason: str) -> None:
@@ -180,8 +196,8 @@ class Worker:
 
     # What others ask
 
-    def deps(self) -> AdminDeps:
-        settings = self.settings
+    def deps(self, settings: Settings) -> AdminDeps:
+        """What the admin plane is introduced to."""
         listening = [str(address) for address in settings.listen]
         return AdminDeps(
             options=settings.admin(),
@@ -222,10 +238,11 @@ class Worker:
         )
 
     def snapshot(self) -> dict[str, Any]:
-        """Everything that a sibling needs to speak for this worker."""
+        """Everything that a sibling needs to speak for this worker; saved before it is told."""
+        metrics = self._save()
         return {
             "node": asdict(self.report()),
-            "metrics": self.metrics.snapshot(self.plane.report()),
+            "metrics": metrics,
             "store": {
                 "state": "up" if self.mirror.connected else "down",
                 "kind": self.store.kind,
@@ -236,26 +253,26 @@ class Worker:
 
     # Counters outlive a worker
 
-    @property
-    def _counters(self) -> Path:
-        return self.place.runtime_dir / f"worker-{self.place.slot}.json"
-
-    def _carry_on(self) -> None:
-        """Go on from where a dead predecessor in this place stood, so that the host's totals never fall."""
+    def _carry_on(self) -> str:
+        """Go on from where a dead predecessor in this place stood, so that the host's totals never fall; its name."""
+        left = legacy.read(self.place.runtime_dir, self.place.slot)
+        if left is None:
+            return ""
         try:
-            self.metrics.carry(orjson.loads(self._counters.read_bytes()))
-        except FileNotFoundError:
-            return
-        except (OSError, ValueError, KeyError) as error:
+            self.metrics.carry(left.metrics)
+        except (KeyError, TypeError, ValueError) as error:
             log.warning("the counters of the worker before are lost: %s", error)
+        return left.node
 
-    def _save(self) -> None:
-        new = self._counters.with_suffix(".new")
-        try:
-            new.write_bytes(orjson.dumps(self.metrics.snapshot()))
-            new.replace(self._counters)
-        except OSError as error:
-            log.debug("the counters were not saved: %s", error)
+    async def _sign_off(self, node_id: str) -> None:
+        """Take the worker before off the store's list: what it held is gone, and no drain need wait for it."""
+        with contextlib.suppress(StoreUnavailable):
+            await self.store.leave(node_id)
+
+    def _save(self) -> dict[str, Any]:
+        metrics = self.metrics.snapshot(self.plane.report())
+        legacy.save(self.place.runtime_dir, self.place.slot, legacy.Legacy(self.node_id, metrics))
+        return metrics
 
     async def _save_for_successor(self) -> None:
         while True:
@@ -264,59 +281,77 @@ class Worker:
 
     # Signals
 
-    def _heed(self) -> None:
+    def heed(self) -> None:
+        """From here on signals and the supervisor are listened to.
+
+        Only the supervisor hears Ctrl-C and a second signal, and passes them on: terminals and service managers send
+        to every process of a group, and being told by two of them is no hurry.
+        """
         loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._end)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        loop.add_signal_handler(signal.SIGTERM, self._ending.set)
         loop.add_signal_handler(signal.SIGHUP, lambda: spawn(self.reload(), "reload"))
-        loop.add_reader(self.place.supervisor.fileno(), self._supervisor_gone)
+        self.place.supervisor.setblocking(False)
+        loop.add_reader(self.place.supervisor.fileno(), self._supervisor_says)
 
-    def _end(self) -> None:
-        """Once: with grace. Twice: at once."""
-        if self._ending.is_set():
+    def _supervisor_says(self) -> None:
+        try:
+            said = self.place.supervisor.recv(16)
+        except BlockingIOError:
+            return
+        if HURRY in said:
             self._hurry.set()
-        self._ending.set()
-
-    def _supervisor_gone(self) -> None:
-        asyncio.get_running_loop().remove_reader(self.place.supervisor.fileno())
-        log.error("the supervisor is gone: worker %d ends", self.place.slot)
-        self._ending.set()
+        elif not said:
+            asyncio.get_running_loop().remove_reader(self.place.supervisor.fileno())
+            log.error("the supervisor is gone: worker %d ends", self.place.slot)
+            self._ending.set()
 
     async def reload(self) -> None:
         """Take over what can be while running, and say what cannot. A bad configuration changes nothing."""
-        self.access.reopen()
-        try:
-            new = self.settings.reread()
-            taken, kept = reload_diff(self.settings, new)
-            self.plane.configure(new.proxy(), new.health())
-        except ConfigError as error:
-            log.error("the configuration was not reloaded, the old one stays: %s", error)
-            return
-        old, self.settings = self.settings, new
+        await self._started.wait()
+        async with self._reloading:
+            self.access.reopen()
+            try:
+                told = self.settings.reread()
+                new = self.settings.taking(told)
+                await self._take_over(new)
+            except ConfigError as error:
+                log.error("the configuration was not reloaded, the old one stays: %s", error)
+                return
+            taken, kept = reload_diff(self.settings, told)
+            self.settings = new
+            await self._reconfigure("reload")
+            log.info("reloaded: %s", ", ".join(taken) or "nothing has changed")
+            if kept:
+                log.warning("these need a restart and stay as they were: %s", ", ".join(kept))
+
+    async def _take_over(self, new: Settings) -> None:
+        """What may still refuse the new settings goes first, so that half of them is never taken."""
+        old = self.settings
+        if old.access_log() != new.access_log():
+            access, before = AccessLog(new.access_log()), self.access
+            access.start()
+            self.access = self.plane.access = access
+            await before.stop()
+        self.plane.configure(new.proxy(), new.health())
         self.health.options = new.health()
         self.plane.routes = RouteTable(new.routes())
         if self.mirror.state is not None:
             self.plane.apply(self.mirror.state)
-        if old.access_log() != new.access_log():
-            await self.access.stop()
-            self.access = self.plane.access = AccessLog(new.access_log())
-            self.access.start()
         logs.setup(new.log().level, new.log().format, str(self.place.slot))
         if old.admin() != new.admin():
-            await self.admin.replace(self.deps())
-        await self._reconfigure("reload")
-        log.info("reloaded: %s", ", ".join(taken) or "nothing has changed")
-        if kept:
-            log.warning("these need a restart and stay as they were: %s", ", ".join(kept))
+            await self.admin.replace(self.deps(new))
 
 
 def main(settings: Settings, place: Place, before: Callable[[], None]) -> int:
-    """Run a worker in this process until it ends; its exit status. `before` runs when the loop is there."""
+    """Run a worker in this process until it ends; its exit status. `before` runs when signals are heeded."""
     logs.setup(settings.log().level, settings.log().format, str(place.slot))
 
     async def run() -> int:
+        worker = Worker(settings, place)
+        worker.heed()
         before()
-        return await Worker(settings, place).run()
+        return await worker.run()
 
     # What was loaded stays for good: the collector need not look at it again, and seldom at the rest, of which the
     # data path makes no cycles.

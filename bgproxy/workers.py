@@ -1,7 +1,8 @@
 """The supervisor: N worker processes on the same addresses, the dead ones started again, signals passed on.
 
-It opens every socket itself and keeps them open: connections that wait in the kernel's queue of a worker that died are
-served by the one that takes its place. It runs no event loop and no thread, so that forking is safe at any time.
+It opens every socket itself and keeps them open until it is told to end: connections that wait in the kernel's queue of
+a worker that died are served by the one that takes its place. It runs no event loop and no thread, so that forking is
+safe at any time.
 """
 
 from __future__ import annotations
@@ -46,6 +47,7 @@ class Seat:
     pid: int = 0
     line: socket.socket | None = None
     born: float = 0.0
+    served: bool = False  # a worker in this place was once ready
     deaths: int = 0  # quick ones in a row
     start_at: float = 0.0
 
@@ -96,19 +98,42 @@ class Supervisor:
                 self._send(signal.SIGKILL)
         return self._status
 
+    def _hear(self) -> None:
+        """Note which workers have said that they serve."""
+        for seat in self._seats:
+            if seat.line is not None and not seat.served:
+                with contextlib.suppress(BlockingIOError, ConnectionError):
+                    seat.served = seat.line.recv(1) == app.READY
+
     def _heed(self, number: int) -> None:
         if number == signal.SIGHUP:
-            try:
-                self._settings = self._settings.reread()
-            except ConfigError as error:
-                log.error("the configuration was not reloaded, the old one stays: %s", error)
-            self._send(signal.SIGHUP)
-            return
-        if not self._ending:
-            self._ending = True
-            self._deadline = monotonic() + self._settings.grace_timeout + KILL_AFTER
+            self._reload()
+        elif not self._ending:
+            self._end()
             log.info("ending: what is in flight has %g s", self._settings.grace_timeout)
-        self._send(number)
+        else:
+            log.info("told once more to end: what is still in flight is cut short")
+            self._deadline = min(self._deadline, monotonic() + KILL_AFTER)
+            for seat in self._seats:
+                if seat.pid and seat.line is not None:
+                    with contextlib.suppress(OSError):
+                        seat.line.send(app.HURRY)
+
+    def _reload(self) -> None:
+        try:
+            self._settings = self._settings.taking(self._settings.reread())
+        except ConfigError as error:
+            log.error("the configuration was not reloaded, the old one stays: %s", error)
+        self._send(signal.SIGHUP)
+
+    def _end(self, status: int = 0) -> None:
+        """Our copies of the sockets go first: with them open the kernel would go on accepting for nobody."""
+        self._ending, self._status = True, status
+        self._deadline = monotonic() + self._settings.grace_timeout + KILL_AFTER
+        for seat in self._seats:
+            for sock in (*seat.listening, *seat.admin):
+                sock.close()
+        self._send(signal.SIGTERM)
 
     def _send(self, number: int) -> None:
         for seat in self._seats:
@@ -126,23 +151,23 @@ class Supervisor:
 
     def _ended(self, seat: Seat, code: int) -> None:
         lived = monotonic() - seat.born
+        self._hear()
         seat.pid = 0
         if seat.line is not None:
             seat.line.close()
+            seat.line = None
         if self._ending:
             self._status = self._status or (0 if code == 0 else 1)
             return
-        if code == app.FATAL:
-            # The worker has said why; the others would meet the same.
-            self._ending, self._status = True, 1
-            self._deadline = monotonic() + self._settings.grace_timeout + KILL_AFTER
-            self._send(signal.SIGTERM)
+        if code == app.FATAL and not any(other.served for other in self._seats):
+            # The worker has said why; the others would meet the same. Once one has served, traffic is worth a try.
+            self._end(status=1)
             return
-        seat.deaths = seat.deaths + 1 if lived < QUICK_DEATH else 0
+        seat.deaths = seat.deaths + 1 if lived < QUICK_DEATH or code == app.FATAL else 0
         pause = min(LONGEST_PAUSE, 0.1 * 2**seat.deaths) if seat.deaths else 0.0
         seat.start_at = monotonic() + pause
         how = f"by signal {-code}" if code < 0 else f"with status {code}"
-        log.error("worker %d (pid ended %s) is started again in %.1f s", seat.slot, how, pause)
+        log.error("worker %d ended %s and is started again in %.1f s", seat.slot, how, pause)
 
     def _fill(self) -> None:
         for seat in self._seats:
@@ -151,6 +176,7 @@ class Supervisor:
 
     def _start(self, seat: Seat) -> None:
         ours, theirs = socket.socketpair()
+        ours.setblocking(False)
         sys.stdout.flush()
         sys.stderr.flush()
         pid = os.fork()
@@ -162,7 +188,7 @@ class Supervisor:
         try:
             ours.close()
             self._leave_others(seat)
-            place = app.Place(seat.slot, seat.listening, seat.admin, self._runtime_dir, theirs)
+            place = app.Place(seat.slot, seat.listening, seat.admin, self._runtime_dir, theirs, seat.served)
             status = app.main(self._settings, place, _unblock)
         except Exception:
             log.exception("worker %d could not run", seat.slot)
@@ -261,7 +287,7 @@ def _runtime_dir(configured: str) -> tuple[Path, bool]:
     path = Path(configured)
     try:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
-        for left in path.glob("worker-*.sock"):
+        for left in (*path.glob("worker-*.sock"), *path.glob(app.HANDOVER)):
             left.unlink()
     except OSError as error:
         raise ConfigError(f"runtime_dir: cannot use {configured}: {error.strerror}: choose another directory") from None

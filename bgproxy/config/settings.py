@@ -80,6 +80,23 @@ class Settings:
         """What the same file, environment and flags say now. Raises ConfigError; these settings stay as they are."""
         return Settings.load(self.path or None, self._flags)
 
+    def taking(self, new: Settings) -> Settings:
+        """The new settings, but for what needs a restart, which stays as it is here: a process that is started again
+        meanwhile must not stand on another store than its siblings.
+
+        Raises ConfigError, a line per key at fault, where what stays and what is new do not go together.
+        """
+        kept: dict[str, Any] = {}
+        for name, *keys in NEEDS_RESTART:
+            mine, theirs = getattr(self._document, name), kept.get(name, getattr(new._document, name))
+            kept[name] = replace(theirs, **{key: getattr(mine, key) for key in keys}) if keys else mine
+        settings = Settings(new._document.model_copy(update=kept), new._tokens, new.origins)
+        settings.path, settings._flags = new.path, new._flags
+        if found := checks.faults(settings._document):
+            raise _error(found, new.origins)
+        settings.admin().check()
+        return settings
+
     @property
     def fleet(self) -> str:
         """The fleet's name, under which nodes find one another in the store."""

@@ -243,9 +243,9 @@ class ClientConnection:
         if self.exchange is None and not self.buffer and not self.closed and not self.lingering:
             self._close()
 
-    def end_stream(self) -> None:
-        """Shutting down, and the time is up: an event stream ends between two of its events."""
-        if self.exchange is not None and self.exchange.end_stream():
+    def end_early(self) -> None:
+        """Shutting down, and the time is up: see `Exchange.end_early`."""
+        if self.exchange is not None and self.exchange.end_early():
             self.exchange = None
             self._close()
 

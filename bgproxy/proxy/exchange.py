@@ -138,9 +138,12 @@ class Exchange:
                 return
         self._refuse(code, reason)
 
-    def end_stream(self) -> bool:
-        """Shutting down: end an event stream between two events; False where that cannot be done now."""
-        if self.answer is None or not self.answer.end_stream():
+    def end_early(self) -> bool:
+        """Shutting down: end an event stream between two events, say no to who still waits; False: not now."""
+        if self.answer is None:
+            self.refuse("shutting_down", "the agent did not answer within the grace time")
+            return False
+        if not self.answer.end_stream():
             return False
         self._drop_agent()
         self.end = "deadline"

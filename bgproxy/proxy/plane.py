@@ -61,7 +61,7 @@ class DataPlane:
         self.configure(options, health)
 
     def configure(self, options: ProxyOptions, health: HealthOptions) -> None:
-        """Take new options: for connections and upstreams made from now on, and for every next request.
+        """Take new options: for connections made from now on, and for every next request.
 
         Raises ConfigError, with nothing changed, for trusted proxies that are no networks.
         """
@@ -78,6 +78,10 @@ class DataPlane:
             options.forwarding.underscores,
             options.forwarding.trace_method,
         )
+        self._resolver.interval = options.pool.dns_interval
+        for upstream in self._upstreams.values():
+            upstream.configure(options.pool, options.timeouts.connect_timeout, options.limits.high_water_bytes)
+            upstream.health.configure(health)
 
     # The life of the plane
 
@@ -103,7 +107,7 @@ class DataPlane:
         """Finish what is in flight, streams included, within `grace` seconds; whether all of it finished.
 
         The caller has stopped accepting. Idle clients have a moment for a request that is already on its way; then
-        they are closed, and the others after their answer. At the deadline each protocol's own ending is used.
+        they are closed, and the others after their answer.
         """
         self.draining = True
         deadline = monotonic() + grace
@@ -112,19 +116,17 @@ class DataPlane:
             for client in list(self.connections):
                 client.close_if_idle()
             await asyncio.sleep(0.02)
-        finished = not self.connections and not self.tunnels
-        if not finished:
-            await self._end_politely()
-        return finished
+        return not self.connections and not self.tunnels
 
-    async def _end_politely(self) -> None:
-        """The deadline has passed: WebSockets get a close frame, event streams end between two events."""
+    async def end_politely(self) -> None:
+        """The time is up: WebSockets get a close frame, event streams end between two events, and who still waits for
+        an answer gets one of ours. What then is left, `stop` ends."""
         deadline = monotonic() + ENDING_GRACE
         while monotonic() < deadline and (self.connections or self.tunnels):
             for tunnel in list(self.tunnels):
                 tunnel.end()
             for client in list(self.connections):
-                client.end_stream()
+                client.end_early()
             await asyncio.sleep(0.02)
 
     # The pointer

@@ -18,16 +18,13 @@ from urllib.parse import urlsplit
 
 from bgproxy.proxy.options import PoolOptions
 from bgproxy.proxy.upstream import UpstreamConnection
-from bgproxy.rules.health import Health
+from bgproxy.rules.health import OUR_FAULT, Health
 from bgproxy.tasks import spawn
 
 if TYPE_CHECKING:
     from bgproxy.proxy.exchange import Exchange
 
 log = logging.getLogger(__name__)
-
-# Errors of our own side: they say nothing about the upstream, which is not called ill for them.
-OUR_FAULT = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EADDRNOTAVAIL))
 
 
 class Upstream:
@@ -62,6 +59,12 @@ class Upstream:
             f"<Upstream {self.color} {self.url} in_flight={self.in_flight} open={self.open} idle={len(self.idle)} "
             f"opening={self.opening} waiting={len(self.waiting)}>"
         )
+
+    def configure(self, options: PoolOptions, connect_timeout: float, high_water: int) -> None:
+        """Take new options, for what happens from now on."""
+        self._options = options
+        self._connect_timeout = connect_timeout
+        self.high_water = high_water
 
     @property
     def authority(self) -> bytes:

@@ -5,7 +5,12 @@ Pure: the caller brings the time (monotonic seconds). An upstream starts as usab
 
 from __future__ import annotations
 
+import errno
 from dataclasses import dataclass
+from typing import Final
+
+# Errors of our own side: they say nothing about the upstream, which is not called ill for them.
+OUR_FAULT: Final = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EADDRNOTAVAIL))
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +54,10 @@ class Health:
 
     def __repr__(self) -> str:
         return f"<Health {'up' if self.up else 'down'} {self.reason}>"
+
+    def configure(self, options: HealthOptions) -> None:
+        """Take new options; what is known stays."""
+        self._options = options
 
     def usable(self, now: float) -> bool:
         """Whether a request may be sent there now."""
