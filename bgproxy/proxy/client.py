@@ -123,12 +123,14 @@ class ClientConnection:
                 self._refuse_connection("target_too_long", f"the target is longer than {limits.max_target_bytes} bytes")
             else:
                 self._refuse_connection("head_too_large", f"the head is longer than {limits.max_head_bytes} bytes")
-        elif line >= 0 and data[line - 1 : line] != b"\r":
-            self._refuse_connection("bad_request_line", "a line ends with a bare LF (RFC 9112 §2.2)")
+        elif line >= 0 and data.count(b"\n") > data.count(b"\r\n"):
+            # No head ends like that: it is refused now, not when its time is up.
+            code = "bad_field" if data[line - 1 : line] == b"\r" else "bad_request_line"
+            self._refuse_connection(code, "a line ends with a bare LF (RFC 9112 §2.2)")
         elif data.startswith(b"\r\n"):
             self._refuse_connection("bad_request_line", "empty lines stand before the request")
         else:
-            if self.wait is not Wait.HEAD:
+            if data and self.wait is not Wait.HEAD:  # an empty line behind the last request begins no next one
                 self._expect(Wait.HEAD, self.plane.timeouts.client_head_timeout, monotonic())
             self.buffer = data
 

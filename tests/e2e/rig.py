@@ -180,9 +180,7 @@ class Proxy:
         """Put another release on a color."""
         assert self.plane.state is not None
         release = Release(label, tuple(agent.url for agent in agents))
-        state = fleet.stage(
-            self.plane.state, color, release, actor="test", reason="", at=time.time(), force=True
-        )
+        state = fleet.stage(self.plane.state, color, release, actor="test", reason="", at=time.time(), force=True)
         assert state is not None
         self.apply(state.state)
 

@@ -59,7 +59,8 @@ def parse_head(raw: bytes) -> Message:
     fields = []
     for line in lines:
         name, colon, value = line.partition(b":")
-        assert colon and name and name.strip() == name, f"not a field line: {line!r}"
+        assert colon == b":", f"not a field line: {line!r}"
+        assert name.strip() == name != b"", f"not a field name: {name!r}"
         fields.append((name, value.strip(b" \t")))
     return Message(start, fields, raw)
 
