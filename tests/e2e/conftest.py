@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Callable, Mapping
 import pytest
 import uvloop
 from rig import Rig
+from serving import Town
 
 
 def pytest_asyncio_loop_factories(
@@ -22,3 +23,11 @@ async def rig() -> AsyncIterator[Rig]:
     rig = Rig()
     yield rig
     await rig.close()
+
+
+@pytest.fixture
+async def town() -> AsyncIterator[Town]:
+    """Proxies as they are run, in processes of their own."""
+    town = Town()
+    yield town
+    await town.close()
