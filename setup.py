@@ -21,6 +21,7 @@ HOT = [
     "bgproxy/proxy/client.py",
     "bgproxy/proxy/exchange.py",
     "bgproxy/proxy/pool.py",
+    "bgproxy/proxy/record.py",
     "bgproxy/proxy/routing.py",
     "bgproxy/proxy/tunnel.py",
     "bgproxy/proxy/upload.py",

@@ -8,15 +8,14 @@ from __future__ import annotations
 
 import asyncio
 from enum import Enum
-from time import monotonic, time
+from time import monotonic
 from typing import TYPE_CHECKING
 
-from bgproxy.http1.fields import values
 from bgproxy.http1.head import Malformed, RequestHead
 from bgproxy.proxy.exchange import Exchange
 from bgproxy.proxy.replies import REPLIES, reply
 from bgproxy.proxy.tunnel import Tunnel
-from bgproxy.proxy.upstream import TCP_CLOSED, tcp_state
+from bgproxy.proxy.upstream import TCP_CLOSED, reset_when_closed, tcp_state
 
 if TYPE_CHECKING:
     from bgproxy.proxy.plane import DataPlane
@@ -116,6 +115,9 @@ class ClientConnection:
 
     def _partial(self, data: bytes) -> None:
         """A head that is not whole yet: wait for the rest, unless it cannot become a good one."""
+        if self.half_closed:
+            self._close()  # the rest never comes
+            return
         limits = self.plane.limits
         line = data.find(b"\n")
         if len(data) > limits.max_head_bytes:
@@ -142,12 +144,13 @@ class ClientConnection:
             self.pause_reading()
 
     def eof_received(self) -> bool:
-        """FIN from the client: a request that came whole is still answered; half a request is given up."""
+        """FIN from the client: requests that came whole are still answered; half a request is given up."""
         exchange = self.exchange
-        if exchange is None or not exchange.request_done:
-            return False  # the transport closes, `connection_lost` follows
-        self.half_closed = True
-        return True
+        if exchange is None:  # whole ones may wait for their turn, which comes with the loop's next
+            self.half_closed = bool(self.buffer) and self.wait is Wait.REQUEST
+        else:
+            self.half_closed = exchange.request_done
+        return self.half_closed  # False: the transport closes, `connection_lost` follows
 
     def connection_lost(self, _: Exception | None) -> None:
         self.closed = True
@@ -174,7 +177,7 @@ class ClientConnection:
 
     def must_close(self) -> bool:
         """Whether the connection ends after the answer whatever the client wishes."""
-        return self.half_closed or self.plane.draining
+        return self.plane.draining or (self.half_closed and not self.buffer)
 
     def refuse(self, code: str, detail: str, *, close: bool) -> int:
         """Answer by ourselves; returns the status."""
@@ -193,7 +196,7 @@ class ClientConnection:
         self.probed = False
         if self.closed:
             return
-        if not keep:
+        if not keep or (self.half_closed and not self.buffer):
             self._close_after(request_done)
             return
         self._expect(Wait.REQUEST, self.plane.timeouts.keepalive_timeout, now)
@@ -232,6 +235,7 @@ class ClientConnection:
         if close_can_be_seen:
             self._close()
         else:
+            reset_when_closed(self.transport)
             self.abort()
 
     def _close(self) -> None:
@@ -338,7 +342,7 @@ class ClientConnection:
             else:
                 self.stalled_at = size
                 self.stall_deadline = now + self.plane.timeouts.write_stall_timeout
-        elif self.half_closed and self.exchange is not None:
+        elif self.exchange is not None and (self.half_closed or not self.reading):
             self._probe(self.exchange)
 
     def _overdue(self) -> None:
@@ -360,9 +364,10 @@ class ClientConnection:
         """A client that closed only its own side and one that is gone look alike, until something is written to them.
 
         One interim answer (any HTTP/1.1 client must take those, RFC 9110 §15.2), or one zero before a chunk's size,
-        makes the kernel of a gone client answer with a reset, which the connection's state then shows.
+        makes the kernel of a gone client answer with a reset, which the connection's state then shows. It also shows
+        the reset of a client that is not read from at the moment.
         """
-        if not self.probed:
+        if self.half_closed and not self.probed:
             self.probed = True
             if exchange.answer is not None:
                 exchange.answer.probe()
@@ -370,30 +375,3 @@ class ClientConnection:
                 self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         elif tcp_state(self.transport) == TCP_CLOSED:
             self.abort()
-
-    # 5. telemetry
-
-    def log_access(self, exchange: Exchange, now: float) -> None:
-        """One line of the access log."""
-        request = exchange.request
-        fields = request.fields
-        group = exchange.group
-        self.plane.access.write(
-            time(),
-            (request.made_id or b"".join(values(fields, fields.lower(), b"x-request-id"))).decode(),
-            request.method.decode(),
-            request.target.decode("latin-1"),
-            exchange.status,
-            now - exchange.started,
-            exchange.first_byte - exchange.started if exchange.first_byte else 0.0,
-            exchange.bytes_in,
-            exchange.bytes_out,
-            self.peer,
-            group.route,
-            group.color,
-            group.release,
-            group.epoch,
-            exchange.upstream.url if exchange.upstream is not None else "",
-            exchange.retries,
-            exchange.end,
-        )

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from bgproxy.http1.head import CHUNKED, IDEMPOTENT, Malformed, RequestHead, ResponseHead
 from bgproxy.proxy.answer import Answer
 from bgproxy.proxy.pool import Upstream
+from bgproxy.proxy.record import log_access
 from bgproxy.proxy.routing import Group
 from bgproxy.proxy.upload import Upload
 from bgproxy.proxy.upstream import UpstreamConnection
@@ -386,9 +387,8 @@ class Exchange:
         slot.bytes_out += self.bytes_out
         if self.answer is not None and self.answer.is_stream:
             slot.streams -= 1
-        access = self.client.plane.access
-        if access.enabled:
-            self.client.log_access(self, now)
+        if self.client.plane.access.enabled:
+            log_access(self, now)
 
     def tunnel_closed(self, bytes_in: int, bytes_out: int, end: str) -> None:
         """Both directions of the tunnel have ended."""
