@@ -6,24 +6,29 @@ Heads are cut as bytes, line by line: a head that passed the grammar has a line 
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 # They end at this hop whether the Connection field names them or not.
 HOP_BY_HOP = frozenset((b"connection", b"keep-alive", b"proxy-connection", b"te", b"upgrade", b"http2-settings"))
 
-# What a peer says about the client, believed only from trusted proxies.
-IDENTITY = frozenset((b"x-forwarded-for", b"x-forwarded-proto", b"x-forwarded-host", b"x-real-ip", b"forwarded"))
+# What a peer says about the client, believed only from trusted proxies: these, and every X-Forwarded-*.
+_IDENTITY = frozenset((b"x-real-ip", b"forwarded"))
 
 # A Connection field names its own hop's fields; it cannot name these away (a known way to strip identity at a proxy).
-NOT_NAMED_AWAY = IDENTITY | {
+NOT_NAMED_AWAY = _IDENTITY | {
     b"host",
     b"content-length",
     b"transfer-encoding",
     b"authorization",
     b"proxy-authorization",
+    b"x-api-key",
+    b"api-key",
     b"cookie",
     b"set-cookie",
     b"content-type",
     b"content-encoding",
     b"cache-control",
+    b"date",
     b"via",
     b"x-request-id",
     b"traceparent",
@@ -42,10 +47,15 @@ NOT_IN_TRAILERS = (
         b"max-forwards",
         b"range",
         b"if-match",
+        b"if-none-match",
+        b"if-modified-since",
+        b"if-unmodified-since",
+        b"if-range",
         b"www-authenticate",
+        b"authentication-info",
         b"proxy-authenticate",
+        b"proxy-authentication-info",
         b"location",
-        b"date",
         b"age",
         b"expires",
         b"pragma",
@@ -57,25 +67,64 @@ NOT_IN_TRAILERS = (
 )
 
 
+_FEW = 4  # names up to which a search for each is cheaper than a look at every line
+
+
+def is_identity(name: bytes) -> bool:
+    """Whether a field (its name in lower case) tells who the client is; only a trusted proxy's word counts."""
+    return name in _IDENTITY or name.startswith(b"x-forwarded-")
+
+
+def is_ours(name: bytes) -> bool:
+    """Whether this proxy takes a field (its name in lower case) off, or writes it itself."""
+    return name in HOP_BY_HOP or name == b"x-request-id" or name.startswith(b"x-bgproxy-") or is_identity(name)
+
+
+def may_trail(name: bytes) -> bool:
+    """Whether a field (its name in lower case) may go on in a trailer section."""
+    return not (name in NOT_IN_TRAILERS or b"_" in name or is_ours(name))
+
+
 def tokens(value: bytes) -> list[bytes]:
     """The members of a comma-separated field value, white space off, empty ones left out (RFC 9110 §5.6.1)."""
     return [token for part in value.split(b",") if (token := part.strip(b" \t"))]
 
 
 def named_away(connection: list[bytes]) -> set[bytes]:
-    """The further fields which a Connection field (its tokens in lower case) ends at this hop."""
-    return {token for token in connection if token not in NOT_NAMED_AWAY}
+    """The further fields which a Connection field (its tokens in lower case) ends at this hop.
+
+    A token with a colon is no name, and would find a field by the beginning of its value.
+    """
+    return {token for token in connection if not (b":" in token or token in NOT_NAMED_AWAY or is_identity(token))}
 
 
-def cut(head: bytes, low: bytes, names: set[bytes]) -> tuple[bytes, bytes]:
-    """The head without the fields of these names; `low` is the head in lower case, and comes back cut alike."""
+def cut(head: bytes, low: bytes, names: Collection[bytes]) -> bytes:
+    """The head without the fields of these names; `low` is the head in lower case. Linear, whatever the names."""
+    if len(names) > _FEW:
+        lines = head.split(b"\r\n")
+        return b"\r\n".join([line for line in lines if line.partition(b":")[0].lower() not in names])
+    spans = []
     for name in names:
         needle = b"\n%b:" % name
-        while (start := low.find(needle)) >= 0:
+        start = low.find(needle)
+        while start >= 0:
             end = low.index(b"\n", start + 1)
-            head = head[:start] + head[end:]
-            low = low[:start] + low[end:]
-    return head, low
+            spans.append((start, end))
+            start = low.find(needle, end)
+    spans.sort()
+    kept = []
+    at = 0
+    for start, end in spans:
+        kept.append(head[at:start])
+        at = end
+    kept.append(head[at:])
+    return b"".join(kept)
+
+
+def fields_without(head: bytes, low: bytes, needle: bytes) -> bytes:
+    """The head, its empty line left off, without a field that is there once; `needle` (`\\nname:`) finds it."""
+    start = low.index(needle)
+    return head[:start] + head[low.index(b"\n", start + 1) : -2]
 
 
 def values(head: bytes, low: bytes, name: bytes) -> list[bytes]:

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import re
 
-from bgproxy.http1.fields import NOT_IN_TRAILERS
-from bgproxy.http1.head import CHUNKED, FIELD_LINE, Malformed
+from bgproxy.http1.fields import may_trail
+from bgproxy.http1.head import CHUNKED, FIELD_LINE, UNTIL_CLOSE, Malformed
 
 _DIGITS = re.compile(rb"[0-9]{1,18}")
 # A size line: up to 16 hex digits, then extensions (RFC 9112 §7.1.1) of visible characters, spaces and tabs.
@@ -19,26 +19,39 @@ _MAX_CHUNK = 1 << 60
 LAST_CHUNK = b"0\r\n\r\n"
 
 
-def content_length(values: list[bytes]) -> int:
-    """The one Content-Length (RFC 9112 §6.3); lists, signs, spaces, repetitions and overflows are refused."""
-    if len(values) != 1:
-        raise Malformed("bad_length", "several Content-Length fields (RFC 9112 §6.3)")
-    value = values[0].rstrip(b" \t")
+def content_length(value: bytes) -> int:
+    """The one Content-Length (RFC 9112 §6.3); lists, signs, repetitions and overflows are refused."""
+    value = value.rstrip(b" \t")
     if _DIGITS.fullmatch(value) is None:
-        raise Malformed("bad_length", "Content-Length is not a plain number of bytes (RFC 9110 §8.6)")
+        raise Malformed("bad_length", "Content-Length is not one plain number of bytes (RFC 9110 §8.6)")
     return int(value)
 
 
-def request_length(lengths: list[bytes], encodings: list[bytes], minor: int) -> int:
-    """How a request's body is framed: bytes, or CHUNKED (RFC 9112 §6.1, §6.3)."""
-    if not encodings:
-        return content_length(lengths) if lengths else 0
-    if lengths:
+def request_length(length: bytes | None, encoding: bytes | None, minor: int) -> int:
+    """How a request's body is framed: bytes, or CHUNKED (RFC 9112 §6.1, §6.3). None: the field is not there."""
+    if encoding is None:
+        return content_length(length) if length is not None else 0
+    if length is not None:
         raise Malformed("bad_length", "Transfer-Encoding and Content-Length together (RFC 9112 §6.1)")
     if minor == 0:
         raise Malformed("bad_transfer_encoding", "Transfer-Encoding in an HTTP/1.0 request (RFC 9112 §6.1)")
-    if len(encodings) != 1 or encodings[0].rstrip(b" \t") != b"chunked":
+    # White space behind the word would be allowed, but known parsers then frame the message otherwise.
+    if encoding != b"chunked":
         raise Malformed("unknown_transfer_encoding", "a Transfer-Encoding other than `chunked` alone (RFC 9112 §6.1)")
+    return CHUNKED
+
+
+def response_length(length: bytes | None, encoding: bytes | None, minor: int) -> int:
+    """How a response's body is framed: bytes, CHUNKED or UNTIL_CLOSE (RFC 9112 §6.3). Conflicts are never passed on."""
+    if encoding is None:
+        if length is None:
+            return UNTIL_CLOSE
+        try:
+            return content_length(length)
+        except Malformed as error:
+            raise Malformed("bad_response", "of the agent's answer: " + error.detail) from None
+    if length is not None or encoding != b"chunked" or minor == 0:
+        raise Malformed("bad_response", "of the agent's answer: its Transfer-Encoding is not `chunked` alone")
     return CHUNKED
 
 
@@ -130,7 +143,7 @@ class ChunkReader:
             raise Malformed("bad_chunk", "a trailer field is malformed (RFC 9112 §7.1.2)")
         if self.fields < 0:
             raise Malformed("bad_chunk", "too many trailer fields")
-        if match[1].lower() not in NOT_IN_TRAILERS and b"_" not in match[1]:
+        if may_trail(match[1].lower()):
             self.trailers.append(line)
 
     def _spend(self, size: int) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 
 from bgproxy.errors import BgproxyError
 
@@ -24,7 +25,8 @@ _TARGET = rb"[\x21\x22\x24-\x7e]"
 METHODS = frozenset((b"GET", b"HEAD", b"POST", b"PUT", b"PATCH", b"DELETE", b"OPTIONS", b"QUERY", b"TRACE"))
 IDEMPOTENT = frozenset((b"GET", b"HEAD", b"PUT", b"DELETE", b"OPTIONS", b"QUERY", b"TRACE"))  # RFC 9110 §9.2.2
 
-HOST = re.compile(rb"(?:[0-9A-Za-z._\-]++|\[[0-9A-Fa-f:.]++\])(?::[0-9]{1,5})?")
+_HOST = re.compile(rb"(?:[0-9A-Za-z._\-]++|\[[0-9A-Fa-f:.]++\])(?::[0-9]{1,5})?")
+_MAX_HOST = 300  # bytes: a DNS name has at most 253, a port five more
 
 
 class Malformed(BgproxyError):
@@ -43,12 +45,11 @@ class RequestHead:
     method: bytes
     target: bytes  # origin-form or `*`
     minor: int  # 0 or 1: of the client's HTTP version
-    host: bytes  # as sent, port included; empty where an HTTP/1.0 client sent none
+    host: bytes  # lower case, port included; empty where an HTTP/1.0 client sent none
     length: int  # of the body: bytes, or CHUNKED
     keep_alive: bool
     fields: bytes  # request line and fields, hop-by-hop ones removed
     upgrade: bytes  # the protocol asked for, lower case; empty: none
-    expect: bool  # 100-continue
     has_request_id: bool
     made_id: bytes = b""  # the X-Request-Id that we gave it
     forwarded_for: bytes = b""  # what a trusted proxy in front has said (X-Forwarded-For)
@@ -66,27 +67,42 @@ class ResponseHead:
     keep_alive: bool  # whether the agent's connection may serve again
     fields: bytes  # status line and fields with CRLF, hop-by-hop ones removed, without the empty line
     has_date: bool
-    event_stream: bool
+    event_stream: bool  # and without a length: its parts are events, which a client waits for one by one
     upgrade: bytes  # of a 101: the protocol, lower case
-    has_length: bool  # Content-Length stands in `fields`
 
 
-def request_grammar(max_fields: int) -> re.Pattern[bytes]:
-    """A request's head: groups method, target, minor version. Names with `_` do not match; they go the careful way."""
-    field = rb"(?:%s++:%s*+\r\n)" % (_TOKEN_WITHOUT_UNDERSCORE, _VALUE)
-    return re.compile(rb"(%s++) (%s++) HTTP/1\.([01])\r\n%s{0,%d}+\r\n" % (_TOKEN, _TARGET, field, max_fields))
+def request_grammar(max_fields: int, max_target: int, *, underscores: bool) -> re.Pattern[bytes]:
+    """A request's head: groups method, target, minor version. `underscores`: whether field names may have a `_`."""
+    field = rb"(?:%s++:%s*+\r\n)" % (_TOKEN if underscores else _TOKEN_WITHOUT_UNDERSCORE, _VALUE)
+    line = rb"(%s++) (%s{1,%d}+) HTTP/1\.([01])\r\n" % (_TOKEN, _TARGET, max_target)
+    return re.compile(rb"%s%s{0,%d}+\r\n" % (line, field, max_fields))
 
 
 def response_grammar(max_fields: int) -> re.Pattern[bytes]:
-    """A response's head: groups minor version and status. An empty reason may lack its space, as many send it."""
+    """A response's head: groups minor version and status. An empty reason may lack its space, as many send it.
+
+    A status from 600 on belongs to no class of RFC 9110 §15: nobody downstream would know what to make of it.
+    """
     field = rb"(?:%s++:%s*+\r\n)" % (_TOKEN, _VALUE)
-    return re.compile(rb"HTTP/1\.([01]) ([1-9][0-9][0-9])(?: %s*+)?\r\n%s{0,%d}+\r\n" % (_VALUE, field, max_fields))
+    return re.compile(rb"HTTP/1\.([01]) ([1-5][0-9][0-9])(?: %s*+)?\r\n%s{0,%d}+\r\n" % (_VALUE, field, max_fields))
 
 
 FIELD_LINE = re.compile(rb"(%s++):%s*+" % (_TOKEN, _VALUE))
 REQUEST_LINE = re.compile(rb"(%s++) (%s++) HTTP/([0-9])\.([0-9])" % (_TOKEN, _TARGET))
-STATUS_LINE = re.compile(rb"HTTP/1\.[01] [1-9][0-9][0-9](?: %s*+)?" % _VALUE)
+STATUS_LINE = re.compile(rb"HTTP/1\.[01] [1-5][0-9][0-9](?: %s*+)?" % _VALUE)
 _LINE_CONTROLS = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
+
+
+@lru_cache(1024)
+def host_of(value: bytes) -> bytes:
+    """The host and port of a Host field's value; one that is not `name` or `name:port` is refused (RFC 9110 §7.2).
+
+    The same few come again and again. Only good ones are remembered, and those are short.
+    """
+    host = value.rstrip(b" \t")
+    if len(value) > _MAX_HOST or _HOST.fullmatch(host) is None:
+        raise Malformed("bad_host", "Host is not `name` or `name:port` (RFC 9110 §7.2)")
+    return host
 
 
 def why_fields_fail(lines: list[bytes], max_fields: int) -> Malformed:
@@ -103,7 +119,7 @@ def why_fields_fail(lines: list[bytes], max_fields: int) -> Malformed:
     return Malformed("too_many_fields", f"more than {max_fields} fields")
 
 
-def why_request_fails(head: bytes, max_fields: int) -> Malformed:
+def why_request_fails(head: bytes, max_fields: int, max_target: int) -> Malformed:
     """What is wrong with a request's head that the grammar did not let in, in words."""
     line, *lines = head[:-4].split(b"\r\n")
     match = REQUEST_LINE.fullmatch(line)
@@ -111,6 +127,8 @@ def why_request_fails(head: bytes, max_fields: int) -> Malformed:
         return Malformed("bad_request_line", "the first line is not `METHOD target HTTP/1.1` (RFC 9112 §3)")
     if match[3] != b"1" or match[4] not in (b"0", b"1"):
         return Malformed("bad_version", "only HTTP/1.1 and HTTP/1.0 are spoken here")
+    if len(match[2]) > max_target:
+        return Malformed("target_too_long", f"the target is longer than {max_target} bytes")
     return why_fields_fail(lines, max_fields)
 
 

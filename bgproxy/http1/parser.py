@@ -9,40 +9,62 @@ from __future__ import annotations
 import re
 from typing import Literal
 
-from bgproxy.http1.fields import HOP_BY_HOP, IDENTITY, cut, named_away, names_with_underscore, tokens, values
-from bgproxy.http1.framing import content_length, request_length
+from bgproxy.http1.fields import (
+    cut,
+    fields_without,
+    is_identity,
+    is_ours,
+    named_away,
+    names_with_underscore,
+    tokens,
+    values,
+)
+from bgproxy.http1.framing import request_length, response_length
 from bgproxy.http1.head import (
     CHUNKED,
-    HOST,
     METHODS,
     UNTIL_CLOSE,
     Malformed,
     RequestHead,
     ResponseHead,
+    host_of,
     request_grammar,
     response_grammar,
     why_request_fails,
     why_response_fails,
 )
 
+# Factored by first letters: the pattern is tried at every line. A response has fewer of interest.
 _REQUEST_FIELDS = re.compile(
-    rb"\n(host|connection|content-length|transfer-encoding|te|expect|upgrade|keep-alive|proxy-connection|http2-settings"
-    rb"|x-forwarded-(?:for|proto|host)|x-real-ip|x-request-id|x-bgproxy-[^:]*|forwarded):[ \t]*+([^\r]*+)"
+    rb"\n(c(?:onnection|ontent-length)|h(?:ost|ttp2-settings)|t(?:ransfer-encoding|e)|expect|upgrade|keep-alive"
+    rb"|x-(?:request-id|real-ip|(?:forwarded|bgproxy)-[^:]*)|proxy-connection|forwarded):[ \t]*+([^\r]*+)"
 )
 _RESPONSE_FIELDS = re.compile(
-    rb"\n(connection|content-length|transfer-encoding|te|upgrade|keep-alive|proxy-connection|date|content-type):"
-    rb"[ \t]*+([^\r]*+)"
+    rb"\n(c(?:onnection|ontent-length)|date|t(?:ransfer-encoding|e)|upgrade|keep-alive|proxy-connection)"
+    rb":[ \t]*+([^\r]*+)"
 )
+_EVENTS = re.compile(rb"\ncontent-type:[ \t]*+(?:text/event-stream|application/x-ndjson)")
 _REQUEST_ID = re.compile(rb"[\x21-\x7e]{1,128}")
 _ABSOLUTE = re.compile(rb"http://([^/?#@]++)(/[^#]*+|(?=\?)[^#]*+|)", re.IGNORECASE)
+_PROTOCOL = re.compile(rb"[!#$%&'*+\-.^_`|~0-9a-z]++(?:/[!#$%&'*+\-.^_`|~0-9a-z]++)?")
+_HOPS = re.compile(rb"[0-9]{1,9}")
+
+# By far the most frequent thing to be taken out of a head; many clients send it though it says nothing.
+_KEEP_ALIVE = [(b"connection", b"keep-alive")]
+_PLAIN_METHODS = METHODS - {b"TRACE", b"OPTIONS"}
+_FRAMING = frozenset((b"transfer-encoding", b"content-length"))
 
 Underscores = Literal["drop", "refuse", "pass"]
 
 
 class Parser:
-    """The heads of requests and responses, within limits. It holds no state between two heads: one serves them all."""
+    """The heads of requests and responses, within limits. It holds no state between two heads: one serves them all.
 
-    __slots__ = ("_max_fields", "_max_target", "_request", "_response", "_trace", "_underscores")
+    A field that comes twice is read as the list that it then is (RFC 9110 §5.3): neither Host, nor Content-Length, nor
+    Transfer-Encoding may be one, so each refuses it.
+    """
+
+    __slots__ = ("_any_request", "_max_fields", "_max_target", "_request", "_response", "_trace", "_underscores")
 
     def __init__(
         self,
@@ -55,7 +77,8 @@ class Parser:
         self._max_target = max_target_bytes
         self._underscores = underscores
         self._trace = trace
-        self._request = request_grammar(max_fields)
+        self._request = request_grammar(max_fields, max_target_bytes, underscores=False)
+        self._any_request = request_grammar(max_fields, max_target_bytes, underscores=True)
         self._response = response_grammar(max_fields)
 
     def request(self, head: bytes, trusted: bool = False) -> RequestHead:
@@ -65,58 +88,51 @@ class Parser:
         """
         match = self._request.fullmatch(head)
         if match is None:
-            head = self._without_underscores(head)
-            match = self._request.fullmatch(head)
-            if match is None:
-                match = self._with_underscores(head)
+            match, head = self._with_underscores(head)
         method, target, version = match.groups()
         minor = 1 if version == b"1" else 0
         low = head.lower()
         host: bytes | None = None
-        lengths: list[bytes] = []
-        encodings: list[bytes] = []
+        length_text: bytes | None = None
+        encoding: bytes | None = None
         odd: list[tuple[bytes, bytes]] | None = None
         ids = 0
         for name, value in _REQUEST_FIELDS.findall(low):
             if name == b"host":
-                if host is not None:
-                    raise Malformed("bad_host", "several Host fields (RFC 9112 §3.2)")
-                host = value
+                host = value if host is None else host + b", " + value
             elif name == b"content-length":
-                lengths.append(value)
+                length_text = value if length_text is None else length_text + b", " + value
             elif name == b"x-request-id":
                 ids += 1 if _REQUEST_ID.fullmatch(value) else 2
             elif name == b"transfer-encoding":
-                encodings.append(value)
+                encoding = value if encoding is None else encoding + b", " + value
             elif odd is None:
                 odd = [(name, value)]
             else:
                 odd.append((name, value))
-        if (
-            lengths
-            and not encodings
-            and len(lengths) == 1
-            and (length_text := lengths[0]).isdigit()
-            and len(length_text) < 16
-        ):
-            length = int(length_text)
-        elif lengths or encodings:
-            length = request_length(lengths, encodings, minor)
-        else:
+        if length_text is None and encoding is None:
             length = 0
-        if method not in METHODS or method == b"TRACE":
+        elif encoding is None and length_text is not None and length_text.isdigit() and len(length_text) < 16:
+            length = int(length_text)
+        else:
+            length = request_length(length_text, encoding, minor)
+        if method not in _PLAIN_METHODS:
             self._check_method(method)
-        if len(target) > self._max_target:
-            raise Malformed("target_too_long", f"the target is longer than {self._max_target} bytes")
-        if host is not None and HOST.fullmatch(host) is None:
-            host = host.rstrip(b" \t")
-            if HOST.fullmatch(host) is None:
-                raise Malformed("bad_host", "Host is not `name` or `name:port` (RFC 9110 §7.2)")
-        elif host is None and minor:
+        if host is not None:
+            host = host_of(host)
+        elif minor:
             raise Malformed("bad_host", "Host is missing (RFC 9112 §3.2)")
-        request = RequestHead(method, target, minor, host or b"", length, minor == 1, head[:-2], b"", False, ids == 1)
-        if odd is not None or ids > 1 or encodings or minor == 0 or not target.startswith(b"/"):
-            _finish(request, low, odd or [], trusted)
+        else:
+            host = b""
+        if ids > 1:
+            odd = [*(odd or ()), (b"x-request-id", b"")]
+        request = RequestHead(method, target, minor, host, length, minor == 1, head[:-2], b"", ids == 1)
+        if encoding is not None or minor == 0 or method not in _PLAIN_METHODS or not target.startswith(b"/"):
+            _finish(request, head, low, odd or [], trusted)
+        elif odd == _KEEP_ALIVE:
+            request.fields = fields_without(head, low, b"\nconnection:")
+        elif odd is not None:
+            _finish(request, head, low, odd, trusted)
         return request
 
     def response(self, head: bytes) -> ResponseHead:
@@ -124,31 +140,36 @@ class Parser:
         match = self._response.fullmatch(head)
         if match is None:
             raise why_response_fails(head, self._max_fields)
-        version, status = match.groups()
+        version, status_text = match.groups()
         low = head.lower()
-        lengths: list[bytes] = []
-        encodings: list[bytes] = []
+        length_text: bytes | None = None
+        encoding: bytes | None = None
         odd: list[tuple[bytes, bytes]] | None = None
-        has_date = event_stream = False
+        has_date = False
         for name, value in _RESPONSE_FIELDS.findall(low):
             if name == b"content-length":
-                lengths.append(value)
-            elif name == b"content-type":
-                event_stream = value.startswith((b"text/event-stream", b"application/x-ndjson"))
+                length_text = value if length_text is None else length_text + b", " + value
             elif name == b"date":
                 has_date = True
             elif name == b"transfer-encoding":
-                encodings.append(value)
+                encoding = value if encoding is None else encoding + b", " + value
             elif odd is None:
                 odd = [(name, value)]
             else:
                 odd.append((name, value))
-        length = _response_length(lengths, encodings, version) if lengths or encodings else UNTIL_CLOSE
         keep = version == b"1"
-        fields = head[:-2] if keep else b"HTTP/1.1" + head[8:-2]
-        response = ResponseHead(int(status), length, keep, fields, has_date, event_stream, b"", bool(lengths))
-        if odd is not None or encodings:
-            _finish_response(response, low, odd or [])
+        if encoding is None and length_text is not None and length_text.isdigit() and len(length_text) < 16:
+            length = int(length_text)
+        else:
+            length = response_length(length_text, encoding, int(keep))
+        status = int(status_text)
+        response = ResponseHead(status, length, keep, head[:-2], has_date, False, b"")
+        if length < 0 or not keep or status < 200 or status == 204:
+            _finish_response(response, head, low, odd or [])
+        elif odd == _KEEP_ALIVE:
+            response.fields = fields_without(head, low, b"\nconnection:")
+        elif odd is not None:
+            _finish_response(response, head, low, odd)
         return response
 
     def _check_method(self, method: bytes) -> None:
@@ -157,78 +178,51 @@ class Parser:
         if method not in METHODS:
             raise Malformed("method_not_implemented", "the method is not one that this proxy passes on")
 
-    def _without_underscores(self, head: bytes) -> bytes:
-        """By setting: fields with `_` in their names taken out, refused, or left for `_with_underscores`."""
+    def _with_underscores(self, head: bytes) -> tuple[re.Match[bytes], bytes]:
+        """A head that is well but for the underscores in its field names, and what the setting leaves of it.
+
+        Agents behind a CGI-like interface read `_` as `-`: what may not come in one spelling may not come in the other.
+        """
+        match = self._any_request.fullmatch(head)
+        if match is None:
+            raise why_request_fails(head, self._max_fields, self._max_target)
         names = names_with_underscore(head)
-        if names & {b"transfer_encoding", b"content_length"} or (names and self._underscores == "refuse"):
+        twins = {name: name.replace(b"_", b"-") for name in names}
+        if self._underscores == "refuse" or not _FRAMING.isdisjoint(twins.values()):
             raise Malformed("bad_field", "a field name has a `_` in it")
-        return cut(head, head.lower(), names)[0] if names and self._underscores == "drop" else head
-
-    def _with_underscores(self, head: bytes) -> re.Match[bytes]:
-        """The request line of a head whose fields are well but for their underscores, which the setting lets pass."""
         if self._underscores == "pass":
-            lines = head.split(b"\r\n")
-            plain = b"\r\n".join([lines[0], *(_dashed(line) for line in lines[1:])])
-            if (match := self._request.fullmatch(plain)) is not None:
-                return match
-        raise why_request_fails(head, self._max_fields)
+            names = {name for name, twin in twins.items() if is_ours(twin)}
+        return match, cut(head, head.lower(), names)
 
 
-def _dashed(line: bytes) -> bytes:
-    name, colon, value = line.partition(b":")
-    return name.replace(b"_", b"-") + colon + value
-
-
-def _response_length(lengths: list[bytes], encodings: list[bytes], version: bytes) -> int:
-    """How a response's body is framed (RFC 9112 §6.3); conflicts are the agent's fault and never passed on."""
-    if not encodings:
-        try:
-            return content_length(lengths)
-        except Malformed as error:
-            raise Malformed("bad_response", "of the agent's answer: " + error.detail) from None
-    if lengths or len(encodings) != 1 or encodings[0] != b"chunked" or version == b"0":
-        raise Malformed("bad_response", "of the agent's answer: its Transfer-Encoding is not `chunked` alone")
-    return CHUNKED
-
-
-def _finish(request: RequestHead, low: bytes, odd: list[tuple[bytes, bytes]], trusted: bool) -> None:
+def _finish(request: RequestHead, head: bytes, low: bytes, odd: list[tuple[bytes, bytes]], trusted: bool) -> None:
     """What only some requests need: hop-by-hop fields, identity, upgrades, HTTP/1.0, absolute-form."""
-    names: set[bytes] = set()
-    connection: list[bytes] = []
-    upgrades: list[bytes] = []
-    for name, value in odd:
-        if name == b"connection":
-            connection += tokens(value)
-        elif name == b"upgrade":
-            upgrades += tokens(value)
-        elif name == b"expect":
-            if value.rstrip(b" \t") != b"100-continue":
-                raise Malformed("expectation_failed", "the only expectation known is 100-continue (RFC 9110 §10.1.1)")
-            request.expect = request.minor == 1
-            if not request.expect:
-                names.add(b"expect")
-        if name in HOP_BY_HOP or (name in IDENTITY and not trusted) or name.startswith(b"x-bgproxy-"):
-            names.add(name)
+    connection = _members(odd, b"connection")
+    names = named_away(connection)
+    names.update([name for name, _ in odd if not (trusted and is_identity(name))])
+    ours: list[bytes] = []  # what is written anew, behind the client's fields
     if connection:
-        names |= named_away(connection)
         request.keep_alive = (request.minor == 1 or b"keep-alive" in connection) and b"close" not in connection
-    head = request.fields + b"\r\n"
     if trusted:
         _believe(request, head, low, names)
-    if not request.has_request_id:
-        names.add(b"x-request-id")
+    if b"expect" in names:
+        _expect([value.rstrip(b" \t") for name, value in odd if name == b"expect"], request.minor, ours)
     if request.length == CHUNKED:
         names.add(b"transfer-encoding")
-    if upgrades and b"upgrade" in connection and request.minor == 1:
-        _upgrade(request, upgrades)
-    if names:
-        head, low = cut(head, low, names)
-    request.fields = head[:-2]
-    _set_line(request, low)
-    if request.length == CHUNKED:
-        request.fields += b"Transfer-Encoding: chunked\r\n"
-    if request.upgrade:
-        request.fields += b"Connection: upgrade\r\nUpgrade: %b\r\n" % request.upgrade
+        ours.append(b"Transfer-Encoding: chunked\r\n")
+    if b"upgrade" in connection and request.minor == 1:
+        _upgrade(request, _members(odd, b"upgrade"), ours)
+    if request.method not in _PLAIN_METHODS:
+        _count_hop(values(head, low, b"max-forwards"), names, ours)
+    if not request.target.startswith(b"/"):
+        _set_target(request, names, ours)
+    head = cut(head, low, names)
+    rest = head[head.index(b"\r\n") : -2]
+    request.fields = b"%b %b HTTP/1.1%b%b" % (request.method, request.target, rest, b"".join(ours))
+
+
+def _members(odd: list[tuple[bytes, bytes]], wanted: bytes) -> list[bytes]:
+    return [token for name, value in odd if name == wanted for token in tokens(value)]
 
 
 def _believe(request: RequestHead, head: bytes, low: bytes, names: set[bytes]) -> None:
@@ -240,58 +234,78 @@ def _believe(request: RequestHead, head: bytes, low: bytes, names: set[bytes]) -
     names.update((b"x-forwarded-for", b"x-forwarded-proto", b"x-forwarded-host", b"forwarded"))
 
 
-def _upgrade(request: RequestHead, upgrades: list[bytes]) -> None:
+def _expect(expectations: list[bytes], minor: int, ours: list[bytes]) -> None:
+    """The one expectation that there is goes on, but is not heard from an HTTP/1.0 client (RFC 9110 §10.1.1)."""
+    if any(expectation != b"100-continue" for expectation in expectations):
+        raise Malformed("expectation_failed", "the only expectation known is 100-continue (RFC 9110 §10.1.1)")
+    if minor == 1:
+        ours.append(b"Expect: 100-continue\r\n")
+
+
+def _upgrade(request: RequestHead, upgrades: list[bytes], ours: list[bytes]) -> None:
     """An upgrade is offered to the agent only by a GET without a body, and never to HTTP/2 (RFC 9110 §7.8)."""
     wanted = [token for token in upgrades if not token.startswith((b"h2c", b"http/2"))]
     if not wanted:
         return
     if request.method != b"GET" or request.length:
         raise Malformed("bad_upgrade", "an upgrade is asked for only by a GET without a body")
+    if not all(map(_PROTOCOL.fullmatch, wanted)):
+        raise Malformed("bad_upgrade", "Upgrade is not a list of protocols (RFC 9110 §7.8)")
     request.upgrade = b", ".join(wanted)
+    ours.append(b"Connection: upgrade\r\nUpgrade: %b\r\n" % request.upgrade)
 
 
-def _set_line(request: RequestHead, low: bytes) -> None:
-    """The request line as the agent gets it: HTTP/1.1, origin-form (RFC 9112 §3.2)."""
-    target = request.target
-    if target.startswith(b"/"):
-        if request.minor:
-            return
-    elif target == b"*":
-        if request.method != b"OPTIONS":
+def _count_hop(hops: list[bytes], names: set[bytes], ours: list[bytes]) -> None:
+    """Max-Forwards of TRACE and OPTIONS goes down by one (RFC 9110 §7.6.2); for the other methods it means nothing.
+
+    At 0 the request ends here, where no such method is served: this is the final recipient, and says just that.
+    """
+    if not hops:
+        return
+    if len(hops) > 1 or _HOPS.fullmatch(hops[0]) is None:
+        raise Malformed("bad_field", "Max-Forwards is not one plain number (RFC 9110 §7.6.2)")
+    if (left := int(hops[0])) == 0:
+        raise Malformed("method_not_allowed", "Max-Forwards is 0, and the proxy itself has no resource to tell about")
+    names.add(b"max-forwards")
+    ours.append(b"Max-Forwards: %d\r\n" % (left - 1))
+
+
+def _set_target(request: RequestHead, names: set[bytes], ours: list[bytes]) -> None:
+    """What is not origin-form: `*`, and absolute-form, whose authority becomes Host (RFC 9112 §3.2.2, §3.2.4)."""
+    options = request.method == b"OPTIONS"
+    if request.target == b"*":
+        if not options:
             raise Malformed("bad_target", "the target `*` goes with OPTIONS only (RFC 9112 §3.2.4)")
-    else:
-        target = _absolute(request, low)
-    rest = request.fields[request.fields.index(b"\r\n") :]
-    request.target = target
-    request.fields = b"%b %b HTTP/1.1%b" % (request.method, target, rest)
-
-
-def _absolute(request: RequestHead, low: bytes) -> bytes:
-    """The origin-form of an absolute-form target; Host becomes its authority (RFC 9112 §3.2.2)."""
+        return
     match = _ABSOLUTE.fullmatch(request.target)
-    if match is None or HOST.fullmatch(match[1]) is None:
+    if match is None:
         raise Malformed("bad_target", "the target is neither a path nor an http:// URL without user information")
-    if request.host and request.host != match[1].lower():
+    host = host_of(match[1].lower())
+    if request.host and request.host != host:
         raise Malformed("bad_host", "Host and the target's authority are at odds (RFC 9112 §3.2)")
-    request.host = match[1]
-    head, _ = cut(request.fields + b"\r\n", low, {b"host"})
-    request.fields = head[:-2] + b"Host: %b\r\n" % match[1]
+    request.host = host
+    names.add(b"host")
+    ours.append(b"Host: %b\r\n" % host)
     path = match[2]
-    return path if path.startswith(b"/") else b"/" + path
+    request.target = path if path.startswith(b"/") else b"*" if options and not path else b"/" + path
 
 
-def _finish_response(response: ResponseHead, low: bytes, odd: list[tuple[bytes, bytes]]) -> None:
+def _finish_response(response: ResponseHead, head: bytes, low: bytes, odd: list[tuple[bytes, bytes]]) -> None:
     """Hop-by-hop fields off; whether the agent's connection lives on; what a 101 switches to."""
-    names = {name for name, _ in odd}
-    connection: list[bytes] = []
-    for name, value in odd:
-        if name == b"connection":
-            connection += tokens(value)
-        elif name == b"upgrade":
-            response.upgrade = value.rstrip(b" \t")
-    names |= named_away(connection)
-    response.keep_alive = (response.keep_alive or b"keep-alive" in connection) and b"close" not in connection
+    names: set[bytes] = set()
+    if odd:
+        connection = _members(odd, b"connection")
+        names = named_away(connection)
+        names.update([name for name, _ in odd])
+        response.keep_alive = (response.keep_alive or b"keep-alive" in connection) and b"close" not in connection
+        response.upgrade = b", ".join(_members(odd, b"upgrade"))
+    response.event_stream = response.length < 0 and _EVENTS.search(low) is not None
     if response.length == CHUNKED:
         names.add(b"transfer-encoding")
-    if names:
-        response.fields = cut(response.fields + b"\r\n", low, names)[0][:-2]
+    if response.status < 200 or response.status == 204:
+        # They have no body. One that is declared must not be told of (RFC 9110 §8.6), and if it comes all the same,
+        # late, it must not find another request waiting here.
+        response.keep_alive = response.keep_alive and response.length in (0, UNTIL_CLOSE)
+        names.add(b"content-length")
+    head = cut(head, low, names)
+    response.fields = b"HTTP/1.1" + head[8:-2]

@@ -46,7 +46,10 @@ def _head_length(data: bytes, at: int) -> int:
     if len(data) - at < 2:
         return 2
     second = data[at + 1]
-    return 2 + {126: 2, 127: 8}.get(second & 0x7F, 0) + (4 if second & 0x80 else 0)
+    length = 6 if second & 0x80 else 2  # the mask's 4 bytes with it
+    if second & 0x7F < 126:
+        return length
+    return length + (2 if second & 0x7F == 126 else 8)
 
 
 def _payload_length(data: bytes, at: int) -> int:
@@ -60,7 +63,8 @@ def _payload_length(data: bytes, at: int) -> int:
 
 def close_frame(code: int, reason: str, mask: bytes = b"") -> bytes:
     """A close frame (RFC 6455 §5.5.1); `mask` (4 bytes) for the direction to a server."""
-    payload = code.to_bytes(2, "big") + reason.encode()[:123]
+    # What is cut off must not cut a letter in two: the reason is UTF-8, or the other side fails the connection.
+    payload = code.to_bytes(2, "big") + reason.encode()[:123].decode(errors="ignore").encode()
     if not mask:
         return bytes((0x88, len(payload))) + payload
     masked = bytes(byte ^ mask[i % 4] for i, byte in enumerate(payload))

@@ -9,7 +9,6 @@ from __future__ import annotations
 from time import monotonic
 from typing import TYPE_CHECKING
 
-from bgproxy.http1.fields import cut
 from bgproxy.http1.framing import ChunkReader, chunk, is_whole_chunk, last_chunk
 from bgproxy.http1.head import CHUNKED, UNTIL_CLOSE, ResponseHead
 
@@ -37,8 +36,6 @@ class Answer:
         length = response.length
         if request.method == b"HEAD" or status == 204 or status == 304:
             length = 0  # no body, whatever is declared (RFC 9112 §6.3, item 1)
-            if status == 204 and response.has_length:
-                response.fields = _without_length(response.fields)
         elif length >= 0:
             self.left = length
         if length >= 0:
@@ -159,8 +156,3 @@ class Answer:
 def _event_over(tail: bytes) -> bool:
     """Whether the last bytes written, their chunk's end left off, close a server-sent event (or a line of JSON)."""
     return tail.removesuffix(b"\r\n").endswith((b"\n\n", b"\r\n\r\n", b"\r\r", b"}\n")) or not tail
-
-
-def _without_length(fields: bytes) -> bytes:
-    """A 204 must not carry a Content-Length (RFC 9110 §8.6)."""
-    return cut(fields, fields.lower(), {b"content-length"})[0]
