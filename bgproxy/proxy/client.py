@@ -270,7 +270,7 @@ class ClientConnection:
         self.plane.left(self)
         exchange.connection.resume_reading()
         tunnel = Tunnel(self.plane, exchange, self.transport, exchange.connection.transport, websocket)
-        tunnel.open(early, rest, self.stalled)
+        tunnel.open(early, rest, self.stalled, self.half_closed)
 
     # 3. backpressure
 

@@ -239,6 +239,8 @@ class DataPlane:
         self.date = formatdate(time(), usegmt=True).encode()
         for client in list(self.connections):
             client.look(now)
+        for tunnel in list(self.tunnels):
+            tunnel.look(now)
         for upstream in self._all_upstreams():
             upstream.expire(now)
         self._retired = [u for u in self._retired if u.open or u.opening or u.waiting]

@@ -1,34 +1,42 @@
 """After a 101: bytes pass both ways as they are, until both sides have said that they are done.
 
 Either side may close its half first (FIN); the other half goes on. A slow reader pauses the other side's socket, so
-the tunnel holds at most one high-water mark and one read in each direction.
+the tunnel holds at most one high-water mark and one read in each direction. A reader that takes nothing at all for
+`write_stall_timeout` is given up, as it is everywhere; silence is no reason to end a tunnel.
 """
 
 from __future__ import annotations
 
 import asyncio
 import os
+from time import monotonic
 from typing import TYPE_CHECKING
 
 from bgproxy.http1.websocket import FrameTracker, close_frame
+from bgproxy.proxy.upstream import TCP_CLOSED, tcp_state
 
 if TYPE_CHECKING:
     from bgproxy.proxy.exchange import Exchange
     from bgproxy.proxy.plane import DataPlane
 
 GOING_AWAY = 1001  # RFC 6455 §7.4.1
+NEVER = float("inf")
 
 
 class TunnelEnd:
     """The protocol on one of the two sockets: what it reads, the other one writes."""
 
     peer: TunnelEnd
+    received = 0
+    ended = False  # its FIN has come and was passed on
+    lost = False
+    held = False  # not read from, because the other side does not take as much
+    stall_deadline = NEVER  # monotonic seconds; set while bytes wait for it
+    stalled_at = 0  # bytes that waited when it was last looked at
 
     def __init__(self, tunnel: Tunnel, transport: asyncio.Transport, frames: FrameTracker | None) -> None:
         self.transport = transport
         self.frames = frames  # of what is read here
-        self.received = 0
-        self.ended = False
         self._tunnel = tunnel
 
     def data_received(self, data: bytes) -> None:
@@ -41,19 +49,53 @@ class TunnelEnd:
         self.ended = True
         if self.peer.ended:
             self._tunnel.close()
-        elif self.peer.transport.can_write_eof():
+        else:
             self.peer.transport.write_eof()
         return True
 
     def connection_lost(self, error: Exception | None) -> None:
-        self._tunnel.lost(self, error)
+        self.lost = True
+        self._tunnel.end_lost(self, error)
 
     def pause_writing(self) -> None:
-        self.peer.transport.pause_reading()
+        self._watch(monotonic())
+        self.peer.hold()
 
     def resume_writing(self) -> None:
-        if not self.peer.transport.is_closing():
-            self.peer.transport.resume_reading()
+        self.stall_deadline = NEVER
+        peer = self.peer
+        if peer.held:
+            peer.held = False
+            if not peer.ended:
+                peer.transport.resume_reading()
+
+    def hold(self) -> None:
+        """Read no more from here until the other side has taken what it has."""
+        self.held = True
+        self.transport.pause_reading()
+
+    def close(self) -> None:
+        """Write what is left, then close."""
+        if not self.lost:
+            self._watch(monotonic())
+            self.transport.close()
+
+    def look(self, now: float) -> None:
+        """The sweep: does it take nothing any more, or has it gone unseen?"""
+        if self.lost:
+            return
+        if self.stall_deadline <= now:
+            if self.transport.get_write_buffer_size() >= self.stalled_at:
+                self.transport.abort()
+            else:
+                self._watch(now)
+        elif (self.ended or self.held) and tcp_state(self.transport) == TCP_CLOSED:
+            self.transport.abort()  # a reset, which shows by itself only where something is read
+
+    def _watch(self, now: float) -> None:
+        timeout = self._tunnel.stall_timeout
+        self.stall_deadline = now + timeout if timeout else NEVER
+        self.stalled_at = self.transport.get_write_buffer_size()
 
 
 class Tunnel:
@@ -67,59 +109,80 @@ class Tunnel:
         agent: asyncio.Transport,
         websocket: bool,
     ) -> None:
+        self.stall_timeout = plane.timeouts.write_stall_timeout
         self._plane = plane
         self._exchange = exchange
-        self._open = True
+        self._reason = ""
+        self._ending = False
         self.client = TunnelEnd(self, client, FrameTracker() if websocket else None)
         self.agent = TunnelEnd(self, agent, FrameTracker() if websocket else None)
         self.client.peer = self.agent
         self.agent.peer = self.client
 
     def __repr__(self) -> str:
-        return f"<Tunnel {self._exchange.group.color} {'open' if self._open else 'closed'}>"
+        return f"<Tunnel {self._exchange.group.color} {self._reason or 'open'}>"
 
-    def open(self, early: bytes, rest: bytes, stalled: bool) -> None:
-        """Take both sockets over. `early`: what the client sent behind its head; `rest`: the agent behind its 101."""
+    def open(self, early: bytes, rest: bytes, stalled: bool, half_closed: bool) -> None:
+        """Take both sockets over. `early`: what the client sent behind its head; `rest`: the agent behind its 101.
+
+        `stalled`: the client takes no more for now; `half_closed`: its FIN has come already.
+        """
         self._plane.tunnels.add(self)
         self._exchange.group.slot.websockets += 1
         self.client.transport.set_protocol(self.client)  # type: ignore[arg-type]
         self.agent.transport.set_protocol(self.agent)  # type: ignore[arg-type]
         if stalled:
-            self.agent.transport.pause_reading()
+            self.client.pause_writing()
         if early:
             self.client.data_received(early)
         if rest:
             self.agent.data_received(rest)
+        if half_closed:
+            self.client.eof_received()
+
+    def look(self, now: float) -> None:
+        """The sweep, for both ends."""
+        self.client.look(now)
+        self.agent.look(now)
 
     def close(self) -> None:
-        """Both sides are done: write what is left, then close."""
-        self.client.transport.close()
-        self.agent.transport.close()
+        """Both sides are done."""
+        self.client.close()
+        self.agent.close()
 
-    def lost(self, end: TunnelEnd, error: Exception | None) -> None:
+    def end_lost(self, end: TunnelEnd, error: Exception | None) -> None:
         """One socket is gone: what was read from it still reaches the other, then that one closes too."""
-        if error is None:
-            end.peer.transport.close()
-        else:
-            end.peer.transport.abort()
-        if self._open:
-            self._open = False
-            self._plane.tunnels.discard(self)
-            self._exchange.group.slot.websockets -= 1
-            reason = "complete" if error is None else ("client_gone" if end is self.client else "agent_closed")
-            self._exchange.tunnel_closed(self.client.received, self.agent.received, reason)
+        if not self._reason:
+            self._reason = "complete" if error is None else ("client_gone" if end is self.client else "agent_closed")
+        if end is self.agent:
+            connection = self._exchange.connection
+            assert connection is not None
+            connection.exchange = None
+            connection.connection_lost(error)  # the pool has a place free
+        if not end.peer.lost:
+            if error is None:
+                end.peer.close()
+            else:
+                end.peer.transport.abort()
+            return
+        self._plane.tunnels.discard(self)
+        self._exchange.group.slot.websockets -= 1
+        self._exchange.tunnel_closed(self.client.received, self.agent.received, self._reason)
 
     def end(self) -> bool:
         """Shutting down: close a WebSocket between two frames with 1001, to both sides; False: not now."""
-        if self.client.frames is None or self.agent.frames is None:
+        if self._ending or self.client.frames is None or self.agent.frames is None:
             return False
         if not self.agent.frames.at_boundary or not self.client.frames.at_boundary:
             return False
-        self.client.transport.write(close_frame(GOING_AWAY, "the proxy is shutting down"))
-        self.agent.transport.write(close_frame(GOING_AWAY, "the proxy is shutting down", os.urandom(4)))
+        self._ending = True
+        for end, mask in ((self.client, b""), (self.agent, os.urandom(4))):
+            if not end.lost and not end.peer.ended:  # to where a FIN was passed on, nothing more can be said
+                end.transport.write(close_frame(GOING_AWAY, "the proxy is shutting down", mask))
         self.close()
         return True
 
     def abort(self) -> None:
-        self.client.transport.abort()
-        self.agent.transport.abort()
+        for end in (self.client, self.agent):
+            if not end.lost:
+                end.transport.abort()
