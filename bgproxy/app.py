@@ -14,9 +14,8 @@ import contextlib
 import gc
 import logging
 import os
-import signal
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from time import monotonic, time
@@ -52,8 +51,8 @@ log = logging.getLogger(__name__)
 FATAL = 78  # exit status (EX_CONFIG): a restart would meet the same
 SAVE_INTERVAL = 1.0  # seconds between two savings of the counters for a successor
 HANDOVER = "memory.json"  # in the runtime directory: a memory store's state, for a successor
-READY = b"r"  # a worker to its supervisor: it serves
-HURRY = b"h"  # the supervisor to a worker that ends: what is left of the grace time is over
+READY = b"y"  # a worker to its supervisor: it serves
+RELOAD, END, HURRY = b"r", b"e", b"h"  # the supervisor to its workers; HURRY: what is left of the grace time is over
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +63,7 @@ class Place:
     listening: Sequence[socket.socket]
     admin: Sequence[socket.socket]
     runtime_dir: Path
-    supervisor: socket.socket  # the line to it: READY goes there, HURRY may come, and at its end an EOF
+    supervisor: socket.socket  # the line to it: READY goes there, orders come, and at its end an EOF
     successor: bool = False  # of a worker that served
 
 
@@ -109,6 +108,7 @@ class Worker:
 
     async def run(self) -> int:
         """Serve until told to end; the process's exit status."""
+        self._heed()
         try:
             await self.start()
         except BgproxyError as error:
@@ -279,29 +279,31 @@ class Worker:
             await asyncio.sleep(SAVE_INTERVAL)
             self._save()
 
-    # Signals
+    # Orders
 
-    def heed(self) -> None:
-        """From here on signals and the supervisor are listened to.
+    def _heed(self) -> None:
+        """Listen to the supervisor, and to it alone: signals stay blocked here, as it has them.
 
-        Only the supervisor hears Ctrl-C and a second signal, and passes them on: terminals and service managers send
-        to every process of a group, and being told by two of them is no hurry.
+        Terminals and service managers signal every process of a group. A worker that ended by itself would close its
+        socket while the supervisor's copy still lets clients in, and twice told would be once too often.
         """
-        loop = asyncio.get_running_loop()
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        loop.add_signal_handler(signal.SIGTERM, self._ending.set)
-        loop.add_signal_handler(signal.SIGHUP, lambda: spawn(self.reload(), "reload"))
         self.place.supervisor.setblocking(False)
-        loop.add_reader(self.place.supervisor.fileno(), self._supervisor_says)
+        asyncio.get_running_loop().add_reader(self.place.supervisor.fileno(), self._supervisor_says)
 
     def _supervisor_says(self) -> None:
         try:
-            said = self.place.supervisor.recv(16)
+            said = self.place.supervisor.recv(64)
         except BlockingIOError:
             return
+        except ConnectionError:  # it had not read our READY when it died
+            said = b""
+        if RELOAD in said:
+            spawn(self.reload(), "reload")
+        if END in said:
+            self._ending.set()
         if HURRY in said:
             self._hurry.set()
-        elif not said:
+        if not said:
             asyncio.get_running_loop().remove_reader(self.place.supervisor.fileno())
             log.error("the supervisor is gone: worker %d ends", self.place.slot)
             self._ending.set()
@@ -343,15 +345,12 @@ class Worker:
             await self.admin.replace(self.deps(new))
 
 
-def main(settings: Settings, place: Place, before: Callable[[], None]) -> int:
-    """Run a worker in this process until it ends; its exit status. `before` runs when signals are heeded."""
+def main(settings: Settings, place: Place) -> int:
+    """Run a worker in this process until it ends; its exit status."""
     logs.setup(settings.log().level, settings.log().format, str(place.slot))
 
     async def run() -> int:
-        worker = Worker(settings, place)
-        worker.heed()
-        before()
-        return await worker.run()
+        return await Worker(settings, place).run()
 
     # What was loaded stays for good: the collector need not look at it again, and seldom at the rest, of which the
     # data path makes no cycles.

@@ -1,4 +1,4 @@
-"""The supervisor: N worker processes on the same addresses, the dead ones started again, signals passed on.
+"""The supervisor: N worker processes on the same addresses, the dead ones started again, signals turned into orders.
 
 It opens every socket itself and keeps them open until it is told to end: connections that wait in the kernel's queue of
 a worker that died are served by the one that takes its place. It runs no event loop and no thread, so that forking is
@@ -95,7 +95,7 @@ class Supervisor:
             if not self._ending:
                 self._fill()
             elif monotonic() > self._deadline:
-                self._send(signal.SIGKILL)
+                self._kill()
         return self._status
 
     def _hear(self) -> None:
@@ -114,17 +114,14 @@ class Supervisor:
         else:
             log.info("told once more to end: what is still in flight is cut short")
             self._deadline = min(self._deadline, monotonic() + KILL_AFTER)
-            for seat in self._seats:
-                if seat.pid and seat.line is not None:
-                    with contextlib.suppress(OSError):
-                        seat.line.send(app.HURRY)
+            self._order(app.HURRY)
 
     def _reload(self) -> None:
         try:
             self._settings = self._settings.taking(self._settings.reread())
         except ConfigError as error:
             log.error("the configuration was not reloaded, the old one stays: %s", error)
-        self._send(signal.SIGHUP)
+        self._order(app.RELOAD)
 
     def _end(self, status: int = 0) -> None:
         """Our copies of the sockets go first: with them open the kernel would go on accepting for nobody."""
@@ -133,13 +130,19 @@ class Supervisor:
         for seat in self._seats:
             for sock in (*seat.listening, *seat.admin):
                 sock.close()
-        self._send(signal.SIGTERM)
+        self._order(app.END)
 
-    def _send(self, number: int) -> None:
+    def _order(self, order: bytes) -> None:
+        for seat in self._seats:
+            if seat.line is not None:
+                with contextlib.suppress(OSError):
+                    seat.line.send(order)
+
+    def _kill(self) -> None:
         for seat in self._seats:
             if seat.pid:
                 with contextlib.suppress(ProcessLookupError):
-                    os.kill(seat.pid, number)
+                    os.kill(seat.pid, signal.SIGKILL)
 
     def _bury(self) -> None:
         for seat in self._seats:
@@ -189,7 +192,7 @@ class Supervisor:
             ours.close()
             self._leave_others(seat)
             place = app.Place(seat.slot, seat.listening, seat.admin, self._runtime_dir, theirs, seat.served)
-            status = app.main(self._settings, place, _unblock)
+            status = app.main(self._settings, place)
         except Exception:
             log.exception("worker %d could not run", seat.slot)
         finally:
@@ -205,10 +208,6 @@ class Supervisor:
                 for sock in (*other.listening, *other.admin):
                     if sock not in seat.listening and sock not in seat.admin:
                         sock.close()
-
-
-def _unblock() -> None:
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
 
 
 def _seats(settings: Settings) -> list[Seat]:

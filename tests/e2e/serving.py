@@ -69,7 +69,7 @@ class Agent:
         self.streams = 0
         self.asked = 0
         self.go = asyncio.Event()
-        self.tick = asyncio.Condition()
+        self._ticks: set[asyncio.Event] = set()  # one per open event stream
         self.closes: list[int | None] = []  # the codes with which WebSockets were closed
         self._runner: web.AppRunner | None = None
 
@@ -82,9 +82,10 @@ class Agent:
         app = web.Application()
         app.router.add_get("/hold", self._hold)
         app.router.add_get("/events", self._events)
+        app.router.add_get("/half", self._half)
         app.router.add_get("/socket", self._socket)
         app.router.add_route("*", "/{path:.*}", self._who)
-        self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
+        self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1, handler_cancellation=True)
         await self._runner.setup()
         site = web.TCPSite(self._runner, "127.0.0.1", self.port, reuse_address=True)
         await site.start()
@@ -93,17 +94,20 @@ class Agent:
 
     async def stop(self) -> None:
         """Be gone: nothing listens, no connection stands."""
-        self.go.set()
+        self.finish()
         if self._runner is not None:
             await self._runner.cleanup()
             self._runner = None
 
-    async def say(self, count: int = 1) -> None:
+    def say(self) -> None:
         """Every open event stream gets the next event."""
-        for _ in range(count):
-            async with self.tick:
-                self.tick.notify_all()
-            await asyncio.sleep(0.001)
+        for tick in self._ticks:
+            tick.set()
+
+    def finish(self) -> None:
+        """What waits is answered, and every event stream ends."""
+        self.go.set()
+        self.say()
 
     async def _who(self, request: web.Request) -> web.Response:
         self.asked += 1
@@ -123,6 +127,8 @@ class Agent:
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
         await response.prepare(request)
         count, every = int(request.query.get("count", 0)), float(request.query.get("every", 0))
+        tick = asyncio.Event()
+        self._ticks.add(tick)
         self.streams += 1
         try:
             for number in itertools.count(1):
@@ -132,20 +138,21 @@ class Agent:
                 if every:
                     await asyncio.sleep(every)
                 else:
-                    await self._ticked()
+                    await tick.wait()
+                    tick.clear()
             await response.write_eof()
         finally:
             self.streams -= 1
+            self._ticks.discard(tick)
         return response
 
-    async def _ticked(self) -> None:
-        async with self.tick:
-            waiting = asyncio.ensure_future(self.tick.wait())
-        gone = asyncio.ensure_future(self.go.wait())
-        await asyncio.wait({waiting, gone}, return_when=asyncio.FIRST_COMPLETED)
-        for task in (waiting, gone):
-            task.cancel()
-        await asyncio.gather(waiting, gone, return_exceptions=True)
+    async def _half(self, request: web.Request) -> web.StreamResponse:
+        """The beginning of an event that never ends."""
+        response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+        await response.prepare(request)
+        await response.write(b"data: ha")
+        await self.go.wait()
+        return response
 
     async def _socket(self, request: web.Request) -> web.WebSocketResponse:
         line = web.WebSocketResponse()
