@@ -101,8 +101,8 @@ def named_away(connection: list[bytes]) -> set[bytes]:
 def cut(head: bytes, low: bytes, names: Collection[bytes]) -> bytes:
     """The head without the fields of these names; `low` is the head in lower case. Linear, whatever the names."""
     if len(names) > _FEW:
-        lines = head.split(b"\r\n")
-        return b"\r\n".join([line for line in lines if line.partition(b":")[0].lower() not in names])
+        line, *lines = head.split(b"\r\n")
+        return b"\r\n".join([line, *[line for line in lines if line.partition(b":")[0].lower() not in names]])
     spans = []
     for name in names:
         needle = b"\n%b:" % name

@@ -52,17 +52,16 @@ _HOPS = re.compile(rb"[0-9]{1,9}")
 # By far the most frequent thing to be taken out of a head; many clients send it though it says nothing.
 _KEEP_ALIVE = [(b"connection", b"keep-alive")]
 _PLAIN_METHODS = METHODS - {b"TRACE", b"OPTIONS"}
+# What a field is read as that came again: a list (RFC 9110 §5.3). Host, Content-Length and Transfer-Encoding are none,
+# so whatever checks them refuses it.
+_SEVERAL = b","
 _FRAMING = frozenset((b"transfer-encoding", b"content-length"))
 
 Underscores = Literal["drop", "refuse", "pass"]
 
 
 class Parser:
-    """The heads of requests and responses, within limits. It holds no state between two heads: one serves them all.
-
-    A field that comes twice is read as the list that it then is (RFC 9110 §5.3): neither Host, nor Content-Length, nor
-    Transfer-Encoding may be one, so each refuses it.
-    """
+    """The heads of requests and responses, within limits. It holds no state between two heads: one serves them all."""
 
     __slots__ = ("_any_request", "_max_fields", "_max_target", "_request", "_response", "_trace", "_underscores")
 
@@ -99,13 +98,13 @@ class Parser:
         ids = 0
         for name, value in _REQUEST_FIELDS.findall(low):
             if name == b"host":
-                host = value if host is None else host + b", " + value
+                host = value if host is None else _SEVERAL
             elif name == b"content-length":
-                length_text = value if length_text is None else length_text + b", " + value
+                length_text = value if length_text is None else _SEVERAL
             elif name == b"x-request-id":
                 ids += 1 if _REQUEST_ID.fullmatch(value) else 2
             elif name == b"transfer-encoding":
-                encoding = value if encoding is None else encoding + b", " + value
+                encoding = value if encoding is None else _SEVERAL
             elif odd is None:
                 odd = [(name, value)]
             else:
@@ -148,11 +147,11 @@ class Parser:
         has_date = False
         for name, value in _RESPONSE_FIELDS.findall(low):
             if name == b"content-length":
-                length_text = value if length_text is None else length_text + b", " + value
+                length_text = value if length_text is None else _SEVERAL
             elif name == b"date":
                 has_date = True
             elif name == b"transfer-encoding":
-                encoding = value if encoding is None else encoding + b", " + value
+                encoding = value if encoding is None else _SEVERAL
             elif odd is None:
                 odd = [(name, value)]
             else:
