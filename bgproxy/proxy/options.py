@@ -51,7 +51,7 @@ class PoolOptions:
     max_waiting: int = 1_024  # requests waiting for a connection; the next one gets 503 at once
     connect_attempts: int = 3  # upstreams tried for one request before anything was sent
     dns_interval: float = 10.0  # how long a resolved name is believed
-    warm_connections: int = 2  # opened to each upstream of the target before a flip
+    warm_connections: int = 2  # kept open to each upstream of a color that is not active, so that a flip finds them
 
 
 @dataclass(frozen=True, slots=True)

@@ -184,10 +184,17 @@ class DataPlane:
         """
         upstreams = self.upstreams(color)
         count = max(self.options.pool.warm_connections, 1)
-        said = await asyncio.gather(*(upstream.warm(count) for upstream in upstreams))
+        # An open connection is proof enough. Then nothing is waited for: under load each wait is a turn of a busy loop.
+        now = monotonic()
+        cold = [upstream for upstream in upstreams if not upstream.is_warm(now)]
+        said = (
+            dict(zip(cold, await asyncio.gather(*(upstream.warm(count) for upstream in cold)), strict=True))
+            if cold
+            else {}
+        )
         trouble = {
-            upstream: why or ("" if upstream.health.up else upstream.health.reason or "unhealthy")
-            for upstream, why in zip(upstreams, said, strict=True)
+            upstream: said.get(upstream) or ("" if upstream.health.up else upstream.health.reason or "unhealthy")
+            for upstream in upstreams
         }
         groups = self.routing.groups.values() if self.routing is not None else ()
         for group in groups:
@@ -243,4 +250,8 @@ class DataPlane:
             tunnel.look(now)
         for upstream in self._all_upstreams():
             upstream.expire(now)
+        active = self.routing.active if self.routing is not None else ""
+        for upstream in self._upstreams.values():
+            if upstream.color != active and not self.draining:
+                upstream.keep_warm(now)
         self._retired = [u for u in self._retired if u.open or u.opening or u.waiting]

@@ -24,6 +24,8 @@ from bgproxy.tasks import spawn
 if TYPE_CHECKING:
     from bgproxy.proxy.exchange import Exchange
 
+WARM_PAUSE = 2.0  # seconds before an agent that refused to be kept warm is tried again
+
 log = logging.getLogger(__name__)
 
 
@@ -52,6 +54,8 @@ class Upstream:
         self.port = parts.port or 80
         self.addresses: tuple[str, ...] = (self.host,)  # what the name stands for now (proxy/resolve.py)
         self._turn = 0
+        self._warming = False
+        self._warm_after = 0.0
         self.on_connect_failure: Callable[[Upstream], None] = _nothing
 
     def __repr__(self) -> str:
@@ -146,6 +150,23 @@ class Upstream:
             connection.idle_since = monotonic()
             self.idle.append(connection)
         return ""
+
+    def is_warm(self, now: float) -> bool:
+        """Whether a connection rests here that the agent holds open too."""
+        return any(connection.usable(now) for connection in self.idle)
+
+    def keep_warm(self, now: float) -> None:
+        """Keep `warm_connections` resting here while no request uses them; one that is away is tried now and then."""
+        if len(self.idle) < self._options.warm_connections and not self._warming and now >= self._warm_after:
+            self._warming = True
+            spawn(self._warm_again(), f"warm {self.url}")
+
+    async def _warm_again(self) -> None:
+        try:
+            if await self.warm(self._options.warm_connections):
+                self._warm_after = monotonic() + WARM_PAUSE
+        finally:
+            self._warming = False
 
     def report(self, now: float) -> dict[str, Any]:
         """For status and metrics."""

@@ -15,6 +15,7 @@ from collections.abc import AsyncIterator
 from dataclasses import asdict, replace
 from itertools import islice
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from bgproxy import tasks
@@ -27,7 +28,9 @@ log = logging.getLogger(__name__)
 
 _Written = tuple[FleetState, AuditEntry]
 
-_SNAPSHOT_AUDIT = 1_000  # entries kept in the file, which is rewritten whole at each change
+# Entries kept in the file, which is rewritten whole at each change.
+_SNAPSHOT_AUDIT = 1_000
+_HANDOVER_AUDIT = 100
 
 
 class MemoryStore:
@@ -68,11 +71,13 @@ class MemoryStore:
 
     async def commit(self, change: Change, *, create: bool = False) -> _Written:
         """See `Store.commit`. With a snapshot, a caller that gives up does not stop a write half-way."""
-        if self._path is None:
+        await self._loaded()
+        if self._path is None or not self._synced:
             written = self._next(change, create)
+            if self._path is not None:
+                self._hand_over(*written, self._path)
             self._take(*written)
             return written
-        await self._loaded()
         writing = tasks.spawn(self._commit_on_disk(change, create, self._path), "store.snapshot")
         outcome: _Written | BgproxyError = await asyncio.shield(writing)
         if isinstance(outcome, BgproxyError):
@@ -145,17 +150,24 @@ class MemoryStore:
                 state, entry = self._next(change, create)
             except Conflict as conflict:
                 return conflict
-            kept = [*islice(reversed(self._audit), _SNAPSHOT_AUDIT - 1)][::-1]
-            document = {**state_document(state), "audit": [asdict(e) for e in (*kept, entry)]}
             try:
-                await asyncio.to_thread(write_safely, path, document, synced=self._synced)
+                await asyncio.to_thread(write_safely, path, self._document(state, entry, _SNAPSHOT_AUDIT))
             except OSError as error:
-                if self._synced:
-                    return StoreUnavailable(f"store: {path} cannot be written: {error.strerror}; nothing changed")
-                # Nobody asked for this file: a full disk must not stand in the way of a rollback.
-                log.error("store: %s cannot be written: %s; a worker's successor will not know", path, error.strerror)
+                return StoreUnavailable(f"store: {path} cannot be written: {error.strerror}; nothing changed")
             self._take(state, entry)
             return state, entry
+
+    def _hand_over(self, state: FleetState, entry: AuditEntry, path: Path) -> None:
+        """Write for a successor, here and now: it is little, it is not synced, and a thread would take longer."""
+        try:
+            write_safely(path, self._document(state, entry, _HANDOVER_AUDIT), synced=False)
+        except OSError as error:
+            # Nobody asked for this file: a full disk must not stand in the way of a rollback.
+            log.error("store: %s cannot be written: %s; a worker's successor will not know", path, error.strerror)
+
+    def _document(self, state: FleetState, entry: AuditEntry, entries: int) -> dict[str, Any]:
+        kept = [*islice(reversed(self._audit), entries - 1)][::-1]
+        return {**state_document(state), "audit": [asdict(e) for e in (*kept, entry)]}
 
     async def _loaded(self) -> None:
         """The snapshot has been taken over, or raises: nothing is read past, or written over, a file not understood."""
