@@ -1,0 +1,172 @@
+"""The store goes away, comes back, or comes back empty: traffic flows by the last known pointer all the while."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from serving import Serve, Town, cli, until
+
+pytestmark = pytest.mark.redis
+
+
+@pytest.fixture
+async def serve(town: Town, own_redis: Any) -> Serve:
+    """Two workers whose pointer has moved to green, which no configuration would say."""
+    serve = await town.serve(
+        await town.agent("v1"), await town.agent("v2"), "--store", own_redis.url, "--fleet", town.fleet, workers=2
+    )
+    await serve.flip("green")
+    await until(lambda: serve.all_say("v2"))
+    return serve
+
+
+@pytest.fixture
+def stopped(own_redis: Any) -> Iterator[int]:
+    """The Redis process's pid, to be stopped; it goes on at the end, so that it can be ended."""
+    pid = int(own_redis.command("INFO", "server").split(b"process_id:")[1].split()[0])
+    yield pid
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGCONT)
+
+
+async def ready(serve: Serve) -> dict[str, Any]:
+    code, facts = await serve.api("GET", "/readyz")
+    assert code == 200
+    return dict(facts)
+
+
+async def store_is(serve: Serve, state: str) -> dict[str, Any] | None:
+    """The status, once all workers agree that the store is so."""
+    status = await serve.status()
+    return status if status["store"]["state"] == state else None
+
+
+async def test_traffic_flows_and_changes_are_refused_while_it_is_away(serve, own_redis):
+    own_redis.kill()
+    assert await serve.all_say("v2")
+    status = await until(lambda: store_is(serve, "down"))
+    assert (status["active"], status["epoch"]) == ("green", 2)
+    assert len(status["nodes"]) == 2, "the workers of this host are known without the store"
+    facts = await ready(serve)
+    assert facts["degraded"] is True
+    await until(lambda: _age(serve, 1.0), "the pointer's age grows")
+    assert await serve.counted("bgproxy_store_up") == 0
+    for path, body in (("/v1/flip", {"to": "blue"}), ("/v1/rollback", {})):
+        began = time.monotonic()
+        code, problem = await serve.api("POST", path, body)
+        assert (code, problem["code"]) == (503, "store_unavailable")
+        assert time.monotonic() - began < 5
+    assert await serve.all_say("v2")
+    code, _, said = await cli("flip", "blue", "--admin", serve.admin)
+    assert code == 1
+    assert "nothing was half-done" in said
+
+
+async def _age(serve: Serve, seconds: float) -> bool:
+    return (await ready(serve))["pointer_age"] > seconds
+
+
+async def test_a_store_that_hangs_delays_no_request(serve, stopped):
+    os.kill(stopped, signal.SIGSTOP)
+    for _ in range(20):
+        assert await serve.ask() == (200, "v2")
+    code, problem = await serve.api("POST", "/v1/flip", {"to": "blue"})
+    assert (code, problem["code"]) == (503, "store_unavailable")
+    await until(lambda: store_is(serve, "down"))
+    os.kill(stopped, signal.SIGCONT)
+    await until(lambda: store_is(serve, "up"))
+    assert (await serve.flip("blue"))["epoch"] >= 3
+    await until(lambda: serve.all_say("v1"))
+
+
+async def test_it_comes_back_empty_and_the_pointer_is_held_until_the_next_flip_writes_it(serve, own_redis):
+    own_redis.kill()
+    await until(lambda: store_is(serve, "down"))
+    own_redis.start()
+    await serve.said("ALARM: .*the store holds no state any more")
+    assert await serve.all_say("v2")
+    status = await serve.status()
+    assert (status["active"], status["epoch"]) == ("green", 2)
+    assert (await serve.flip("blue"))["epoch"] == 3
+    await until(lambda: serve.all_say("v1"), "both workers follow")
+    await until(lambda: store_is(serve, "up"))
+    _, audit = await serve.api("GET", "/v1/audit")
+    assert audit["entries"][-1]["facts"]["restored_from_revision"] > 1
+
+
+async def test_it_comes_back_with_an_older_pointer_which_is_an_alarm_and_no_rollback(serve, own_redis, town):
+    key = f"bgproxy:{{{town.fleet}}}:state"
+    assert own_redis.command("COPY", key, "backup") == b":1\r\n"
+    await serve.flip("blue")
+    await until(lambda: serve.all_say("v1"))
+    assert own_redis.command("COPY", "backup", key, "REPLACE") == b":1\r\n"
+    await serve.said("ALARM: the store says revision")
+    assert await serve.all_say("v1")
+    assert (await serve.status())["epoch"] == 3
+    # A successor of one that knew better does not go back either.
+    os.kill(serve.workers[0], signal.SIGKILL)
+    await serve.ready(workers=3)
+    assert await serve.all_say("v1")
+
+
+async def test_a_worker_that_is_replaced_meanwhile_begins_with_the_last_known_pointer(serve, own_redis):
+    own_redis.kill()
+    for number in range(2):
+        os.kill(serve.workers[number], signal.SIGKILL)
+        await serve.ready(workers=3 + number)
+    assert await serve.all_say("v2")
+    facts = await ready(serve)
+    assert (facts["epoch"], facts["degraded"]) == (2, True)
+    own_redis.start()
+    await serve.said("ALARM")
+    assert (await serve.flip("blue"))["epoch"] == 3
+    await until(lambda: serve.all_say("v1"))
+
+
+async def test_a_worker_that_is_replaced_after_the_store_lost_everything_does_not_move_the_pointer(serve, own_redis):
+    own_redis.command("FLUSHALL")
+    await serve.said("ALARM")
+    os.kill(serve.workers[0], signal.SIGKILL)
+    await serve.ready(workers=3)
+    assert await serve.all_say("v2")
+    await until(lambda: _agree(serve, 2))
+
+
+async def _agree(serve: Serve, epoch: int) -> bool:
+    return {node["epoch"] for node in (await serve.status())["nodes"]} == {epoch}
+
+
+async def test_a_worker_that_is_replaced_while_the_password_is_wrong_serves(serve, own_redis):
+    own_redis.command("CONFIG", "SET", "requirepass", "another-one")
+    own_redis.command("CLIENT", "KILL", "TYPE", "normal")
+    os.kill(serve.workers[0], signal.SIGKILL)
+    await serve.ready(workers=3)
+    assert await serve.all_say("v2")
+    assert len(serve.workers) == 2
+
+
+async def test_streams_and_requests_in_flight_notice_nothing(town, own_redis):
+    agent = await town.agent("v1")
+    serve = await town.serve(agent, None, "--store", own_redis.url, "--fleet", town.fleet)
+    stream = await serve.connect()
+    await stream.send(b"GET /events HTTP/1.1\r\nHost: a\r\n\r\n")
+    await stream.head()
+    await stream.chunk()
+    held = asyncio.create_task(serve.ask("/hold"))
+    await until(lambda: agent.held == 1)
+    own_redis.kill()
+    await until(lambda: store_is(serve, "down"))
+    own_redis.start()
+    await until(lambda: store_is(serve, "up"))
+    agent.say()
+    assert await stream.chunk() == b"id: 2\ndata: v1\n\n"
+    agent.finish()
+    assert await held == (200, "v1")
+    stream.close()
