@@ -169,7 +169,7 @@ class Serve:
     def __init__(
         self, session: aiohttp.ClientSession, arguments: Sequence[str], env: Mapping[str, str], log: Path
     ) -> None:
-        self._session = session
+        self.session = session
         self._log = log
         with log.open("wb") as written:
             self.process = subprocess.Popen(
@@ -230,7 +230,7 @@ class Serve:
         """One call of the admin API, on a connection of its own, so that any worker may answer it."""
         token = token or self.token
         fields = {"Connection": "close"} | ({"Authorization": f"Bearer {token}"} if token else {})
-        async with self._session.request(method, self.admin + path, json=body, headers=fields) as answer:
+        async with self.session.request(method, self.admin + path, json=body, headers=fields) as answer:
             text = await answer.text()
             return answer.status, json.loads(text) if answer.content_type.endswith("json") else text
 
