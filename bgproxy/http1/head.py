@@ -87,6 +87,15 @@ def response_grammar(max_fields: int) -> re.Pattern[bytes]:
     return re.compile(rb"HTTP/1\.([01]) ([1-5][0-9][0-9])(?: %s*+)?\r\n%s{0,%d}+\r\n" % (_VALUE, field, max_fields))
 
 
+def why_hopeless(part: bytes, max_bytes: int) -> str:
+    """Why the beginning of a response's head cannot become a good one, so that its rest need not be waited for."""
+    if len(part) > max_bytes:
+        return "the head of the agent's answer is too long"
+    if part[:7] != b"HTTP/1."[: len(part)] or part.count(b"\n") > part.count(b"\r\n"):
+        return "the agent's answer does not begin as HTTP/1.1 does (RFC 9112 §4)"
+    return ""
+
+
 FIELD_LINE = re.compile(rb"(%s++):%s*+" % (_TOKEN, _VALUE))
 REQUEST_LINE = re.compile(rb"(%s++) (%s++) HTTP/([0-9])\.([0-9])" % (_TOKEN, _TARGET))
 STATUS_LINE = re.compile(rb"HTTP/1\.[01] [1-5][0-9][0-9](?: %s*+)?" % _VALUE)

@@ -55,7 +55,6 @@ class ClientConnection:
     closed = False
     host: bytes | None = None  # of the last request, for which `suffix` was made
     suffix = b""
-    waits_for_connection = False
 
     def __init__(self, plane: DataPlane) -> None:
         self.plane = plane
@@ -219,8 +218,9 @@ class ClientConnection:
     def _close_after(self, request_done: bool) -> None:
         """Close once everything is written. While the client may still be sending, its bytes are read and dropped for
         a while: closing at once would reset the connection and take the answer with it (RFC 9112 §9.6)."""
+        whole = request_done and not self.buffer and self.reading
         self.buffer = b""
-        if request_done or self.half_closed:
+        if whole or self.half_closed:
             self._close()
             return
         self.lingering = True
@@ -316,16 +316,7 @@ class ClientConnection:
         self._expect(Wait.ANSWER, self.plane.timeouts.write_stall_timeout, now)
 
     def expect_connection(self, now: float) -> None:
-        self.waits_for_connection = True
         self._expect(Wait.CONNECTION, self.plane.options.pool.wait_timeout, now)
-
-    def connection_found(self, request_done: bool) -> None:
-        self.waits_for_connection = False
-        if request_done:
-            self.expect_answer(monotonic())
-        else:
-            self.resume_reading()
-            self.expect_body(monotonic())
 
     def answer_begun(self, now: float) -> None:
         self._expect(Wait.STREAM, self.stream_idle, now)

@@ -12,10 +12,10 @@ from __future__ import annotations
 from time import monotonic
 from typing import TYPE_CHECKING
 
-from bgproxy.http1.head import CHUNKED, IDEMPOTENT, Malformed, RequestHead, ResponseHead
+from bgproxy.http1.head import CHUNKED, IDEMPOTENT, Malformed, RequestHead, ResponseHead, why_hopeless
 from bgproxy.proxy.answer import Answer
 from bgproxy.proxy.pool import Upstream
-from bgproxy.proxy.record import log_access
+from bgproxy.proxy.record import settle
 from bgproxy.proxy.routing import Group
 from bgproxy.proxy.upload import Upload
 from bgproxy.proxy.upstream import UpstreamConnection
@@ -78,7 +78,6 @@ class Exchange:
             if length != CHUNKED:
                 self.pending.append(rest)
             self.bytes_in = come
-            client.expect_body(now)
             self._find_connection(now)
             if length == CHUNKED and rest and not self.over:
                 self.upload.feed(rest)
@@ -90,7 +89,6 @@ class Exchange:
             self.pending.append(rest)
             self.bytes_in = length
         self.request_done = True
-        client.expect_answer(now)
         self._find_connection(now)
 
     def _find_connection(self, now: float) -> None:
@@ -106,15 +104,18 @@ class Exchange:
             self.upstream = upstream
             upstream.in_flight += 1
             if connection is not None:
-                self.connected(connection)
+                self.connected(connection, now)
             else:
                 self.client.expect_connection(now)
                 upstream.wait(self)
 
-    def connected(self, connection: UpstreamConnection) -> None:
+    def connected(self, connection: UpstreamConnection, now: float) -> None:
         """A connection is ours: everything that waited for it goes out."""
         self.connection = connection
         connection.exchange = self
+        self.expect_next(now)
+        if not self.request_done:
+            self.client.resume_reading()  # as much had come as may wait here
         data = b"".join(self.pending)
         self.pending = []
         if self.replay is not None:
@@ -122,8 +123,6 @@ class Exchange:
         connection.transport.write(data)
         if self.client.stalled:
             connection.pause_reading()
-        if self.client.waits_for_connection:
-            self.client.connection_found(self.request_done)
 
     def unconnected(self, code: str, reason: str) -> None:
         """No connection could be had, and nothing was sent: another upstream may be tried, whatever the method."""
@@ -171,8 +170,21 @@ class Exchange:
     def request_ended(self) -> None:
         """The last byte of the body has come."""
         self.request_done = True
-        if self.connection is not None and self.answer is None:
-            self.client.expect_answer(monotonic())
+        self.expect_next(monotonic())
+
+    def expect_next(self, now: float) -> None:
+        """What is waited for now decides how long; the wait for a connection has its own time."""
+        client = self.client
+        if self.connection is None:
+            return
+        if self.answer is not None:
+            client.answer_begun(now)  # where it came before the body's end, both go at the agent's pace
+        elif self.request_done or (
+            not self.bytes_in and not self.interim and b"\nexpect:" in self.request.fields.lower()
+        ):
+            client.expect_answer(now)  # a client that waits for 100-continue sends nothing before it
+        else:
+            client.expect_body(now)
 
     def forward(self, data: bytes) -> None:
         """Bytes of the body for the agent: sent at once, or kept while there is no connection, up to the mark."""
@@ -202,10 +214,7 @@ class Exchange:
     def agent_ready(self) -> None:
         """The agent takes more of the body."""
         self.client.resume_reading()
-        if not self.request_done:
-            self.client.expect_body(monotonic())
-        elif self.answer is None:
-            self.client.expect_answer(monotonic())
+        self.expect_next(monotonic())
 
     # 3. the answer
 
@@ -245,8 +254,10 @@ class Exchange:
                 return
             if self.request.minor:  # RFC 9110 §15.2: never to an HTTP/1.0 client
                 self.client.transport.write(response.fields + b"\r\n")
-        if len(data) > self.client.plane.limits.max_head_bytes:
-            self._break("bad_response", "the head of the agent's answer is too long")
+            if not self.request_done:
+                self.expect_next(monotonic())
+        if why := why_hopeless(data, self.client.plane.limits.max_head_bytes):
+            self._break("bad_response", why)
             return
         self.head_part = data
 
@@ -317,7 +328,8 @@ class Exchange:
         upstream.health.request_done()
         if connection is not None:
             connection.exchange = None
-            if answer.keeps_agent and self.request_done:
+            taken = not self.request.length or not connection.transport.get_write_buffer_size()
+            if answer.keeps_agent and self.request_done and taken:
                 upstream.release(connection, now)
             else:
                 connection.close()
@@ -366,7 +378,7 @@ class Exchange:
         connection, self.connection = self.connection, None
         if connection is not None:
             connection.exchange = None
-            connection.abort()
+            connection.close()
         elif self.upstream is not None:
             self.upstream.leave(self)
 
@@ -375,20 +387,7 @@ class Exchange:
         assert not self.over
         self.over = True
         self.upload = None  # it knows us: together they would wait for the garbage collector
-        slot = self.group.slot
-        slot.in_flight -= 1
-        if self.upstream is not None:
-            self.upstream.in_flight -= 1
-        slot.classes[self.status // 100] += 1
-        slot.latency.add(now - self.started)
-        if self.first_byte:
-            slot.ttfb.add(self.first_byte - self.started)
-        slot.bytes_in += self.bytes_in
-        slot.bytes_out += self.bytes_out
-        if self.answer is not None and self.answer.is_stream:
-            slot.streams -= 1
-        if self.client.plane.access.enabled:
-            log_access(self, now)
+        settle(self, now)
 
     def tunnel_closed(self, bytes_in: int, bytes_out: int, end: str) -> None:
         """Both directions of the tunnel have ended."""

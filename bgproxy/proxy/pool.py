@@ -84,7 +84,7 @@ class Upstream:
             connection = idle.pop()
             if connection.usable(now):
                 return connection
-            connection.abort()
+            connection.close()
         return None
 
     def wait(self, exchange: Exchange) -> None:
@@ -112,7 +112,7 @@ class Upstream:
         if connection.address not in self.addresses or self.retired:
             connection.close()
         elif self.waiting and not self.waiting[0].fresh:
-            self.waiting.popleft().connected(connection)
+            self.waiting.popleft().connected(connection, now)
         elif len(self.idle) < self._options.max_idle:
             connection.idle_since = now
             self.idle.append(connection)
@@ -201,7 +201,7 @@ class Upstream:
         else:
             self.opening -= 1
             if self.waiting:
-                self.waiting.popleft().connected(connection)
+                self.waiting.popleft().connected(connection, monotonic())
             else:
                 connection.idle_since = monotonic()
                 self.idle.append(connection)

@@ -1,4 +1,4 @@
-"""What an exchange leaves on record when it is over: its line in the access log. It formats nothing itself."""
+"""What an exchange leaves behind when it is over: its claims given back, its counts, its line in the access log."""
 
 from __future__ import annotations
 
@@ -11,8 +11,25 @@ if TYPE_CHECKING:
     from bgproxy.proxy.exchange import Exchange
 
 
-def log_access(exchange: Exchange, now: float) -> None:
-    """One line of the access log; `now` in monotonic seconds."""
+def settle(exchange: Exchange, now: float) -> None:
+    """Give the claims back and count what happened; `now` in monotonic seconds."""
+    slot = exchange.group.slot
+    slot.in_flight -= 1
+    if exchange.upstream is not None:
+        exchange.upstream.in_flight -= 1
+    slot.classes[exchange.status // 100] += 1
+    slot.latency.add(now - exchange.started)
+    if exchange.first_byte:
+        slot.ttfb.add(exchange.first_byte - exchange.started)
+    slot.bytes_in += exchange.bytes_in
+    slot.bytes_out += exchange.bytes_out
+    if exchange.answer is not None and exchange.answer.is_stream:
+        slot.streams -= 1
+    if exchange.client.plane.access.enabled:
+        _log_access(exchange, now)
+
+
+def _log_access(exchange: Exchange, now: float) -> None:
     request = exchange.request
     fields = request.fields
     group = exchange.group

@@ -40,7 +40,7 @@ class Upload:
         rest = b""
         if left > 0:
             self._left = left
-            self._client.expect_body(monotonic())
+            self._exchange.expect_next(monotonic())
         else:
             data, rest = data[: self._left], data[self._left :]
             self._exchange.request_ended()
@@ -67,7 +67,7 @@ class Upload:
             framed.append(last_chunk(chunks.trailers if plane.forward_trailers else []))
             exchange.request_ended()
         else:
-            self._client.expect_body(monotonic())
+            exchange.expect_next(monotonic())
         if framed:
             exchange.forward(b"".join(framed))
         if taken < len(data):

@@ -74,7 +74,7 @@ class UpstreamConnection:
             self.exchange.agent_data(data)
         else:
             # Nobody asked: whatever it is, it must never become the next request's answer (RFC 9112 §9.2).
-            self.abort()
+            self.close()
 
     def eof_received(self) -> bool:
         """The agent has said all; what that means is decided in `connection_lost`, which follows."""
@@ -117,9 +117,6 @@ class UpstreamConnection:
         return tcp_state(self.transport) in (_ESTABLISHED, None)
 
     def close(self) -> None:
-        self.closed = True
-        self.transport.close()
-
-    def abort(self) -> None:
+        """At once: what still waits to be written is the rest of a request that is over."""
         self.closed = True
         self.transport.abort()

@@ -224,10 +224,12 @@ async def test_bodies_pass_both_ways(rig: Rig, size: int, framing: str) -> None:
     assert slot.bytes_in >= size
 
 
-@pytest.mark.parametrize("status", [b"204 No Content", b"304 Not Modified"])
-async def test_answers_that_never_have_a_body(rig: Rig, status: bytes) -> None:
-    declared = b"HTTP/1.1 " + status + b"\r\nContent-Length: 9\r\nETag: x\r\n\r\n"
-    agent = rig.agent(Serving(declared))
+@pytest.mark.parametrize(
+    ("status", "connections"),
+    [(b"204 No Content", 2), (b"304 Not Modified", 1)],  # an agent that declares a body of a 204 may well send one
+)
+async def test_answers_that_never_have_a_body(rig: Rig, status: bytes, connections: int) -> None:
+    agent = rig.agent(Serving(b"HTTP/1.1 " + status + b"\r\nContent-Length: 9\r\nETag: x\r\n\r\n"))
     proxy = await rig.proxy(agent)
     client = await proxy.connect()
     for _ in range(2):
@@ -236,7 +238,7 @@ async def test_answers_that_never_have_a_body(rig: Rig, status: bytes) -> None:
         assert answer.start.endswith(status)
         assert answer.get(b"content-length") == (None if status.startswith(b"204") else b"9")
     assert client.is_silent()
-    assert len(agent.wires) == 1
+    assert len(agent.wires) == connections
 
 
 @pytest.mark.parametrize("framing", [b"Content-Length: 9", b"Transfer-Encoding: chunked", b"X: until close"])

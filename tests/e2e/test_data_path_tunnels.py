@@ -1,4 +1,4 @@
-"""After a 101: every byte passes, those glued to the heads too, each half closes by itself, and no count stays behind."""
+"""After a 101: every byte passes, those glued to the heads too, each half closes by itself, no count stays behind."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from itertools import product
 
 import pytest
 from rig import Proxy, Rig, Script, Serving, get, ok, until
-from wire import Ended, Wire
+from wire import Wire
 
 UPGRADE = ("Connection: Upgrade", "Upgrade: websocket", "Sec-WebSocket-Key: x")
 SWITCH = (
@@ -261,9 +261,8 @@ async def test_a_reader_that_stalls_holds_the_other_side_back_and_is_given_up(ri
     agent = await script.next()
     await agent.head()
     await agent.send(SWITCH)
-    with pytest.raises((ConnectionError, Ended)):
-        for _ in range(500):
-            await agent.send(b"x" * 100_000)
+    with pytest.raises(ConnectionError):
+        await agent.send(b"x" * 50_000_000)
     await until(lambda: not proxy.plane.tunnels)
 
 
