@@ -17,7 +17,6 @@ CHUNKED = -1  # `length` of a message framed by chunks (RFC 9112 §7.1)
 UNTIL_CLOSE = -2  # `length` of a response that ends with its connection (RFC 9112 §6.3, item 8)
 
 _TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]"
-_TOKEN_WITHOUT_UNDERSCORE = rb"[!#$%&'*+\-.^`|~0-9A-Za-z]"
 _VALUE = rb"[\t\x20-\x7e\x80-\xff]"
 # RFC 3986 §2: no space, control character, raw non-ASCII byte; `#` starts a fragment, which is never sent.
 _TARGET = rb"[\x21\x22\x24-\x7e]"
@@ -71,20 +70,15 @@ class ResponseHead:
     upgrade: bytes  # of a 101: the protocol, lower case
 
 
-def request_grammar(max_fields: int, max_target: int, *, underscores: bool) -> re.Pattern[bytes]:
-    """A request's head: groups method, target, minor version. `underscores`: whether field names may have a `_`."""
-    field = rb"(?:%s++:%s*+\r\n)" % (_TOKEN if underscores else _TOKEN_WITHOUT_UNDERSCORE, _VALUE)
-    line = rb"(%s++) (%s{1,%d}+) HTTP/1\.([01])\r\n" % (_TOKEN, _TARGET, max_target)
-    return re.compile(rb"%s%s{0,%d}+\r\n" % (line, field, max_fields))
+def request_line(max_target: int) -> re.Pattern[bytes]:
+    """A request's first line: groups method, target, minor version."""
+    return re.compile(rb"(%s++) (%s{1,%d}+) HTTP/1\.([01])\r\n" % (_TOKEN, _TARGET, max_target))
 
 
-def response_grammar(max_fields: int) -> re.Pattern[bytes]:
-    """A response's head: groups minor version and status. An empty reason may lack its space, as many send it.
-
-    A status from 600 on belongs to no class of RFC 9110 §15: nobody downstream would know what to make of it.
-    """
+def request_grammar(max_fields: int, max_target: int) -> re.Pattern[bytes]:
+    """A whole head of a request, field names with `_` included: groups as in `request_line`."""
     field = rb"(?:%s++:%s*+\r\n)" % (_TOKEN, _VALUE)
-    return re.compile(rb"HTTP/1\.([01]) ([1-5][0-9][0-9])(?: %s*+)?\r\n%s{0,%d}+\r\n" % (_VALUE, field, max_fields))
+    return re.compile(rb"%b%b{0,%d}+\r\n" % (request_line(max_target).pattern, field, max_fields))
 
 
 def why_hopeless(part: bytes, max_bytes: int) -> str:
@@ -98,7 +92,9 @@ def why_hopeless(part: bytes, max_bytes: int) -> str:
 
 FIELD_LINE = re.compile(rb"(%s++):%s*+" % (_TOKEN, _VALUE))
 REQUEST_LINE = re.compile(rb"(%s++) (%s++) HTTP/([0-9])\.([0-9])" % (_TOKEN, _TARGET))
-STATUS_LINE = re.compile(rb"HTTP/1\.[01] [1-5][0-9][0-9](?: %s*+)?" % _VALUE)
+# An empty reason may lack its space, as many send it. A status from 600 on belongs to no class of RFC 9110 §15: nobody
+# downstream would know what to make of it.
+STATUS_LINE = re.compile(rb"HTTP/1\.([01]) ([1-5][0-9][0-9])(?: %s*+)?\r\n" % _VALUE)
 _LINE_CONTROLS = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 
 
@@ -144,6 +140,6 @@ def why_request_fails(head: bytes, max_fields: int, max_target: int) -> Malforme
 def why_response_fails(head: bytes, max_fields: int) -> Malformed:
     """What is wrong with an agent's head, in words."""
     line, *lines = head[:-4].split(b"\r\n")
-    if STATUS_LINE.fullmatch(line) is None:
+    if STATUS_LINE.fullmatch(line + b"\r\n") is None:
         return Malformed("bad_response", "the agent's status line is malformed")
     return Malformed("bad_response", "of the agent's answer: " + why_fields_fail(lines, max_fields).detail)

@@ -1,7 +1,7 @@
 """The one seam between bytes and messages: a head comes in as bytes, and leaves as what the data path acts on.
 
-Two patterns do the work of a request: one lets the head in by the grammar, one finds the dozen fields that matter. A
-head that does not match is looked at again the slow way, only to say what is wrong with it.
+One walk over the bytes (`scan.py`) lets the fields in by the grammar and finds the dozen that matter. A head that does
+not pass is looked at again the slow way, only to say what is wrong with it.
 """
 
 from __future__ import annotations
@@ -23,26 +23,24 @@ from bgproxy.http1.framing import request_length, response_length
 from bgproxy.http1.head import (
     CHUNKED,
     METHODS,
+    STATUS_LINE,
     UNTIL_CLOSE,
     Malformed,
     RequestHead,
     ResponseHead,
     host_of,
     request_grammar,
-    response_grammar,
+    request_line,
     why_request_fails,
     why_response_fails,
 )
+from bgproxy.http1.scan import TOKEN, FieldScanner
 
-# Factored by first letters: the pattern is tried at every line. A response has fewer of interest.
-_REQUEST_FIELDS = re.compile(
-    rb"\n(c(?:onnection|ontent-length)|h(?:ost|ttp2-settings)|t(?:ransfer-encoding|e)|expect|upgrade|keep-alive"
-    rb"|x-(?:request-id|real-ip|(?:forwarded|bgproxy)-[^:]*)|proxy-connection|forwarded):[ \t]*+([^\r]*+)"
-)
-_RESPONSE_FIELDS = re.compile(
-    rb"\n(c(?:onnection|ontent-length)|date|t(?:ransfer-encoding|e)|upgrade|keep-alive|proxy-connection)"
-    rb":[ \t]*+([^\r]*+)"
-)
+_HOP = frozenset((b"connection", b"keep-alive", b"proxy-connection", b"te", b"upgrade"))
+_FRAMING = frozenset((b"transfer-encoding", b"content-length"))
+_REQUEST_FIELDS = _HOP | _FRAMING | {b"host", b"http2-settings", b"expect", b"forwarded", b"x-request-id", b"x-real-ip"}
+_REQUEST_PREFIXES = (b"x-forwarded-", b"x-bgproxy-")
+_RESPONSE_FIELDS = _HOP | _FRAMING | {b"date"}
 _EVENTS = re.compile(rb"\ncontent-type:[ \t]*+(?:text/event-stream|application/x-ndjson)")
 _REQUEST_ID = re.compile(rb"[\x21-\x7e]{1,128}")
 _ABSOLUTE = re.compile(rb"http://([^/?#@]++)(/[^#]*+|(?=\?)[^#]*+|)", re.IGNORECASE)
@@ -55,7 +53,6 @@ _PLAIN_METHODS = METHODS - {b"TRACE", b"OPTIONS"}
 # What a field is read as that came again: a list (RFC 9110 §5.3). Host, Content-Length and Transfer-Encoding are none,
 # so whatever checks them refuses it.
 _SEVERAL = b","
-_FRAMING = frozenset((b"transfer-encoding", b"content-length"))
 
 Underscores = Literal["drop", "refuse", "pass"]
 
@@ -63,7 +60,17 @@ Underscores = Literal["drop", "refuse", "pass"]
 class Parser:
     """The heads of requests and responses, within limits. It holds no state between two heads: one serves them all."""
 
-    __slots__ = ("_any_request", "_max_fields", "_max_target", "_request", "_response", "_trace", "_underscores")
+    __slots__ = (
+        "_any_fields",
+        "_any_request",
+        "_max_fields",
+        "_max_target",
+        "_request",
+        "_request_fields",
+        "_response_fields",
+        "_trace",
+        "_underscores",
+    )
 
     def __init__(
         self,
@@ -76,27 +83,31 @@ class Parser:
         self._max_target = max_target_bytes
         self._underscores = underscores
         self._trace = trace
-        self._request = request_grammar(max_fields, max_target_bytes, underscores=False)
-        self._any_request = request_grammar(max_fields, max_target_bytes, underscores=True)
-        self._response = response_grammar(max_fields)
+        self._request = request_line(max_target_bytes)
+        self._any_request = request_grammar(max_fields, max_target_bytes)
+        plain = TOKEN.replace(b"_", b"")
+        self._request_fields = FieldScanner(_REQUEST_FIELDS, _REQUEST_PREFIXES, plain, max_fields)
+        self._any_fields = FieldScanner(_REQUEST_FIELDS, _REQUEST_PREFIXES, TOKEN, max_fields)
+        self._response_fields = FieldScanner(_RESPONSE_FIELDS, (), TOKEN, max_fields)
 
     def request(self, head: bytes, trusted: bool = False) -> RequestHead:
         """A request's head, its empty line included. `trusted`: what it says about the client's identity is kept.
 
         Raises `Malformed`, whose code names the answer, for everything that HTTP/1.1 does not allow or we do not serve.
         """
-        match = self._request.fullmatch(head)
-        if match is None:
+        match = self._request.match(head)
+        found = self._request_fields.find(head, match.end(3) + 2) if match is not None else None
+        if match is None or found is None:
             match, head = self._with_underscores(head)
+            found = self._any_fields.find(head, match.end(3) + 2) or []
         method, target, version = match.groups()
         minor = 1 if version == b"1" else 0
-        low = head.lower()
         host: bytes | None = None
         length_text: bytes | None = None
         encoding: bytes | None = None
         odd: list[tuple[bytes, bytes]] | None = None
         ids = 0
-        for name, value in _REQUEST_FIELDS.findall(low):
+        for name, value in found:
             if name == b"host":
                 host = value if host is None else _SEVERAL
             elif name == b"content-length":
@@ -127,25 +138,25 @@ class Parser:
             odd = [*(odd or ()), (b"x-request-id", b"")]
         request = RequestHead(method, target, minor, host, length, minor == 1, head[:-2], b"", ids == 1)
         if encoding is not None or minor == 0 or method not in _PLAIN_METHODS or not target.startswith(b"/"):
-            _finish(request, head, low, odd or [], trusted)
+            _finish(request, head, head.lower(), odd or [], trusted)
         elif odd == _KEEP_ALIVE:
-            request.fields = fields_without(head, low, b"\nconnection:")
+            request.fields = fields_without(head, head.lower(), b"\nconnection:")
         elif odd is not None:
-            _finish(request, head, low, odd, trusted)
+            _finish(request, head, head.lower(), odd, trusted)
         return request
 
     def response(self, head: bytes) -> ResponseHead:
         """A response's head, its empty line included. Raises `Malformed` with code `bad_response`."""
-        match = self._response.fullmatch(head)
-        if match is None:
+        match = STATUS_LINE.match(head)
+        found = self._response_fields.find(head, match.end()) if match is not None else None
+        if match is None or found is None:
             raise why_response_fails(head, self._max_fields)
         version, status_text = match.groups()
-        low = head.lower()
         length_text: bytes | None = None
         encoding: bytes | None = None
         odd: list[tuple[bytes, bytes]] | None = None
         has_date = False
-        for name, value in _RESPONSE_FIELDS.findall(low):
+        for name, value in found:
             if name == b"content-length":
                 length_text = value if length_text is None else _SEVERAL
             elif name == b"date":
@@ -164,11 +175,11 @@ class Parser:
         status = int(status_text)
         response = ResponseHead(status, length, keep, head[:-2], has_date, False, b"")
         if length < 0 or not keep or status < 200 or status == 204:
-            _finish_response(response, head, low, odd or [])
+            _finish_response(response, head, head.lower(), odd or [])
         elif odd == _KEEP_ALIVE:
-            response.fields = fields_without(head, low, b"\nconnection:")
+            response.fields = fields_without(head, head.lower(), b"\nconnection:")
         elif odd is not None:
-            _finish_response(response, head, low, odd)
+            _finish_response(response, head, head.lower(), odd)
         return response
 
     def _check_method(self, method: bytes) -> None:
