@@ -15,7 +15,7 @@ from bgproxy.http1.head import Malformed, RequestHead
 from bgproxy.proxy.exchange import Exchange
 from bgproxy.proxy.replies import REPLIES, reply
 from bgproxy.proxy.tunnel import Tunnel
-from bgproxy.proxy.upstream import TCP_CLOSED, reset_when_closed, tcp_state
+from bgproxy.proxy.upstream import TCP_CLOSED, reset_when_closed, tcp_state, untaken
 
 if TYPE_CHECKING:
     from bgproxy.proxy.plane import DataPlane
@@ -30,6 +30,7 @@ class Wait(Enum):
     HEAD = "the rest of a head"
     BODY = "more of a request's body"
     CONNECTION = "a connection to an agent"
+    AGENT = "an agent to take more of a body"
     ANSWER = "an agent's answer"
     STREAM = "more of an answer"
     LINGER = "the end of a refused request"
@@ -50,6 +51,7 @@ class ClientConnection:
     stalled = False  # holds back its agent, because the client does not read as fast
     stalled_at = 0  # bytes that waited for the client when it was last looked at
     lingering = False
+    agent_left = 0  # bytes of its body that its agent had not taken when that was last looked at
     half_closed = False  # the client has sent its FIN: it may still read
     reading = True
     closed = False
@@ -277,7 +279,7 @@ class ClientConnection:
     def pause_writing(self) -> None:
         """The client reads slowly: its agent waits."""
         self.stalled = True
-        self.stalled_at = self.transport.get_write_buffer_size()
+        self.stalled_at = untaken(self.transport)
         if stall := self.plane.timeouts.write_stall_timeout:
             self.stall_deadline = monotonic() + stall
         if self.exchange is not None and self.exchange.connection is not None:
@@ -312,8 +314,13 @@ class ClientConnection:
         self._expect(Wait.ANSWER, self.plane.timeouts.response_head_timeout, now)
 
     def expect_agent(self, now: float) -> None:
-        """The agent takes no more of the body: it has as long as a slow reader has."""
-        self._expect(Wait.ANSWER, self.plane.timeouts.write_stall_timeout, now)
+        """The agent takes no more of the body for now: it has as long as any slow reader has."""
+        self.agent_left = self._agent_untaken()
+        self._expect(Wait.AGENT, self.plane.timeouts.write_stall_timeout, now)
+
+    def _agent_untaken(self) -> int:
+        connection = self.exchange.connection if self.exchange is not None else None
+        return untaken(connection.transport) if connection is not None else 0
 
     def expect_connection(self, now: float) -> None:
         self._expect(Wait.CONNECTION, self.plane.options.pool.wait_timeout, now)
@@ -327,7 +334,7 @@ class ClientConnection:
             self.deadline = NEVER
             self._overdue()
         elif self.stall_deadline <= now:
-            size = self.transport.get_write_buffer_size()
+            size = untaken(self.transport)
             if size >= self.stalled_at:
                 self.abort()
             else:
@@ -348,6 +355,8 @@ class ClientConnection:
             exchange.refuse("request_timeout", "the body did not come in time")
         elif self.wait is Wait.CONNECTION:
             exchange.waited_too_long()
+        elif self.wait is Wait.AGENT and 0 < self._agent_untaken() < self.agent_left:
+            exchange.agent_slow()
         else:
             exchange.answer_timeout()
 

@@ -10,7 +10,9 @@ import errno
 import logging
 import os
 import socket
+from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from bgproxy.proxy.client import ClientConnection
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 BATCH = 32  # accepted in one turn of the loop: enough for a burst, little enough for the others' sake
+PARTING = 0.5  # seconds between a refusal and the close behind it
+MAX_PARTING = 64  # sockets kept for that; beyond it the oldest closes at once
 PAUSE = 0.1  # seconds without accepting after the descriptors ran out
 _OUT_OF_DESCRIPTORS = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM))
 
@@ -36,6 +40,7 @@ class Listener:
         self._accepting = False
         self._reserve = _reserve()
         self._alarmed = False
+        self._parting: deque[socket.socket] = deque()  # turned away, not yet closed
 
     def start(self) -> None:
         self._socket.setblocking(False)
@@ -48,6 +53,8 @@ class Listener:
             while self._accept_one():
                 pass
         self._socket.close()
+        while self._parting:
+            _drop(self._parting.popleft())
         if self._reserve is not None:
             os.close(self._reserve)
             self._reserve = None
@@ -83,6 +90,7 @@ class Listener:
         if len(plane.connections) + len(plane.tunnels) >= plane.limits.max_connections:
             plane.metrics.refuse("too_many_connections")
             _turn_away(client, "too_many_connections", "this worker's `max_connections` is reached", plane.date)
+            self._part(client)
         else:
             spawn(self._adopt(client), "accept")
         return True
@@ -90,6 +98,18 @@ class Listener:
     async def _adopt(self, client: socket.socket) -> None:
         protocol: Callable[[], Any] = lambda: ClientConnection(self._plane)  # noqa: E731
         await asyncio.get_running_loop().connect_accepted_socket(protocol, client)
+
+    def _part(self, client: socket.socket) -> None:
+        """Close a moment later, so that a request that is on its way does not turn the close into a reset."""
+        if len(self._parting) >= MAX_PARTING:
+            _drop(self._parting.popleft())
+        self._parting.append(client)
+        asyncio.get_running_loop().call_later(PARTING, self._parted, client)
+
+    def _parted(self, client: socket.socket) -> None:
+        if client in self._parting:
+            self._parting.remove(client)
+            _drop(client)
 
     def _out_of_descriptors(self) -> None:
         """Say so to one client with the descriptor kept for that, then leave the queue alone for a moment."""
@@ -105,6 +125,7 @@ class Listener:
                 client, _ = self._socket.accept()
                 client.setblocking(False)
                 _turn_away(client, "out_of_descriptors", "no file descriptor is left", self._plane.date)
+                _drop(client)
             except OSError:
                 log.debug("the reserve descriptor went elsewhere")
         asyncio.get_running_loop().call_later(PAUSE, self._recover)
@@ -124,10 +145,13 @@ def _reserve() -> int | None:
 
 
 def _turn_away(client: socket.socket, code: str, detail: str, date: bytes) -> None:
-    """Answer a client that cannot be served, without waiting for it."""
-    with client:
-        try:
-            client.recv(65_536)  # what has come: unread bytes would turn the close into a reset
-            client.send(reply(code, detail, date))
-        except OSError:
-            log.debug("a client that was turned away had gone")
+    """Answer a client that cannot be served, without waiting for its request."""
+    with suppress(OSError):  # it may have gone
+        client.send(reply(code, detail, date))
+        client.shutdown(socket.SHUT_WR)
+
+
+def _drop(client: socket.socket) -> None:
+    """Close; what has come is read first, as unread bytes would turn the close into a reset that eats the answer."""
+    with client, suppress(OSError):
+        client.recv(65_536)

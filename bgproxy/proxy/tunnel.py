@@ -13,7 +13,7 @@ from time import monotonic
 from typing import TYPE_CHECKING
 
 from bgproxy.http1.websocket import FrameTracker, close_frame
-from bgproxy.proxy.upstream import TCP_CLOSED, tcp_state
+from bgproxy.proxy.upstream import TCP_CLOSED, tcp_state, untaken
 
 if TYPE_CHECKING:
     from bgproxy.proxy.exchange import Exchange
@@ -85,7 +85,7 @@ class TunnelEnd:
         if self.lost:
             return
         if self.stall_deadline <= now:
-            if self.transport.get_write_buffer_size() >= self.stalled_at:
+            if untaken(self.transport) >= self.stalled_at:
                 self.transport.abort()
             else:
                 self._watch(now)
@@ -95,7 +95,7 @@ class TunnelEnd:
     def _watch(self, now: float) -> None:
         timeout = self._tunnel.stall_timeout
         self.stall_deadline = now + timeout if timeout else NEVER
-        self.stalled_at = self.transport.get_write_buffer_size()
+        self.stalled_at = untaken(self.transport)
 
 
 class Tunnel:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import socket
 import struct
+import termios
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -34,6 +36,20 @@ def tcp_state(transport: asyncio.Transport) -> int | None:
         return None
     state: int = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0]
     return state
+
+
+def untaken(transport: asyncio.Transport) -> int:
+    """Bytes on their way that the peer's kernel has not taken yet: those that wait here, and those in our kernel.
+
+    The latter may be megabytes, which a slow reader takes for minutes before the first of ours is gone.
+    """
+    waiting: int = transport.get_write_buffer_size()
+    sock = transport.get_extra_info("socket")
+    try:
+        (queued,) = struct.unpack("i", fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, b"\0\0\0\0"))
+    except (OSError, AttributeError):
+        return waiting
+    return waiting + int(queued)
 
 
 def reset_when_closed(transport: asyncio.Transport) -> None:
