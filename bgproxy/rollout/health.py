@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 import aiohttp
 
-from bgproxy.rules.health import Health, HealthOptions
+from bgproxy.rules.health import OUR_FAULT, Health, HealthOptions
 from bgproxy.tasks import spawn, stop
 
 log = logging.getLogger(__name__)
@@ -43,7 +43,10 @@ class HealthChecker:
         await stop(self._task)
 
     async def check(self, target: Target) -> str:
-        """Ask one target once, and tell its Health; returns what was wrong, or nothing."""
+        """Ask one target once, and tell its Health; returns what was wrong, or nothing.
+
+        What was wrong on our own side (no descriptor left) says nothing about the target: its Health stays as it is.
+        """
         try:
             async with asyncio.timeout(self.options.timeout):
                 reason = await (self._get(target.url) if self.options.path else _connect(target.url))
@@ -51,6 +54,9 @@ class HealthChecker:
             reason = f"no answer within {self.options.timeout:g} s"
         except (OSError, aiohttp.ClientError) as error:
             reason = _words(error)
+            if getattr(error, "errno", None) in OUR_FAULT:
+                log.warning("upstream %s could not be checked: %s", target.url, reason)
+                return reason
         was_up = target.health.up
         if reason:
             target.health.check_failed(reason)
@@ -62,7 +68,10 @@ class HealthChecker:
 
     async def _run(self) -> None:
         while True:
-            await asyncio.gather(*(self.check(target) for target in list(self._targets())))
+            targets = list(self._targets())
+            for result in await asyncio.gather(*map(self.check, targets), return_exceptions=True):
+                if isinstance(result, Exception):  # the other targets, and the next round, must not suffer for it
+                    log.error("a health check failed in itself", exc_info=result)
             # Jittered, so that many workers do not ask one agent in step.
             await asyncio.sleep(self.options.interval * random.uniform(0.9, 1.1))
 

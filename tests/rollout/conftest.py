@@ -1,0 +1,99 @@
+"""What the tests of the rollout share: a fleet whose state is real and whose agents are pretended."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+
+import pytest
+
+from bgproxy.rules.fleet import FleetState
+from bgproxy.rules.release import Phase, Release
+from bgproxy.store.base import NodeReport, StoreOptions, open_store
+from bgproxy.store.ledger import Ledger
+from bgproxy.store.mirror import Mirror
+
+
+class World:
+    """A fleet on a memory store: blue is active, green is ready, red is empty. Agents are well unless it is said."""
+
+    def __init__(self) -> None:
+        self.store = open_store(StoreOptions())
+        self.mirror = Mirror(self.store)
+        self.ledger = Ledger(self.store, self.mirror, lambda: 1.0)
+        self.trouble: dict[str, str | Exception] = {}  # by color: what its agents' look like, or what the look raises
+        self.probed: list[str] = []
+        self.reports: list[NodeReport] | Exception = []
+
+    async def start(self) -> None:
+        releases = {"blue": release("v1", Phase.READY), "green": release("v2", Phase.READY)}
+        await self.ledger.bootstrap(("blue", "green", "red"), "blue", releases, actor="test")
+
+    @property
+    def state(self) -> FleetState:
+        assert self.mirror.state is not None
+        return self.mirror.state
+
+    def phase(self, color: str) -> Phase:
+        return self.state.releases[color].phase
+
+    async def flip(self, to: str, *, bake: bool = False) -> None:
+        await self.ledger.flip(to, actor="test", reason="", bake=bake)
+
+    async def stage(self, color: str, label: str) -> None:
+        await self.ledger.stage(color, release(label), actor="test", reason="")
+
+    async def probe(self, color: str) -> str:
+        """Stands in for warming a color's connections."""
+        self.probed.append(color)
+        found = self.trouble.get(color, "")
+        if isinstance(found, Exception):
+            raise found
+        return found
+
+    async def nodes(self) -> list[NodeReport]:
+        """Stands in for the store's list of nodes."""
+        if isinstance(self.reports, Exception):
+            raise self.reports
+        return self.reports
+
+    async def steps(self) -> list[dict[str, object]]:
+        """The phases that changed without the pointer, oldest first."""
+        entries = await self.ledger.audit(limit=100)
+        return [dict(entry.facts["phases"]) for entry in reversed(entries) if entry.verb == "phase"]  # type: ignore[call-overload]
+
+
+def release(label: str, phase: Phase = Phase.STAGED) -> Release:
+    return Release(label, (f"http://127.0.0.1:{1000 + int(label[1:])}",), phase=phase)
+
+
+Report = Callable[..., NodeReport]
+
+
+@pytest.fixture
+def report() -> Report:
+    """A node's report, with what it has in flight by color."""
+
+    def make(name: str, epoch: int, **in_flight: int) -> NodeReport:
+        return NodeReport(id=name, host="h", pid=1, version="1", epoch=epoch, in_flight=in_flight)
+
+    return make
+
+
+@pytest.fixture
+async def world() -> AsyncIterator[World]:
+    world = World()
+    await world.start()
+    yield world
+    await world.store.close()
+
+
+@pytest.fixture
+def turns() -> Callable[..., Awaitable[None]]:
+    """Let every task that can go on go on."""
+
+    async def settle(count: int = 50) -> None:
+        for _ in range(count):
+            await asyncio.sleep(0)
+
+    return settle

@@ -1,0 +1,120 @@
+"""A color is drained when every node has applied the epoch by which traffic left it, and holds nothing on it."""
+
+from __future__ import annotations
+
+import pytest
+
+from bgproxy.errors import StoreUnavailable
+from bgproxy.rollout import drain
+from bgproxy.rollout.drain import Drainer, is_empty
+from bgproxy.rules.release import Phase
+
+EMPTY = [
+    ("no node at all: nothing is known", [], False),
+    ("one that holds nothing", [(2, 0)], True),
+    ("one that knows nothing of the color", [(2, None)], True),
+    ("one that is further on", [(3, 0)], True),
+    ("one that has not heard of the flip", [(1, 0)], False),
+    ("one that holds something", [(2, 1)], False),
+    ("all but one", [(2, 0), (2, 0), (2, 5)], False),
+    ("all", [(2, 0), (3, 0), (2, 0)], True),
+    ("all but one that is late", [(2, 0), (1, 0)], False),
+]
+
+
+@pytest.mark.parametrize(("nodes", "empty"), [case[1:] for case in EMPTY], ids=[case[0] for case in EMPTY])
+def test_empty(report, nodes, empty):
+    reports = [
+        report(f"n{number}", epoch, **({} if count is None else {"blue": count}), green=9)
+        for number, (epoch, count) in enumerate(nodes)
+    ]
+    assert is_empty("blue", 2, reports) is empty
+
+
+@pytest.fixture
+def drainer(world) -> Drainer:
+    return Drainer(world.ledger, world.mirror, world.nodes)
+
+
+async def test_after_two_looks_that_find_nothing_it_is_drained_with_the_evidence(world, drainer, report):
+    await world.flip("green")
+    world.reports = [report("a", 2), report("b", 2)]
+    await drainer.look()
+    assert world.phase("blue") is Phase.STANDBY
+    await drainer.look()
+    assert world.phase("blue") is Phase.DRAINED
+    (entry,) = [one for one in await world.ledger.audit(limit=9) if one.verb == "phase"]
+    assert entry.facts["evidence"] == {"nodes": 2, "in_flight": 0}
+    await drainer.look()  # nothing is left to do
+    assert len(await world.steps()) == 1
+
+
+async def test_a_look_that_finds_something_begins_the_row_anew(world, drainer, report):
+    await world.flip("green")
+    for count in (0, 1, 0, 3, 0):
+        world.reports = [report("a", 2, blue=count)]
+        await drainer.look()
+        assert world.phase("blue") is Phase.STANDBY
+    await drainer.look()
+    assert world.phase("blue") is Phase.DRAINED
+
+
+async def test_a_flip_between_the_looks_begins_the_row_anew(world, drainer, report):
+    await world.flip("green")
+    world.reports = [report("a", 2)]
+    await drainer.look()
+    await world.flip("blue")
+    await world.flip("green")
+    world.reports = [report("a", 4)]
+    await drainer.look()
+    assert world.phase("blue") is Phase.STANDBY
+
+
+async def test_the_color_that_came_back_is_never_drained(world, drainer, report):
+    await world.flip("green")
+    world.reports = [report("a", 9)]
+    await drainer.look()
+    await world.flip("blue")
+    for _ in range(3):
+        await drainer.look()
+    assert (world.phase("blue"), world.phase("green")) == (Phase.ACTIVE, Phase.DRAINED)
+
+
+async def test_what_was_rolled_back_while_it_baked_ends_rejected(world, drainer, report):
+    await world.flip("green", bake=True)
+    await world.ledger.rollback(actor="test", reason="")
+    assert world.phase("green") is Phase.ROLLED_BACK
+    world.reports = [report("a", 3)]
+    for _ in range(2):
+        await drainer.look()
+    assert world.phase("green") is Phase.REJECTED
+
+
+async def test_two_drainers_make_one_step(world, report):
+    await world.flip("green")
+    world.reports = [report("a", 2)]
+    both = [Drainer(world.ledger, world.mirror, world.nodes) for _ in range(2)]
+    for _ in range(2):
+        for one in both:
+            await one.look()
+    assert await world.steps() == [{"blue": ["standby", "drained"]}]
+
+
+async def test_before_a_state_is_known_there_is_nothing_to_look_at(world, drainer):
+    world.mirror.state = None
+    world.reports = StoreUnavailable("away")
+    await drainer.look()
+
+
+@pytest.mark.parametrize("failure", [StoreUnavailable("away"), RuntimeError("a bug")])
+async def test_it_goes_on_after_whatever_a_look_raises(world, drainer, report, monkeypatch, turns, failure):
+    monkeypatch.setattr(drain, "INTERVAL", 0.0)
+    await world.flip("green")
+    world.reports = failure
+    drainer.start()
+    await turns()
+    assert world.phase("blue") is Phase.STANDBY
+    world.reports = [report("a", 2)]
+    await turns()
+    await drainer.stop()
+    assert world.phase("blue") is Phase.DRAINED
