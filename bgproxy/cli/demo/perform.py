@@ -18,6 +18,10 @@ from bgproxy.cli.demo.tally import PointerLog, Tally
 from bgproxy.cli.demo.view import View, report
 
 _LOUD = ("mcp", "openai", "httpx2", "websockets")  # what they would log is counted as lost; nobody needs it twice
+_LATE_WORKERS = (
+    "late: a flip returns once the worker that was asked has flipped; the others follow as the store tells them, and "
+    "what they took in those milliseconds went to the release before"
+)
 _STOPPED = 130  # what shells report of a command that was interrupted
 
 
@@ -39,6 +43,8 @@ def perform(plan: Plan, *, as_json: bool = False) -> int:
     finally:
         family.kill()
     tally.problems += tally.doubts(list(RELEASES.values()))
+    if plan.workers > 1 and any(row.lost["late"] for row in tally.rows.values()):
+        tally.problems.append(_LATE_WORKERS)
     good = not (tally.lost or tally.problems)
     if as_json:
         print(json.dumps({"ok": good, **tally.document()}, indent=2))
