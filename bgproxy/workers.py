@@ -255,7 +255,6 @@ def _bind_port(address: Address, count: int) -> list[socket.socket]:
 
 def _bind_path(path: Path, mode: int) -> socket.socket:
     """One socket for all workers. A file that a dead process left is replaced, a living one's never."""
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     if path.is_socket():
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
             try:
@@ -264,6 +263,7 @@ def _bind_path(path: Path, mode: int) -> socket.socket:
                 path.unlink()
             else:
                 raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     before = os.umask(0o777 & ~mode)
     try:
         sock.bind(os.fspath(path))
