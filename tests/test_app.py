@@ -1,0 +1,403 @@
+"""One worker as it is put together: its orders, its start and end, what it takes over from the one before."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bgproxy import app
+from bgproxy.app import Place, Worker
+from bgproxy.config import Settings
+from bgproxy.errors import ConfigError, StoreAuth, StoreUnavailable
+from bgproxy.proxy import plane
+from bgproxy.rules.fleet import Change, FleetState
+from bgproxy.store.base import AuditEntry, NodeReport, StoreOptions, open_store
+from bgproxy.store.document import state_document, write_safely
+from bgproxy.telemetry import legacy
+
+UPSTREAMS = {"blue": {"upstreams": ["http://127.0.0.1:1"]}, "green": {"upstreams": ["http://127.0.0.1:2"]}}
+PATIENCE = 10.0
+
+
+class SharedStore:
+    """A store that others stand on too, and that may be away: a memory store under another name."""
+
+    kind = "shared"
+    shared = True
+
+    def __init__(self) -> None:
+        self._memory = open_store(StoreOptions())
+        self.failure: Exception | None = None
+        self.left: list[str] = []
+        self.watch, self.beat, self.nodes = self._memory.watch, self._memory.beat, self._memory.nodes
+        self.audit, self.close = self._memory.audit, self._memory.close
+
+    async def open(self) -> None:
+        await self.read()
+
+    async def read(self) -> FleetState | None:
+        if self.failure is not None:
+            raise self.failure
+        return await self._memory.read()
+
+    async def commit(self, change: Change, *, create: bool = False) -> tuple[FleetState, AuditEntry]:
+        return await self._memory.commit(change, create=create)
+
+    async def leave(self, node_id: str) -> None:
+        self.left.append(node_id)
+
+
+class Bench:
+    """Builds workers without doors, whose supervisor is the test."""
+
+    def __init__(self, directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.directory = directory
+        self.store: SharedStore | None = None
+        self.lines: list[socket.socket] = []
+        self._monkeypatch = monkeypatch
+        monkeypatch.setattr(plane, "IDLE_GRACE", 0.0)
+
+    def share(self) -> SharedStore:
+        """From here on all workers stand on one store."""
+        store = self.store = SharedStore()
+        self._monkeypatch.setattr(app, "open_store", lambda options: store)
+        return store
+
+    def worker(self, *, successor: bool = False, slot: int = 0, **flags: Any) -> Worker:
+        settings = Settings.load(None, {"colors": UPSTREAMS} | flags, {})
+        ours, theirs = socket.socketpair()
+        self.lines += (ours, theirs)
+        return Worker(settings, Place(slot, [], [], self.directory, theirs, successor))
+
+    @property
+    def line(self) -> socket.socket:
+        """The supervisor's end of the last worker's line."""
+        return self.lines[-2]
+
+    def close(self) -> None:
+        for line in self.lines:
+            line.close()
+
+
+@pytest.fixture
+def bench(monkeypatch) -> Iterator[Bench]:
+    with tempfile.TemporaryDirectory(prefix="bgp-") as name:  # short: a Unix socket's path has at most 107 bytes
+        bench = Bench(Path(name), monkeypatch)
+        yield bench
+        bench.close()
+
+
+async def ends(worker: Worker, bench: Bench) -> int:
+    """Tell it to end as soon as it serves; its exit status."""
+    running = asyncio.create_task(worker.run())
+    await worker._started.wait()
+    assert bench.line.recv(10) == app.READY
+    bench.line.send(app.END)
+    return await asyncio.wait_for(running, PATIENCE)
+
+
+async def joined(worker: Worker) -> Worker:
+    """A worker that has found its pointer, and no more."""
+    worker.mirror.listen(worker.plane.apply)
+    await worker._join_fleet()
+    await worker.mirror.stop()
+    return worker
+
+
+def epoch(worker: Worker) -> tuple[str, int]:
+    assert worker.mirror.state is not None
+    return worker.mirror.state.pointer.active, worker.mirror.state.pointer.epoch
+
+
+# Start and end
+
+
+async def test_it_serves_says_so_and_ends_when_told(bench):
+    worker = bench.worker()
+    assert await ends(worker, bench) == 0
+    assert not list(bench.directory.glob("*.sock"))
+
+
+async def test_what_cannot_be_served_is_a_status_of_its_own_and_one_line(bench, caplog):
+    bench.share().failure = StoreUnavailable("store redis://h:1/0: connection refused")
+    assert await bench.worker().run() == app.FATAL
+    assert [r.message for r in caplog.records if r.levelno >= logging.ERROR] == [
+        "store redis://h:1/0: connection refused"
+    ]
+
+
+async def test_told_to_end_while_it_starts_it_does_so_when_it_has_started(bench):
+    worker = bench.worker()
+    bench.line.send(app.END)
+    assert await asyncio.wait_for(worker.run(), PATIENCE) == 0
+
+
+async def test_orders(bench, monkeypatch):
+    worker = bench.worker()
+    reloads: list[int] = []
+
+    async def reload() -> None:
+        reloads.append(1)
+
+    monkeypatch.setattr(worker, "reload", reload)
+    for order, ending, hurry, reloaded in (
+        (app.RELOAD, False, False, 1),
+        (app.END, True, False, 1),
+        (app.HURRY, True, True, 1),
+        (app.RELOAD + app.END + app.HURRY, True, True, 2),
+    ):
+        bench.line.send(order)
+        worker._supervisor_says()
+        await asyncio.sleep(0)
+        assert (worker._ending.is_set(), worker._hurry.is_set(), len(reloads)) == (ending, hurry, reloaded)
+
+
+@pytest.mark.parametrize("unread", [b"", b"something that it never read"])
+async def test_a_supervisor_that_is_gone_is_an_order_to_end(bench, unread, caplog):
+    """With words unread the line breaks with a reset, not with an end."""
+    worker = bench.worker()
+    worker._heed()
+    worker.place.supervisor.send(unread)
+    bench.line.close()
+    await asyncio.wait_for(worker._ending.wait(), PATIENCE)
+    assert "the supervisor is gone: worker 0 ends" in caplog.text
+    assert not worker._hurry.is_set()
+
+
+# The pointer at the start
+
+
+async def test_a_new_fleet_begins_as_it_is_configured(bench):
+    bench.share()
+    assert epoch(await joined(bench.worker(active="green"))) == ("green", 1)
+
+
+async def test_a_pointer_that_stands_goes_before_the_configuration(bench):
+    bench.share()
+    first = await joined(bench.worker())
+    await first.ledger.flip("green", actor="a", reason="", force=True)
+    assert epoch(await joined(bench.worker(active="blue"))) == ("green", 2)
+
+
+async def test_a_configuration_that_is_new_is_taken_over_at_the_start(bench):
+    bench.share()
+    await joined(bench.worker())
+    colors = UPSTREAMS | {"green": {"upstreams": ["http://127.0.0.1:3"]}}
+    worker = await joined(bench.worker(colors=colors))
+    assert worker.mirror.state is not None
+    assert worker.mirror.state.releases["green"].upstreams == ("http://127.0.0.1:3",)
+
+
+@pytest.fixture
+async def known(bench) -> FleetState:
+    """A host whose workers have known green with epoch 2; the file that the last one left says so."""
+    bench.share()
+    worker = await joined(bench.worker())
+    await worker.ledger.flip("green", actor="a", reason="", force=True)
+    assert worker.mirror.state is not None
+    assert worker.mirror.last_state_path is not None
+    write_safely(worker.mirror.last_state_path, state_document(worker.mirror.state))
+    return worker.mirror.state
+
+
+AWAY = StoreUnavailable("connection refused")
+LOCKED = StoreAuth("the password is wrong")
+
+
+@pytest.mark.parametrize(
+    ("failure", "successor", "serves"),
+    [(AWAY, False, True), (AWAY, True, True), (LOCKED, False, False), (LOCKED, True, True)],
+)
+async def test_what_was_known_is_used_where_the_store_cannot_be(bench, known, failure, successor, serves):
+    """A new proxy with a wrong password is told so; a worker in the place of one that served serves."""
+    assert bench.store is not None
+    bench.store.failure = failure
+    worker = bench.worker(successor=successor)
+    if serves:
+        assert epoch(await joined(worker)) == ("green", 2)
+        assert worker.ready()[0]
+        assert worker.ready()[1]["degraded"]
+    else:
+        with pytest.raises(StoreAuth):
+            await worker._join_fleet()
+
+
+async def test_nothing_known_and_the_store_away(bench):
+    bench.share().failure = AWAY
+    with pytest.raises(StoreUnavailable):
+        await bench.worker(successor=True)._join_fleet()
+
+
+async def test_another_fleet_s_last_pointer_is_not_ours(bench, known):
+    assert bench.store is not None
+    bench.store.failure = AWAY
+    with pytest.raises(StoreUnavailable):
+        await bench.worker(fleet="another")._join_fleet()
+
+
+@pytest.mark.parametrize("successor", [False, True])
+async def test_a_store_that_came_back_empty_gets_what_was_known(bench, known, successor):
+    bench.share()
+    worker = await joined(bench.worker(successor=successor))
+    assert epoch(worker) == ("green", 2)
+    standing = await worker.store.read()
+    assert standing is not None
+    assert (standing.pointer.epoch, standing.revision > known.revision) == (2, True)
+
+
+@pytest.mark.parametrize(("successor", "expected"), [(False, ("blue", 1)), (True, ("green", 2))])
+async def test_a_store_that_went_back_convinces_a_new_proxy_but_no_successor(bench, known, successor, expected):
+    bench.share()
+    empty = await joined(replace_directory(bench).worker())
+    assert epoch(empty) == ("blue", 1)
+    bench.directory = bench.directory.parent
+    assert epoch(await joined(bench.worker(successor=successor))) == expected
+
+
+def replace_directory(bench: Bench) -> Bench:
+    """Another host, which knows nothing."""
+    bench.directory /= "elsewhere"
+    bench.directory.mkdir()
+    return bench
+
+
+async def test_a_memory_store_is_taken_over_by_a_successor(bench):
+    worker = await joined(bench.worker())
+    await worker.ledger.flip("green", actor="a", reason="why", force=True)
+    successor = await joined(bench.worker(successor=True))
+    assert epoch(successor) == ("green", 2)
+    assert [entry.reason for entry in await successor.ledger.audit(limit=1)] == ["why"]
+
+
+# What it leaves and takes over
+
+
+async def test_what_is_told_was_saved_first(bench):
+    worker = bench.worker()
+    worker.metrics.slot("default", "blue", "v1").classes[2] = 3
+    told = worker.snapshot()
+    left = legacy.read(bench.directory, 0)
+    assert left is not None
+    assert (left.node, left.metrics) == (worker.node_id, told["metrics"])
+    successor = bench.worker(successor=True)
+    assert successor._carry_on() == worker.node_id
+    assert successor.snapshot()["metrics"]["series"][0]["classes"][2] == 3
+
+
+async def test_counters_that_cannot_be_carried_on_do_not_stop_it(bench, caplog):
+    legacy.save(bench.directory, 0, legacy.Legacy("old", {"bounds": [1.0]}))
+    worker = bench.worker()
+    assert worker._carry_on() == "old"
+    assert "the counters of the worker before are lost" in caplog.text
+    assert worker.snapshot()["metrics"]["series"] == []
+
+
+async def test_the_one_before_is_signed_off(bench):
+    store = bench.share()
+    first = bench.worker()
+    first.snapshot()
+    second = bench.worker(successor=True)
+    await ends(second, bench)
+    assert store.left == [first.node_id, second.node_id]
+    assert first.node_id != second.node_id, "one process, two workers: a host and a pid are no name"
+
+
+async def test_what_it_says_of_itself(bench):
+    worker = await joined(bench.worker())
+    worker.metrics.slot("default", "blue", "v1").in_flight = 2
+    report = worker.report()
+    assert isinstance(report, NodeReport)
+    assert (report.id, report.epoch, report.in_flight["blue"]) == (worker.node_id, 1, 2)
+    worker.plane.draining = True
+    assert worker.ready()[0] is False
+
+
+async def test_without_a_pointer_it_is_not_ready(bench):
+    ready, facts = bench.worker().ready()
+    assert (ready, facts["epoch"]) == (False, None)
+
+
+# Reload
+
+
+@pytest.fixture
+def reread(monkeypatch) -> Callable[[Settings | Exception], None]:
+    """Say what the configuration has become."""
+
+    def becomes(new: Settings | Exception) -> None:
+        def tell(_: Settings) -> Settings:
+            if isinstance(new, Exception):
+                raise new
+            return new
+
+        monkeypatch.setattr(Settings, "reread", tell)
+
+    return becomes
+
+
+async def test_a_reload_before_the_start_waits_for_it(bench, reread):
+    worker = bench.worker()
+    reread(Settings.load(None, {"colors": UPSTREAMS, "grace_timeout": 7.0}, {}))
+    reloading = asyncio.create_task(worker.reload())
+    await asyncio.sleep(0)
+    assert worker.settings.grace_timeout == 30.0
+    assert await ends(worker, bench) == 0
+    await reloading
+    assert worker.settings.grace_timeout == 7.0
+
+
+async def test_a_reload_reaches_the_upstreams_that_are_there(bench, reread):
+    worker = await joined(bench.worker())
+    worker._started.set()
+    upstream, *_ = worker.plane.upstreams("blue")
+    reread(
+        Settings.load(
+            None, {"colors": UPSTREAMS, "pool": {"max_waiting": 0}, "health": {"fall": 1}, "fleet": "other"}, {}
+        )
+    )
+    assert not upstream.full()
+    await worker.reload()
+    assert upstream.full()
+    upstream.health.check_passed()
+    upstream.health.check_failed("one is enough now")
+    assert not upstream.health.up
+    assert (worker.settings.fleet, worker.deps(worker.settings).fleet) == ("default", "default")
+
+
+@pytest.mark.parametrize("fault", ["source", "log"])
+async def test_a_reload_that_cannot_be_taken_changes_nothing(bench, reread, caplog, fault):
+    worker = await joined(bench.worker())
+    worker._started.set()
+    before, options = worker.settings, worker.plane.options
+    flags = {"colors": UPSTREAMS, "limits": {"max_fields": 7}, "access_log": {"output": f"{bench.directory}/no/x"}}
+    reread(ConfigError("line 3: no") if fault == "source" else Settings.load(None, flags, {}))
+    await worker.reload()
+    assert (worker.settings, worker.plane.options) == (before, options)
+    assert "the configuration was not reloaded, the old one stays" in caplog.text
+
+
+async def test_two_reloads_take_turns(bench, reread, monkeypatch):
+    worker = await joined(bench.worker())
+    worker._started.set()
+    reread(Settings.load(None, {"colors": UPSTREAMS, "grace_timeout": 7.0}, {}))
+    inside, most = 0, 0
+    take_over = worker._take_over
+
+    async def counted(new: Settings) -> None:
+        nonlocal inside, most
+        inside += 1
+        most = max(most, inside)
+        await asyncio.sleep(0)
+        await take_over(new)
+        inside -= 1
+
+    monkeypatch.setattr(worker, "_take_over", counted)
+    await asyncio.gather(worker.reload(), worker.reload())
+    assert most == 1
