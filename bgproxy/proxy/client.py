@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from bgproxy.http1.head import Malformed, RequestHead
 from bgproxy.proxy.exchange import Exchange
 from bgproxy.proxy.replies import REPLIES, reply
+from bgproxy.proxy.routing import Group
 from bgproxy.proxy.tunnel import Tunnel
 from bgproxy.proxy.upstream import TCP_CLOSED, reset_when_closed, tcp_state, untaken
 
@@ -162,11 +163,13 @@ class ClientConnection:
 
     # 2. what the exchange asks of its client
 
-    def forwarded_head(self, request: RequestHead) -> list[bytes]:
+    def forwarded_head(self, request: RequestHead, group: Group) -> list[bytes]:
         """The head for the agent: the client's fields, then ours (RFC 9110 §7.6.3; X-Forwarded-* by custom)."""
-        if request.host != self.host or self.trusted:
+        if request.host != self.host or self.trusted or not request.host:
             self.host = request.host
             self.suffix = self.plane.forwarding.fields(request, self.peer)
+            if not request.host and group.upstreams:  # of HTTP/1.0; the agent's HTTP/1.1 needs it (RFC 9112 §3.2)
+                self.suffix = b"Host: %b\r\n%b" % (group.upstreams[0].authority, self.suffix)
         if request.has_request_id:
             return [request.fields, self.suffix]
         request.made_id = self.plane.new_request_id()

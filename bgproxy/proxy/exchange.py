@@ -65,15 +65,12 @@ class Exchange:
         self.started = now
         group.slot.in_flight += 1  # the claim, before any byte moves
         client = self.client
-        self.pending = client.forwarded_head(request)
-        if not request.host and group.upstreams:  # HTTP/1.0; the agent gets HTTP/1.1, which needs it (RFC 9112 §3.2)
-            self.pending.insert(1, b"Host: %b\r\n" % group.upstreams[0].authority)
+        self.pending = client.forwarded_head(request, group)
         if request.method in IDEMPOTENT:
             self.replay = []
         length = request.length
         come = len(rest)
         if length == CHUNKED or come < length:
-            self.request_done = False
             self.upload = Upload(self, length, come)
             if length != CHUNKED:
                 self.pending.append(rest)
@@ -93,21 +90,24 @@ class Exchange:
 
     def _find_connection(self, now: float) -> None:
         """Choose an upstream and ask it for a connection, which may come at once or later."""
-        upstream = self.group.choose(now, self.tried)
-        if upstream is None:
-            self._refuse("no_upstream", "no upstream is left to try for this route")
-        else:
-            connection = None if self.fresh else upstream.take(now)
-            if connection is None and upstream.full():
-                self._refuse("no_connection", f"{upstream.url}: too many requests wait for a connection")
-                return
+        full: tuple[Upstream, ...] = ()
+        while (upstream := self.group.choose(now, self.tried + full)) is not None:
             self.upstream = upstream
-            upstream.in_flight += 1
-            if connection is not None:
+            if not self.fresh and (connection := upstream.take(now)) is not None:
+                upstream.in_flight += 1
                 self.connected(connection, now)
-            else:
+                return
+            if not upstream.full():
+                upstream.in_flight += 1
                 self.client.expect_connection(now)
                 upstream.wait(self)
+                return
+            full = (*full, upstream)
+        self.upstream = None
+        if full:
+            self._refuse("no_connection", "too many requests wait for a connection")
+        else:
+            self._refuse("no_upstream", "no upstream is left to try for this route")
 
     def connected(self, connection: UpstreamConnection, now: float) -> None:
         """A connection is ours: everything that waited for it goes out."""

@@ -111,13 +111,22 @@ class Upstream:
         connection.resume_reading()
         if connection.address not in self.addresses or self.retired:
             connection.close()
-        elif self.waiting and not self.waiting[0].fresh:
-            self.waiting.popleft().connected(connection, now)
+        elif self.waiting:
+            self._serve_waiting(connection, now)
         elif len(self.idle) < self._options.max_idle:
             connection.idle_since = now
             self.idle.append(connection)
         else:
             connection.close()
+
+    def _serve_waiting(self, connection: UpstreamConnection, now: float) -> None:
+        """Who has waited longest gets it; where all of them need a new one, it makes room for that."""
+        for exchange in self.waiting:
+            if not exchange.fresh:
+                self.waiting.remove(exchange)
+                exchange.connected(connection, now)
+                return
+        connection.close()
 
     def lost(self, connection: UpstreamConnection) -> None:
         """A connection has ended; its place is free for one that waits."""
@@ -217,13 +226,25 @@ class Upstream:
                 await loop.create_unix_connection(protocol, self.path)
                 connection.address = self.host
             else:
-                address = connection.address = self.addresses[self._turn % len(self.addresses)]
-                self._turn += 1
-                await loop.create_connection(protocol, address, self.port)
+                await self._connect_to_one(loop, connection, protocol)
         self.open += 1
         if connection.closed:
             raise ConnectionResetError(errno.ECONNRESET, "closed at once")
         return connection
+
+    async def _connect_to_one(
+        self, loop: asyncio.AbstractEventLoop, connection: UpstreamConnection, protocol: Callable[[], Any]
+    ) -> None:
+        """The addresses of the name in turn; one that refuses leaves it to the next."""
+        for left in reversed(range(len(self.addresses))):
+            address = connection.address = self.addresses[self._turn % len(self.addresses)]
+            self._turn += 1
+            try:
+                await loop.create_connection(protocol, address, self.port)
+                return
+            except OSError:
+                if not left:
+                    raise
 
     def _failed(self, error: OSError | TimeoutError) -> None:
         ours = isinstance(error, OSError) and error.errno in OUR_FAULT

@@ -60,7 +60,7 @@ class Resolver:
         loop = asyncio.get_running_loop()
         try:
             found = await loop.getaddrinfo(upstream.host, upstream.port, type=socket.SOCK_STREAM)
-        except OSError as error:
+        except (OSError, UnicodeError) as error:
             # The last known addresses stay: a name server that is away must not take the agents with it.
             log.warning("cannot resolve %s: %s", upstream.host, error)
             return

@@ -126,7 +126,7 @@ class UpstreamConnection:
 
     def usable(self, now: float) -> bool:
         """Whether the next exchange may have it: open, and (if it has rested) not closed by the agent unseen."""
-        if self.closed:
+        if self.closed or self.transport.is_closing():  # the latter alone between a reset and `connection_lost`
             return False
         if now - self.idle_since < LOOK_AFTER:
             return True

@@ -246,7 +246,7 @@ class Rig:
 
     def __init__(self) -> None:
         self.errors: list[str] = []
-        self._agents: list[Agent] = []
+        self.agents: list[Agent] = []
         self._proxies: list[Proxy] = []
         self._watch = _Watch(self.errors)
         logging.getLogger().addHandler(self._watch)
@@ -258,7 +258,7 @@ class Rig:
     def agent(self, handler: Handler, **options: Any) -> Agent:
         """A scripted agent."""
         agent = Agent(handler, **options)
-        self._agents.append(agent)
+        self.agents.append(agent)
         return agent
 
     async def proxy(self, *blue: Agent | str, green: tuple[Agent | str, ...] = (), **options: Any) -> Proxy:
@@ -283,10 +283,10 @@ class Rig:
             for proxy in self._proxies:
                 await proxy.close()
         finally:
-            for agent in self._agents:
+            for agent in self.agents:
                 await agent.close()
             logging.getLogger().removeHandler(self._watch)
-        faults = [fault for agent in self._agents for fault in agent.faults]
+        faults = [fault for agent in self.agents for fault in agent.faults]
         assert not faults, f"an agent's script failed: {faults}"
         assert not self.errors, "\n".join(self.errors)
 
