@@ -7,7 +7,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ import aiohttp
 import orjson
 from aiohttp import web
 
+from bgproxy.errors import StoreUnavailable
 from bgproxy.telemetry import legacy
 from bgproxy.telemetry.metrics import counters_of, merge
 
@@ -28,18 +29,23 @@ Snapshot = dict[str, Any]
 class HostPeers:
     """This worker's door for its siblings, and its view of them."""
 
-    def __init__(self, directory: Path, slot: int, own: Callable[[], Snapshot]) -> None:
-        """`slot`: this worker's number on this host; `own`: this worker's snapshot, quick to make."""
+    def __init__(
+        self, directory: Path, slot: int, own: Callable[[], Snapshot], refresh: Callable[[], Awaitable[object]]
+    ) -> None:
+        """`slot`: this worker's number on this host; `own`: this worker's snapshot, quick to make; `refresh`: reads
+        the store and applies what is newer."""
         self._directory = directory
         self._slot = slot
         self._path = self._door(slot)
         self._own = own
+        self._refresh = refresh
         self._runner: web.AppRunner | None = None
 
     async def start(self) -> None:
         """Open the door. A socket that a dead predecessor left is replaced."""
         app = web.Application()
         app.router.add_get("/snapshot", self._tell)
+        app.router.add_post("/refresh", self._catch_up)
         self._runner = web.AppRunner(app, access_log=None)
         await self._runner.setup()
         self._path.unlink(missing_ok=True)
@@ -56,9 +62,17 @@ class HostPeers:
         Never raises; who does not answer, and has left nothing, is left out.
         """
         others = [slot for slot in self._slots() if slot != self._slot]
-        told = await asyncio.gather(*(_ask(self._door(slot)) for slot in others))
+        told = await asyncio.gather(*(_call(self._door(slot), "GET", "/snapshot") for slot in others))
         absent = [slot for slot, snapshot in zip(others, told, strict=True) if snapshot is None]
         return [self._for(absent), *(snapshot for snapshot in told if snapshot is not None)]
+
+    async def catch_up(self) -> None:
+        """Let every other worker of this host apply what the store holds by now, and return when they have.
+
+        Never raises. A worker that does not answer in time is not waited for: the store's own bell reaches it too.
+        """
+        doors = [self._door(slot) for slot in self._slots() if slot != self._slot]
+        await asyncio.gather(*(_call(door, "POST", "/refresh") for door in doors))
 
     def _slots(self) -> list[int]:
         """Every worker's number that has a door, or a file that it left."""
@@ -84,16 +98,23 @@ class HostPeers:
     async def _tell(self, _: web.Request) -> web.Response:
         return web.Response(body=orjson.dumps(self._own()), content_type="application/json")
 
+    async def _catch_up(self, _: web.Request) -> web.Response:
+        try:
+            await self._refresh()
+        except StoreUnavailable as error:
+            log.debug("could not catch up: %s", error)
+        return web.Response(body=b"{}", content_type="application/json")
 
-async def _ask(path: Path) -> Snapshot | None:
+
+async def _call(path: Path, method: str, what: str) -> Snapshot | None:
     try:
         async with (
             asyncio.timeout(TIMEOUT),
             aiohttp.ClientSession(connector=aiohttp.UnixConnector(os.fspath(path))) as session,
-            session.get("http://worker/snapshot") as answer,
+            session.request(method, f"http://worker{what}") as answer,
         ):
-            snapshot: Snapshot = orjson.loads(await answer.read())
-            return snapshot
+            told: Snapshot = orjson.loads(await answer.read())
+            return told
     except (OSError, aiohttp.ClientError, TimeoutError, ValueError) as error:
         log.debug("%s did not answer: %s", path.name, error)
         return None

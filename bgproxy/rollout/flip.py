@@ -19,18 +19,29 @@ Probe = Callable[[str], Awaitable[str]]
 class Switch:
     """Moves the pointer and stages releases; raises the rules' refusals and the store's problems."""
 
-    def __init__(self, ledger: Ledger, mirror: Mirror, probe: Probe, validator: Validator) -> None:
-        """`probe`: warms a color and says why it cannot take traffic, or nothing."""
+    def __init__(
+        self,
+        ledger: Ledger,
+        mirror: Mirror,
+        probe: Probe,
+        validator: Validator,
+        spread: Callable[[], Awaitable[None]],
+    ) -> None:
+        """`probe`: warms a color and says why it cannot take traffic, or nothing; `spread`: returns when the other
+        workers of this host have applied what was committed, so that none of them answers late for the old color."""
         self._ledger = ledger
         self._mirror = mirror
         self._probe = probe
         self._validator = validator
+        self._spread = spread
 
     async def flip(self, to: str, *, actor: str, reason: str, if_epoch: int | None, force: bool) -> Outcome:
         """Make `to` the active color."""
         problem = await self._prepare(to)
-        return await self._ledger.flip(
-            to, actor=actor, reason=reason, if_epoch=if_epoch, force=force, problem=problem or None
+        return await self._told(
+            await self._ledger.flip(
+                to, actor=actor, reason=reason, if_epoch=if_epoch, force=force, problem=problem or None
+            )
         )
 
     async def rollback(self, *, actor: str, reason: str, if_epoch: int | None, force: bool) -> Outcome:
@@ -38,8 +49,10 @@ class Switch:
         state = self._mirror.state
         previous = state.pointer.previous if state is not None else None
         problem = await self._prepare(previous) if previous is not None else ""
-        return await self._ledger.rollback(
-            actor=actor, reason=reason, if_epoch=if_epoch, force=force, problem=problem or None
+        return await self._told(
+            await self._ledger.rollback(
+                actor=actor, reason=reason, if_epoch=if_epoch, force=force, problem=problem or None
+            )
         )
 
     async def stage(
@@ -48,6 +61,11 @@ class Switch:
         """Put a release on an idle color; it becomes READY by itself once its upstreams answer."""
         outcome = await self._ledger.stage(color, release, actor=actor, reason=reason, if_epoch=if_epoch, force=force)
         self._validator.wake()
+        return outcome
+
+    async def _told(self, outcome: Outcome) -> Outcome:
+        if outcome.changed:
+            await self._spread()
         return outcome
 
     async def _prepare(self, color: str) -> str:

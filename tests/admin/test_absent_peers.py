@@ -21,7 +21,10 @@ class Worker:
         self.metrics = Metrics()
         self.metrics.slot("chat", "blue", "v1").in_flight = 1
         self._directory, self._slot = directory, slot
-        self.peers = HostPeers(directory, slot, self.snapshot)
+        self.peers = HostPeers(directory, slot, self.snapshot, self.refresh)
+
+    async def refresh(self) -> None:
+        """Nothing is agreed on here."""
 
     def answered(self, count: int) -> None:
         self.metrics.slot("chat", "blue", "v1").classes[2] += count

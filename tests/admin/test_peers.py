@@ -12,18 +12,22 @@ import pytest
 
 from bgproxy.admin import peers as peers_module
 from bgproxy.admin.peers import HostPeers
+from bgproxy.errors import StoreUnavailable
 
 Snapshot = dict[str, Any]
-Start = Callable[[int], Any]
+Start = Callable[..., Any]
 
 
 @pytest.fixture
 async def start(tmp_path: Path) -> AsyncIterator[Start]:
-    """Starts worker number N, whose snapshot is its number."""
+    """Starts worker number N, whose snapshot is its number, and which tells `refreshed` when it reads the store."""
     started: list[HostPeers] = []
 
-    async def make(slot: int) -> HostPeers:
-        peers = HostPeers(tmp_path, slot, lambda: {"slot": slot})
+    async def make(slot: int, refreshed: Callable[[int], None] = lambda _: None) -> HostPeers:
+        async def refresh() -> None:
+            refreshed(slot)
+
+        peers = HostPeers(tmp_path, slot, lambda: {"slot": slot}, refresh)
         await peers.start()
         started.append(peers)
         return peers
@@ -75,3 +79,24 @@ async def test_who_answers_nonsense_or_nothing_is_left_out_in_time(start, tmp_pa
     async with await asyncio.start_unix_server(speak, str(tmp_path / "worker-1.sock")):
         assert await first.snapshots() == [{"slot": 0}]
         ended.set()
+
+
+async def test_the_others_have_caught_up_when_the_call_returns(start):
+    caught_up: list[int] = []
+    first, *_ = [await start(slot, caught_up.append) for slot in range(3)]
+    await first.catch_up()
+    assert sorted(caught_up) == [1, 2]
+
+
+async def test_one_whose_store_is_away_or_that_is_dead_holds_nobody_up(start, tmp_path):
+    def away(_: int) -> None:
+        raise StoreUnavailable("gone")
+
+    caught_up: list[int] = []
+    first = await start(0)
+    await start(1, away)
+    await start(2, caught_up.append)
+    with socket.socket(socket.AF_UNIX) as dead:
+        dead.bind(str(tmp_path / "worker-3.sock"))
+    await first.catch_up()
+    assert caught_up == [2]

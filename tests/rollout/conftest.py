@@ -23,6 +23,7 @@ class World:
         self.ledger = Ledger(self.store, self.mirror, lambda: 1.0)
         self.trouble: dict[str, str | Exception] = {}  # by color: what its agents' look like, or what the look raises
         self.probed: list[str] = []
+        self.spreads: list[str] = []  # the active color at each time that the other workers were made to catch up
         self.reports: list[NodeReport] | Exception = []
 
     async def start(self) -> None:
@@ -50,6 +51,10 @@ class World:
         if isinstance(found, Exception):
             raise found
         return found
+
+    async def spread(self) -> None:
+        """Stands in for the other workers of the host."""
+        self.spreads.append(self.state.pointer.active)
 
     async def nodes(self) -> list[NodeReport]:
         """Stands in for the store's list of nodes."""

@@ -14,7 +14,16 @@ TERMS = {"actor": "ada", "reason": "why", "if_epoch": None, "force": False}
 
 @pytest.fixture
 def switch(world) -> Switch:
-    return Switch(world.ledger, world.mirror, world.probe, Validator(world.ledger, world.mirror, world.probe))
+    validator = Validator(world.ledger, world.mirror, world.probe)
+    return Switch(world.ledger, world.mirror, world.probe, validator, world.spread)
+
+
+async def test_the_other_workers_have_applied_a_move_when_it_returns_and_a_no_op_asks_nothing_of_them(world, switch):
+    await switch.flip("blue", **TERMS)
+    assert world.spreads == []
+    await switch.flip("green", **TERMS)
+    await switch.rollback(**TERMS)
+    assert world.spreads == ["green", "blue"]
 
 
 async def test_the_target_is_warmed_before_and_the_color_that_is_left_is_asked_nothing(world, switch):
