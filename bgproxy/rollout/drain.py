@@ -22,7 +22,9 @@ from bgproxy.tasks import spawn, stop
 log = logging.getLogger(__name__)
 
 INTERVAL = 1.0  # seconds between two looks
-LOOKS = 2  # in a row that must find nothing: a report may be one beat old
+# In a row that must find nothing. Longer than a beat together: a node that was not listed for a moment, as when the
+# store's clock was set forward or its data were lost, has reported again by then.
+LOOKS = 3
 ACTOR = "bgproxy"
 
 

@@ -10,7 +10,8 @@ redis.call('HSET', KEYS[1], ARGV[1], ARGV[2] .. ',"at":' .. now .. '}')
 local reports = redis.call('HGETALL', KEYS[1])
 for i = 1, #reports, 2 do
   local at = tonumber(string.match(reports[i + 1], '"at":([%d.]+)}$') or '0')
-  if at + tonumber(ARGV[3]) < tonumber(now) then
+  -- A report from the future came before this clock was set back: its node has reported since, or is dead.
+  if math.abs(tonumber(now) - at) > tonumber(ARGV[3]) then
     redis.call('HDEL', KEYS[1], reports[i])
   end
 end

@@ -179,9 +179,9 @@ class RedisStore:
         for raw in reports.values():
             with contextlib.suppress(StoreBroken, KeyError, TypeError):
                 document = parsed(raw, where)
-                node = node_from(document, now - document["at"], where)
-                if node.age <= self._options.node_ttl:
-                    found.append(node)
+                age = now - document["at"]
+                if abs(age) <= self._options.node_ttl:  # see beat.lua for those from the future
+                    found.append(node_from(document, age, where))
         return sorted(found, key=lambda node: node.id)
 
     async def leave(self, node_id: str) -> None:

@@ -6,7 +6,7 @@ import pytest
 
 from bgproxy.errors import StoreUnavailable
 from bgproxy.rollout import drain
-from bgproxy.rollout.drain import Drainer, is_empty
+from bgproxy.rollout.drain import LOOKS, Drainer, is_empty
 from bgproxy.rules.release import Phase
 
 EMPTY = [
@@ -36,11 +36,12 @@ def drainer(world) -> Drainer:
     return Drainer(world.ledger, world.mirror, world.nodes)
 
 
-async def test_after_two_looks_that_find_nothing_it_is_drained_with_the_evidence(world, drainer, report):
+async def test_after_looks_that_find_nothing_it_is_drained_with_the_evidence(world, drainer, report):
     await world.flip("green")
     world.reports = [report("a", 2), report("b", 2)]
-    await drainer.look()
-    assert world.phase("blue") is Phase.STANDBY
+    for _ in range(LOOKS - 1):
+        await drainer.look()
+        assert world.phase("blue") is Phase.STANDBY
     await drainer.look()
     assert world.phase("blue") is Phase.DRAINED
     (entry,) = [one for one in await world.ledger.audit(limit=9) if one.verb == "phase"]
@@ -51,10 +52,12 @@ async def test_after_two_looks_that_find_nothing_it_is_drained_with_the_evidence
 
 async def test_a_look_that_finds_something_begins_the_row_anew(world, drainer, report):
     await world.flip("green")
-    for count in (0, 1, 0, 3, 0):
+    nothing = [0] * (LOOKS - 1)
+    for count in (*nothing, 1, *nothing, 3, *nothing):
         world.reports = [report("a", 2, blue=count)]
         await drainer.look()
         assert world.phase("blue") is Phase.STANDBY
+    world.reports = [report("a", 2)]
     await drainer.look()
     assert world.phase("blue") is Phase.DRAINED
 
@@ -62,7 +65,8 @@ async def test_a_look_that_finds_something_begins_the_row_anew(world, drainer, r
 async def test_a_flip_between_the_looks_begins_the_row_anew(world, drainer, report):
     await world.flip("green")
     world.reports = [report("a", 2)]
-    await drainer.look()
+    for _ in range(LOOKS - 1):
+        await drainer.look()
     await world.flip("blue")
     await world.flip("green")
     world.reports = [report("a", 4)]
@@ -75,7 +79,7 @@ async def test_the_color_that_came_back_is_never_drained(world, drainer, report)
     world.reports = [report("a", 9)]
     await drainer.look()
     await world.flip("blue")
-    for _ in range(3):
+    for _ in range(LOOKS + 1):
         await drainer.look()
     assert (world.phase("blue"), world.phase("green")) == (Phase.ACTIVE, Phase.DRAINED)
 
@@ -85,7 +89,7 @@ async def test_what_was_rolled_back_while_it_baked_ends_rejected(world, drainer,
     await world.ledger.rollback(actor="test", reason="")
     assert world.phase("green") is Phase.ROLLED_BACK
     world.reports = [report("a", 3)]
-    for _ in range(2):
+    for _ in range(LOOKS):
         await drainer.look()
     assert world.phase("green") is Phase.REJECTED
 
@@ -94,7 +98,7 @@ async def test_two_drainers_make_one_step(world, report):
     await world.flip("green")
     world.reports = [report("a", 2)]
     both = [Drainer(world.ledger, world.mirror, world.nodes) for _ in range(2)]
-    for _ in range(2):
+    for _ in range(LOOKS):
         for one in both:
             await one.look()
     assert await world.steps() == [{"blue": ["standby", "drained"]}]
