@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from bgproxy.http1.head import Malformed, RequestHead
 from bgproxy.proxy.exchange import Exchange
+from bgproxy.proxy.forwarding import address_of
 from bgproxy.proxy.replies import REPLIES, reply
 from bgproxy.proxy.routing import Group
 from bgproxy.proxy.tunnel import Tunnel
@@ -70,7 +71,7 @@ class ClientConnection:
         self.transport = transport
         plane = self.plane
         peer = transport.get_extra_info("peername")
-        self.peer = peer[0] if isinstance(peer, tuple) else ""
+        self.peer = address_of(peer)
         self.trusted = plane.trusts(self.peer)
         transport.set_write_buffer_limits(high=plane.limits.high_water_bytes)
         plane.joined(self)

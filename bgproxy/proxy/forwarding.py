@@ -49,6 +49,15 @@ class Forwarder:
         return b"".join(parts)
 
 
+def address_of(peer: object) -> str:
+    """A peer's address as networks and agents know it; empty for a Unix socket.
+
+    A client that reaches an IPv6 socket over IPv4 is `::ffff:192.0.2.1` to the kernel.
+    """
+    address = str(peer[0]) if isinstance(peer, tuple) else ""
+    return address.removeprefix("::ffff:") if "." in address else address
+
+
 def _hop(peer: str, host: bytes) -> bytes:
     """One element of Forwarded; IPv6 addresses and ports make a value that must be quoted (RFC 7239 §4, §6)."""
     if not peer:

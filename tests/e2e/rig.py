@@ -265,7 +265,8 @@ class Rig:
         """A proxy whose active color is blue; options by the names of the data path's own."""
         releases = {"blue": Release("v1", _urls(blue), routes=options.pop("routes_of_blue", {}))}
         if green:
-            releases["green"] = Release("v2", _urls(green), phase=Phase.READY)
+            routes_of_green = options.pop("routes_of_green", {})
+            releases["green"] = Release("v2", _urls(green), routes=routes_of_green, phase=Phase.READY)
         health = HealthOptions(**options.pop("health", {}))
         routes = RouteTable(options.pop("routes", (Route("default"),)))
         listening = options.pop("listening", None) or socket.create_server(("127.0.0.1", 0), backlog=1024)
