@@ -70,8 +70,7 @@ class ClientConnection:
     def connection_made(self, transport: asyncio.Transport) -> None:
         self.transport = transport
         plane = self.plane
-        peer = transport.get_extra_info("peername")
-        self.peer = address_of(peer)
+        self.peer = address_of(transport)
         self.trusted = plane.trusts(self.peer)
         transport.set_write_buffer_limits(high=plane.limits.high_water_bytes)
         plane.joined(self)

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+import socket
 from ipaddress import ip_address, ip_network
 
 from bgproxy.errors import ConfigError
 from bgproxy.http1.head import RequestHead
 from bgproxy.proxy.options import Forwarding
+
+UNKNOWN = "0.0.0.0"  # noqa: S104 - nothing is bound to it: it stands for a peer without an address
 
 
 class Forwarder:
@@ -49,13 +53,18 @@ class Forwarder:
         return b"".join(parts)
 
 
-def address_of(peer: object) -> str:
-    """A peer's address as networks and agents know it; empty for a Unix socket.
+def address_of(transport: asyncio.BaseTransport) -> str:
+    """A peer's address as networks and agents know it; empty for a Unix socket, and for that alone.
 
-    A client that reaches an IPv6 socket over IPv4 is `::ffff:192.0.2.1` to the kernel.
+    A client that reaches an IPv6 socket over IPv4 is `::ffff:192.0.2.1` to the kernel. One that has reset its
+    connection already has no address any more, while its request can still be read.
     """
-    address = str(peer[0]) if isinstance(peer, tuple) else ""
-    return address.removeprefix("::ffff:") if "." in address else address
+    peer = transport.get_extra_info("peername")
+    if isinstance(peer, tuple):
+        address = str(peer[0])
+        return address.removeprefix("::ffff:") if "." in address else address
+    sock = transport.get_extra_info("socket")
+    return "" if sock is not None and sock.family == socket.AF_UNIX else UNKNOWN
 
 
 def _hop(peer: str, host: bytes) -> bytes:

@@ -3,11 +3,12 @@ goes by its host and path."""
 
 from __future__ import annotations
 
+import asyncio
 import socket
 
 import pytest
-from rig import Agent, Proxy, Rig, Serving, get, ok
-from wire import Message
+from rig import Agent, Proxy, Rig, Serving, get, ok, until
+from wire import Message, Wire
 
 from bgproxy.rules.route import Route
 
@@ -155,6 +156,20 @@ async def test_an_ipv4_client_of_an_ipv6_socket_is_known_by_its_own_address(rig:
     proxy.address = ("::ffff:127.0.0.1", proxy.port)
     assert (await proxy.ask(get("/", "X-Forwarded-For: 10.0.0.1"))).status == 200
     assert agent.seen[0].get(b"x-forwarded-for") == b"10.0.0.1, 127.0.0.1"
+
+
+async def test_a_client_that_is_gone_is_not_taken_for_a_unix_socket(rig: Rig) -> None:
+    """Its address cannot be asked for any more; its request is read all the same."""
+    agent = Serving()
+    proxy = await rig.proxy(rig.agent(agent), forwarding={"trusted_proxies": ("unix",)})
+    for _ in range(20):
+        client = Wire(socket.create_connection(proxy.address))
+        client.sock.send(get("/", "X-Forwarded-For: 6.6.6.6"))
+        client.reset()
+        await asyncio.sleep(0)
+    await until(lambda: proxy.metrics.connections_total == 20)
+    await until(lambda: not proxy.plane.connections)
+    assert {head.get(b"x-forwarded-for") for head in agent.seen} <= {b"127.0.0.1", b"0.0.0.0"}
 
 
 async def test_an_agent_on_ipv6(rig: Rig) -> None:
