@@ -75,12 +75,6 @@ def request_line(max_target: int) -> re.Pattern[bytes]:
     return re.compile(rb"(%s++) (%s{1,%d}+) HTTP/1\.([01])\r\n" % (_TOKEN, _TARGET, max_target))
 
 
-def request_grammar(max_fields: int, max_target: int) -> re.Pattern[bytes]:
-    """A whole head of a request, field names with `_` included: groups as in `request_line`."""
-    field = rb"(?:%s++:%s*+\r\n)" % (_TOKEN, _VALUE)
-    return re.compile(rb"%b%b{0,%d}+\r\n" % (request_line(max_target).pattern, field, max_fields))
-
-
 def why_hopeless(part: bytes, max_bytes: int) -> str:
     """Why the beginning of a response's head cannot become a good one, so that its rest need not be waited for."""
     if len(part) > max_bytes:

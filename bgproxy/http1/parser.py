@@ -29,12 +29,11 @@ from bgproxy.http1.head import (
     RequestHead,
     ResponseHead,
     host_of,
-    request_grammar,
     request_line,
     why_request_fails,
     why_response_fails,
 )
-from bgproxy.http1.scan import TOKEN, FieldScanner
+from bgproxy.http1.scan import TOKEN, FieldScanner, Found
 
 _HOP = frozenset((b"connection", b"keep-alive", b"proxy-connection", b"te", b"upgrade"))
 _FRAMING = frozenset((b"transfer-encoding", b"content-length"))
@@ -62,7 +61,6 @@ class Parser:
 
     __slots__ = (
         "_any_fields",
-        "_any_request",
         "_max_fields",
         "_max_target",
         "_request",
@@ -84,7 +82,6 @@ class Parser:
         self._underscores = underscores
         self._trace = trace
         self._request = request_line(max_target_bytes)
-        self._any_request = request_grammar(max_fields, max_target_bytes)
         plain = TOKEN.replace(b"_", b"")
         self._request_fields = FieldScanner(_REQUEST_FIELDS, _REQUEST_PREFIXES, plain, max_fields)
         self._any_fields = FieldScanner(_REQUEST_FIELDS, _REQUEST_PREFIXES, TOKEN, max_fields)
@@ -98,8 +95,7 @@ class Parser:
         match = self._request.match(head)
         found = self._request_fields.find(head, match.end(3) + 2) if match is not None else None
         if match is None or found is None:
-            match, head = self._with_underscores(head)
-            found = self._any_fields.find(head, match.end(3) + 2) or []
+            match, found, head = self._with_underscores(match, head)
         method, target, version = match.groups()
         minor = 1 if version == b"1" else 0
         host: bytes | None = None
@@ -188,13 +184,12 @@ class Parser:
         if method not in METHODS:
             raise Malformed("method_not_implemented", "the method is not one that this proxy passes on")
 
-    def _with_underscores(self, head: bytes) -> tuple[re.Match[bytes], bytes]:
+    def _with_underscores(self, match: re.Match[bytes] | None, head: bytes) -> tuple[re.Match[bytes], Found, bytes]:
         """A head that is well but for the underscores in its field names, and what the setting leaves of it.
 
         Agents behind a CGI-like interface read `_` as `-`: what may not come in one spelling may not come in the other.
         """
-        match = self._any_request.fullmatch(head)
-        if match is None:
+        if match is None or (found := self._any_fields.find(head, match.end(3) + 2)) is None:
             raise why_request_fails(head, self._max_fields, self._max_target)
         names = names_with_underscore(head)
         twins = {name: name.replace(b"_", b"-") for name in names}
@@ -202,7 +197,8 @@ class Parser:
             raise Malformed("bad_field", "a field name has a `_` in it")
         if self._underscores == "pass":
             names = {name for name, twin in twins.items() if is_ours(twin)}
-        return match, cut(head, head.lower(), names)
+        kept = [field for field in found if field[0] not in names]  # what goes may be one that matters: x-forwarded-a_b
+        return match, kept, cut(head, head.lower(), names)
 
 
 def _finish(request: RequestHead, head: bytes, low: bytes, odd: list[tuple[bytes, bytes]], trusted: bool) -> None:

@@ -320,6 +320,7 @@ IDENTITY = [
 UNDERSCORES = [
     dropped("by default", "X_Token: 1", "a_b:2", "x_token: 3", "_: 4"),
     dropped("a name that begins as one that matters", "Host_: evil", "X_Forwarded-For: 1.2.3.4"),
+    dropped("that begin as fields of ours", "X-Forwarded-A_B: 1", "X-Bgproxy-A_B: 1"),
     dropped("many", *[f"a_{n}: 1" for n in range(90)]),
     Case("by setting", (GET, HOST, "X_Token: 1"), (GET, HOST, "X_Token: 1"), parser={"underscores": "pass"}),
     Case(

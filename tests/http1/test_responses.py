@@ -9,7 +9,7 @@ import h11
 import pytest
 from heads import fields, head
 
-from bgproxy.http1.head import CHUNKED, UNTIL_CLOSE
+from bgproxy.http1.head import CHUNKED, UNTIL_CLOSE, why_hopeless
 from bgproxy.http1.parser import Parser
 
 OK = "HTTP/1.1 200 OK"
@@ -170,3 +170,25 @@ def test_requests_and_responses_have_limits_of_their_own_alike() -> None:
     parser = Parser(max_fields=2)
     assert parser.response(head(OK, "A: b", "Content-Length: 0")).length == 0
     assert parser.request(head("GET / HTTP/1.1", "Host: a", "A: b")).host == b"a"
+
+
+@pytest.mark.parametrize(
+    ("part", "hopeless"),
+    [
+        (b"", False),
+        (b"HTT", False),
+        (b"HTTP/1.", False),
+        (b"HTTP/1.1 200 OK\r\nA: b\r", False),
+        (b"HTTP/1.1 200 OK\r\nA: b\r\n", False),
+        (b"HTTP/1.1 200 OK\n", True),
+        (b"HTTP/1.1 200 OK\r\nA: b\n", True),
+        (b"HTTP/2", True),
+        (b"http", True),
+        (b"\r\n", True),
+        (b"X", True),
+        (b"HTTP/1.1 200 " + b"a" * 87, False),
+        (b"HTTP/1.1 200 " + b"a" * 88, True),
+    ],
+)
+def test_half_a_head_that_cannot_become_a_good_one(part: bytes, hopeless: bool) -> None:
+    assert bool(why_hopeless(part, max_bytes=100)) == hopeless
