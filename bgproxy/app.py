@@ -213,10 +213,11 @@ class Worker:
         )
 
     def ready(self) -> tuple[bool, dict[str, Any]]:
-        """Whether traffic can be routed; a store that is away makes that degraded, not unready."""
+        """Whether traffic can be routed; a store that is away, or has lost what it knew, makes it degraded only."""
         state = self.mirror.state
         facts: dict[str, Any] = {
-            "degraded": not self.mirror.connected,
+            "degraded": not self.mirror.connected or self.mirror.contradicted,
+            "alarm": self.mirror.contradicted,
             "pointer_age": round(self.mirror.age, 3),
             "epoch": state.pointer.epoch if state else None,
             "draining": self.plane.draining,

@@ -178,6 +178,8 @@ class Supervisor:
                 self._start(seat)
 
     def _start(self, seat: Seat) -> None:
+        with contextlib.suppress(OSError):  # a cleaner of temporary files may have taken it away
+            self._runtime_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         ours, theirs = socket.socketpair()
         ours.setblocking(False)
         sys.stdout.flush()

@@ -72,6 +72,11 @@ class Mirror:
         """Seconds since the store was last heard (or since this mirror was made)."""
         return max(0.0, self._clock() - self._heard)
 
+    @property
+    def contradicted(self) -> bool:
+        """Whether the store says something else than what is held, which stands: it was emptied, or it went back."""
+        return "history" in self._troubles
+
     def listen(self, callback: Listener) -> None:
         """Call back at every newer state, synchronously. What a callback raises is logged and goes no further."""
         self._listeners.append(callback)

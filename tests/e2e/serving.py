@@ -28,6 +28,7 @@ from wire import Wire
 
 ROOT = Path(__file__).parents[2]
 BGPROXY = [sys.executable, "-m", "bgproxy"]
+ANYWHERE = ("--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0")
 PATIENCE = 15.0  # seconds for anything to come true: generous, for machines that are busy
 _LISTENING = re.compile(r"listening on (\S+), admin on (\S+), \d+ worker")
 _numbers = itertools.count()
@@ -311,7 +312,7 @@ class Town:
         self._agents: list[Agent] = []
         self._serves: list[Serve] = []
         self.session = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=PATIENCE))
-        self._directory = tempfile.TemporaryDirectory(prefix="bgproxy-town-")
+        self._directory = tempfile.TemporaryDirectory(prefix="town-")
         self.fleet = f"town-{os.getpid()}-{next(_numbers)}"  # apart from every other test's on one Redis
 
     async def agent(self, label: str) -> Agent:
@@ -319,11 +320,12 @@ class Town:
         self._agents.append(agent)
         return agent
 
-    def start(self, *arguments: str, listen: str = "127.0.0.1:0", **env: str) -> Serve:
+    def start(self, *arguments: str, **env: str) -> Serve:
         """A serve that is not waited for."""
-        places = () if "--config" in arguments else ("--listen", listen, "--admin", "127.0.0.1:0")
+        places = () if {"--config", "--listen"} & {*arguments} else ANYWHERE
         log = Path(self._directory.name, f"serve-{len(self._serves)}.log")
-        serve = Serve(self.session, [*places, *arguments], env, log)
+        # One that is killed cannot tidy up after itself.
+        serve = Serve(self.session, [*places, *arguments], {"TMPDIR": self._directory.name} | env, log)
         self._serves.append(serve)
         return serve
 

@@ -91,14 +91,21 @@ async def test_it_comes_back_empty_and_the_pointer_is_held_until_the_next_flip_w
     await until(lambda: store_is(serve, "down"))
     own_redis.start()
     await serve.said("ALARM: .*the store holds no state any more")
+    await until(lambda: _alarm(serve))
     assert await serve.all_say("v2")
     status = await serve.status()
     assert (status["active"], status["epoch"]) == ("green", 2)
     assert (await serve.flip("blue"))["epoch"] == 3
     await until(lambda: serve.all_say("v1"), "both workers follow")
     await until(lambda: store_is(serve, "up"))
+    assert not await _alarm(serve)
     _, audit = await serve.api("GET", "/v1/audit")
     assert audit["entries"][-1]["facts"]["restored_from_revision"] > 1
+
+
+async def _alarm(serve: Serve) -> bool:
+    facts = await ready(serve)
+    return bool(facts["alarm"] and facts["degraded"])
 
 
 async def test_it_comes_back_with_an_older_pointer_which_is_an_alarm_and_no_rollback(serve, own_redis, town):

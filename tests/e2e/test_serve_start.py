@@ -9,10 +9,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from serving import BGPROXY, PATIENCE, ROOT, Town, environment
+from serving import ANYWHERE, BGPROXY, PATIENCE, ROOT, Town, environment
 
 REFUSED, USAGE = 1, 2
-ANYWHERE = ("--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0")
 BLUE = ("--blue", "http://127.0.0.1:1")
 
 

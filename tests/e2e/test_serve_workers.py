@@ -4,11 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import os
+import shutil
 import signal
+import socket
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
-from serving import Serve, Town, is_alive, until
+from serving import Serve, Town, cli, is_alive, until
+from wire import Wire
 
 GET = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
 
@@ -102,14 +109,37 @@ async def test_when_the_supervisor_is_killed_its_workers_finish_and_end(town):
     await until(lambda: not any(map(is_alive, workers)), "the end of the workers")
 
 
-async def test_no_process_and_no_file_is_left(town, tmp_path):
-    serve = await town.serve(await town.agent("v1"), TMPDIR=str(tmp_path))
-    workers = serve.workers
-    assert [path.name[:8] for path in tmp_path.iterdir()] == ["bgproxy-"]
+async def test_on_unix_sockets_and_with_its_directory_cleaned_away_it_goes_on_and_leaves_nothing(town, directory):
+    agent = await town.agent("v1")
+    doors = ("--listen", f"unix:{directory}/c.sock", "--admin", f"unix:{directory}/a.sock")
+    serve = town.start("--blue", agent.url, *doors, TMPDIR=str(directory))
+    await serve.said(r"listening on unix:\S+/c\.sock, admin on unix:\S+/a\.sock")
+    await serve.said("serves fleet")
+    (ours,) = directory.glob("bgproxy-*")
+    shutil.rmtree(ours)
+    workers = [await kill_a_worker(serve)]
+    await until(lambda: serve.log.count("serves fleet") == 2)
+    workers += serve.workers
+    sock = socket.socket(socket.AF_UNIX)
+    sock.setblocking(False)
+    await asyncio.get_running_loop().sock_connect(sock, f"{directory}/c.sock")
+    client = Wire(sock)
+    await client.send(GET)
+    assert (await client.answer()).body == b"v1"
+    client.close()
+    code, out, _ = await cli("status", "--json", "--admin", f"unix:{directory}/a.sock")
+    assert (code, json.loads(out)["active"]) == (0, "blue")
     serve.signal(signal.SIGTERM)
     assert await serve.ended() == 0
     assert not any(map(is_alive, workers))
-    assert not list(tmp_path.iterdir())
+    assert not list(directory.iterdir())
+
+
+@pytest.fixture
+def directory() -> Iterator[Path]:
+    """A short one: a Unix socket's path has at most 107 bytes."""
+    with tempfile.TemporaryDirectory(prefix="bgp-") as name:
+        yield Path(name)
 
 
 async def test_in_a_directory_that_was_given_counters_outlive_the_proxy_and_memory_does_not(town, tmp_path):
