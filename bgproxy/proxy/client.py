@@ -137,13 +137,17 @@ class ClientConnection:
             if data and self.wait is not Wait.HEAD:  # an empty line behind the last request begins no next one
                 self._expect(Wait.HEAD, self.plane.timeouts.client_head_timeout, monotonic())
             self.buffer = data
+            self.resume_reading()
 
     def stash(self, data: bytes) -> None:
         """Bytes of a next request, ahead of their turn; past the limit reading pauses, nothing is dropped."""
         self.buffer += data
-        limits = self.plane.limits
-        if len(self.buffer) > limits.max_head_bytes or self.buffer.count(b"\r\n\r\n") >= limits.max_pipelined:
+        if self._full():
             self.pause_reading()
+
+    def _full(self) -> bool:
+        limits = self.plane.limits
+        return len(self.buffer) > limits.max_head_bytes or self.buffer.count(b"\r\n\r\n") >= limits.max_pipelined
 
     def eof_received(self) -> bool:
         """FIN from the client: requests that came whole are still answered; half a request is given up."""
@@ -204,16 +208,27 @@ class ClientConnection:
             self._close_after(request_done)
             return
         self._expect(Wait.REQUEST, self.plane.timeouts.keepalive_timeout, now)
-        if not self.reading:
-            self.resume_reading()
+        if self.stalled:
+            self.pause_reading()  # who does not read gets no further answers; `resume_writing` goes on
+        else:
+            self._go_on()
+
+    def _go_on(self) -> None:
+        """To the next request: one that came ahead of its turn, or one to come. Those that came go first, or a client
+        that sends faster than it is answered would fill the proxy with them."""
         if self.buffer:
+            self.pause_reading()
             # Not from here: a long row of pipelined requests must not become a deep stack.
             self.plane.loop.call_soon(self._next_in_line)
+        else:
+            self.resume_reading()
 
     def _next_in_line(self) -> None:
         if self.exchange is None and self.buffer and not self.closed and not self.lingering:
             data, self.buffer = self.buffer, b""
             self._take(data)
+            if self.exchange is not None and not self._full():
+                self.resume_reading()
 
     def _refuse_connection(self, code: str, detail: str) -> None:
         """Refuse a request before there is an exchange, and end the connection: what follows cannot be trusted."""
@@ -291,7 +306,10 @@ class ClientConnection:
     def resume_writing(self) -> None:
         self.stalled = False
         self.stall_deadline = NEVER
-        if self.exchange is not None and self.exchange.connection is not None:
+        if self.exchange is None:
+            if not self.closed and not self.lingering:
+                self._go_on()
+        elif self.exchange.connection is not None:
             self.exchange.connection.resume_reading()
 
     def pause_reading(self) -> None:

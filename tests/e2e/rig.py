@@ -58,12 +58,16 @@ def post(body: bytes, *fields: str, target: str = "/", method: str = "POST") -> 
 class Agent:
     """A server whose every connection is played by a handler; it counts what it sees."""
 
-    def __init__(self, handler: Handler, *, path: str = "", rcvbuf: int = 0, address: str = "127.0.0.1:0") -> None:
+    def __init__(
+        self, handler: Handler, *, path: str = "", rcvbuf: int = 0, sndbuf: int = 0, address: str = "127.0.0.1:0"
+    ) -> None:
         host, _, port = address.rpartition(":")
         family = socket.AF_UNIX if path else socket.AF_INET6 if ":" in host else socket.AF_INET
         self._listening = socket.socket(family)
         if rcvbuf:
             self._listening.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, rcvbuf)
+        if sndbuf:
+            self._listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, sndbuf)
         self._listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         self._listening.bind(path or (host.strip("[]"), int(port)))
         self._listening.listen(1024)
