@@ -1,7 +1,8 @@
 # make demo   two real agents, real clients, ten flips under load      make test   everything a release must pass
 # make check  style, types, import layers, sizes                       make bench  figures beside nginx, HAProxy, Envoy
+# make test-compiled  the tests on the compiled data path
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check bench compiled clean
+.PHONY: help setup demo test test-compiled check bench compiled clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -25,6 +26,12 @@ demo: setup
 
 test: setup
 	$(BIN)/python -m pytest -n $(WORKERS) tests
+
+# The same tests on the compiled data path, in a copy: a checkout keeps running its source.
+test-compiled: setup
+	rm -rf build/compiled && mkdir -p build/compiled && git archive HEAD | tar -x -C build/compiled
+	cd build/compiled && BGPROXY_COMPILE=1 $(CURDIR)/$(BIN)/python setup.py --quiet build_ext --inplace
+	cd build/compiled && PYTHONPATH=$(CURDIR)/build/compiled $(CURDIR)/$(BIN)/python -m pytest -n $(WORKERS) tests
 
 check: setup
 	$(BIN)/ruff check .
