@@ -160,7 +160,7 @@ async def test_of_many_callers_each_flip_is_one_epoch(town, agents, shared):
     done = [answer for code, answer in answers if code == 200 and answer["changed"]]
     won = sorted(answer["epoch"] for answer in done)
     assert won == list(range(3, len(won) + 3)), "epochs grow by one, and none is given twice"
-    assert len(won) > 8
+    assert len(won) > 2, "they did flip to and fro"
     _, audit = await hosts[0].api("GET", "/v1/audit?limit=1000")
     moves = [entry for entry in reversed(audit["entries"]) if entry["verb"] == "flip"]
     assert [entry["epoch"] for entry in moves] == [2, *won]
