@@ -35,7 +35,6 @@ NOT_NAMED_AWAY = _IDENTITY | {
     b"tracestate",
     b"mcp-session-id",
     b"expect",
-    b"close",
 }
 
 # Never in trailers: framing, routing, authentication, identity (RFC 9110 §6.5.1).

@@ -10,6 +10,7 @@ import re
 from typing import Literal
 
 from bgproxy.http1.fields import (
+    HOP_BY_HOP,
     cut,
     fields_without,
     is_identity,
@@ -35,11 +36,10 @@ from bgproxy.http1.head import (
 )
 from bgproxy.http1.scan import TOKEN, FieldScanner, Found
 
-_HOP = frozenset((b"connection", b"keep-alive", b"proxy-connection", b"te", b"upgrade"))
 _FRAMING = frozenset((b"transfer-encoding", b"content-length"))
-_REQUEST_FIELDS = _HOP | _FRAMING | {b"host", b"http2-settings", b"expect", b"forwarded", b"x-request-id", b"x-real-ip"}
+_REQUEST_FIELDS = HOP_BY_HOP | _FRAMING | {b"host", b"expect", b"forwarded", b"x-request-id", b"x-real-ip"}
 _REQUEST_PREFIXES = (b"x-forwarded-", b"x-bgproxy-")
-_RESPONSE_FIELDS = _HOP | _FRAMING | {b"date"}
+_RESPONSE_FIELDS = HOP_BY_HOP | _FRAMING | {b"date"}
 _EVENTS = re.compile(rb"\ncontent-type:[ \t]*+(?:text/event-stream|application/x-ndjson)")
 _REQUEST_ID = re.compile(rb"[\x21-\x7e]{1,128}")
 _ABSOLUTE = re.compile(rb"http://([^/?#@]++)(/[^#]*+|(?=\?)[^#]*+|)", re.IGNORECASE)
@@ -313,5 +313,6 @@ def _finish_response(response: ResponseHead, head: bytes, low: bytes, odd: list[
         # late, it must not find another request waiting here.
         response.keep_alive = response.keep_alive and response.length in (0, UNTIL_CLOSE)
         names.add(b"content-length")
-    head = cut(head, low, names)
-    response.fields = b"HTTP/1.1" + head[8:-2]
+    response.fields = b"HTTP/1.1" + cut(head, low, names)[8:-2]
+    if response.status == 426 and response.upgrade:  # it must say to what (RFC 9110 §15.5.22)
+        response.fields += b"Connection: upgrade\r\nUpgrade: %b\r\n" % response.upgrade

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import pytest
 
 from bgproxy.http1.framing import LAST_CHUNK, ChunkReader, chunk, is_whole_chunk, last_chunk
+from bgproxy.http1.head import Malformed
 
 GARBAGE = b"GET /next HTTP/1.1\r\nHost: a\r\n\r\n0\r\n\r\n"
 
@@ -52,6 +53,7 @@ BODIES = [
         b"X-Real-IP: d",
     ),
     trailer("trailers that ask", b"If-None-Match: a", b"Range: b", b"Expect: 100-continue", b"Cache-Control: no-store"),
+    Body("an extension as long as may be", b"1;" + b"a" * 999 + b"\r\nx\r\n0\r\n\r\n", b"x"),
     trailer("trailers with an underscore", b"X_Forwarded_For: a", b"b_c: d", b"e: f", kept=(b"e: f",)),
 ]
 every = pytest.mark.parametrize("body", BODIES, ids=lambda body: body.what)
@@ -172,3 +174,30 @@ def test_a_reader_shows_where_it_is() -> None:
     chunks = reader()
     chunks.feed(b"5\r\nhe", [])
     assert repr(chunks) == "<ChunkReader state 1 left 3 done False>"
+
+
+def test_the_largest_chunk_may_begin() -> None:
+    chunks = reader()
+    assert chunks.feed(b"1000000000000000\r\nhello", out := []) == 23
+    assert out == [b"hello"]
+
+
+def test_an_extension_one_byte_too_long() -> None:
+    with pytest.raises(Malformed):
+        reader().feed(b"1;" + b"a" * 1_000 + b"\r\n", [])
+
+
+# RFC 9110 §6.5.1: framing, routing, authentication, request modifiers, response control; and who the client is.
+NO_TRAILERS = """
+    Content-Length Transfer-Encoding Trailer Host Connection Keep-Alive Proxy-Connection TE Upgrade HTTP2-Settings Via
+    Authorization Proxy-Authorization WWW-Authenticate Authentication-Info Proxy-Authenticate Proxy-Authentication-Info
+    Cookie Set-Cookie X-API-Key API-Key Mcp-Session-Id X-Request-Id traceparent tracestate X-Real-IP Forwarded
+    X-Forwarded-For X-Forwarded-Anything X-Bgproxy-Color Expect Max-Forwards Range If-Match If-None-Match If-Range
+    If-Modified-Since If-Unmodified-Since Cache-Control Pragma Content-Type Content-Encoding Content-Range Location Date
+    Age Expires Vary Retry-After Warning a_b
+"""
+
+
+@pytest.mark.parametrize("name", NO_TRAILERS.split())
+def test_what_is_no_trailer(name: str) -> None:
+    check(Body(name, b"", b"", (b"A: b",)), b"0\r\n%b: x\r\nA: b\r\n\r\n" % name.encode())

@@ -70,6 +70,7 @@ REQUESTS: list[tuple[str, str, tuple[Line, ...]]] = [
     ("bad_version", "the preface of HTTP/2", ("PRI * HTTP/2.0",)),
     ("bad_version", "HTTP/0.9", ("GET / HTTP/0.9", HOST)),
     ("bad_version", "HTTP/1.2", ("GET / HTTP/1.2", HOST)),
+    ("bad_version", "HTTP/2.1", ("GET / HTTP/2.1", HOST)),
     ("target_too_long", "a target beyond the limit", (f"GET /{'a' * 8192} HTTP/1.1", HOST)),
     ("method_not_allowed", "CONNECT", ("CONNECT a:443 HTTP/1.1", "Host: a:443")),
     ("method_not_allowed", "TRACE", ("TRACE / HTTP/1.1", HOST)),
@@ -172,6 +173,8 @@ REQUESTS: list[tuple[str, str, tuple[Line, ...]]] = [
     ("bad_field", "NUL before the colon", (POST, HOST, b"Content-Length\x00: 5")),
     ("bad_field", "an empty name", (GET, HOST, ": a")),
     ("bad_field", "no colon", (GET, HOST, "A")),
+    ("bad_field", "no colon in HTTP/1.0", ("GET / HTTP/1.0", "A")),
+    ("bad_field", "no colon behind a target as long as may be", (f"GET /{'a' * 8191} HTTP/1.1", HOST, "A")),
     ("bad_field", "a name in brackets", (GET, HOST, "[A]: b")),
     ("bad_field", "a name with a space", (GET, HOST, "A B: c")),
     ("too_many_fields", "101 fields", (GET, HOST, *["A: b"] * 100)),
@@ -284,6 +287,7 @@ BODIES: list[tuple[str, bytes]] = [
     ("a comma", b"5,5\r\nhello\r\n0\r\n\r\n"),
     ("17 digits", b"00000000000000005\r\nhello\r\n0\r\n\r\n"),
     ("a size beyond all measure", b"ffffffffffffffff\r\n"),
+    ("a size just beyond what is meant seriously", b"1000000000000001\r\n"),
     ("a bare LF behind the size", b"5\nhello\r\n0\r\n\r\n"),
     ("a bare CR behind the size", b"5\rhello\r\n0\r\n\r\n"),
     ("a bare CR in an extension", b"5;a\rb\r\nhello\r\n0\r\n\r\n"),
@@ -318,6 +322,7 @@ BODIES: list[tuple[str, bytes]] = [
 def refused(parse: Any, *arguments: Any) -> Malformed:
     with pytest.raises(Malformed) as caught:
         parse(*arguments)
+    assert str(caught.value) == caught.value.detail
     return caught.value
 
 

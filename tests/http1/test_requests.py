@@ -2,43 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any
-
 import pytest
-from heads import Line, a_body, as_agents_read_it, fields, head
+from heads import GET, HOST, POST, Case, dropped, fields, goes_on_exactly, head, means_the_same_to_agents, same
 
-from bgproxy.http1.head import CHUNKED, METHODS
+from bgproxy.http1.head import CHUNKED, IDEMPOTENT, METHODS
 from bgproxy.http1.parser import Parser
 
-HOST = "Host: agent.test"
-
-
-@dataclass(frozen=True)
-class Case:
-    """`sent` goes on as `forwarded`; `says` are attributes of the parsed head."""
-
-    what: str
-    sent: tuple[Line, ...]
-    forwarded: tuple[Line, ...]
-    says: Mapping[str, object] = field(default_factory=dict)
-    trusted: bool = False
-    parser: Mapping[str, Any] = field(default_factory=dict)
-
-
-def same(what: str, *lines: Line, **says: object) -> Case:
-    """A request that goes on as it came."""
-    return Case(what, lines, lines, says)
-
-
-def dropped(what: str, *named: Line) -> Case:
-    """Fields that end here."""
-    return Case(what, ("GET / HTTP/1.1", HOST, *named, "Accept: */*"), ("GET / HTTP/1.1", HOST, "Accept: */*"))
-
-
-GET = "GET / HTTP/1.1"
-POST = "POST / HTTP/1.1"
 WEBSOCKET = ("Connection: upgrade", "Upgrade: websocket")
 
 AS_THEY_CAME = [
@@ -88,6 +57,7 @@ AS_THEY_CAME = [
         "Mcp-Session-Id: 7",
         "Cookie: a",
     ),
+    same("a host as long as may be", GET, f"Host: {'a' * 300}"),
     same("Max-Forwards, which is for other methods", GET, HOST, "Max-Forwards: 0"),
 ]
 
@@ -119,6 +89,7 @@ HOP_BY_HOP = [
     dropped(
         "much that Connection names", "Connection: a, b, c, d, e, f", "A: 1", "b: 2", "C:", "d: 3", "E: 4", "F: x: y"
     ),
+    dropped("settings of HTTP/2 that Connection does not name", "HTTP2-Settings: AAM"),
     dropped("settings of HTTP/2", "Connection: HTTP2-Settings", "HTTP2-Settings: AAMAAABkAAQCAAAAAAIAAAAA"),
     dropped("an upgrade to HTTP/2", "Connection: Upgrade, HTTP2-Settings", "Upgrade: h2c", "HTTP2-Settings: AAM"),
     dropped("an upgrade that Connection does not name", "Upgrade: websocket"),
@@ -203,6 +174,15 @@ UPGRADES = [
     Case("an upgrade in HTTP/1.0", ("GET / HTTP/1.0", HOST, *WEBSOCKET), (GET, HOST), {"upgrade": b""}),
 ]
 
+EXPECTATIONS = [
+    Case(
+        "an expectation with white space behind",
+        (POST, HOST, "eXpEcT: 100-Continue \t", "Content-Length: 5"),
+        (POST, HOST, "Content-Length: 5", "Expect: 100-continue"),
+    ),
+    Case("an expectation twice", (POST, HOST, *["Expect: 100-continue"] * 2), (POST, HOST, "Expect: 100-continue")),
+]
+
 OLD = [
     Case("HTTP/1.0", ("GET /x HTTP/1.0", HOST), ("GET /x HTTP/1.1", HOST), {"minor": 0, "keep_alive": False}),
     Case("HTTP/1.0 without Host", ("GET / HTTP/1.0", "A: b"), (GET, "A: b"), {"host": b"", "minor": 0}),
@@ -261,113 +241,19 @@ TARGETS = [
     Case("TRACE by setting", ("TRACE / HTTP/1.1", HOST), ("TRACE / HTTP/1.1", HOST), parser={"trace": True}),
 ]
 
-IDENTITY = [
-    dropped(
-        "what anyone says about the client",
-        "X-Forwarded-For: 1.2.3.4",
-        "x-forwarded-proto: https",
-        "X-Forwarded-Host: a",
-        "X-FORWARDED-PORT: 1",
-        "X-Forwarded-Prefix: /a",
-        "X-Real-IP: 1.2.3.4",
-        "Forwarded: for=1.2.3.4",
-    ),
-    dropped("our own fields", "X-Bgproxy-Color: green", "x-bgproxy-anything: 1"),
-    dropped("request ids that are none", "X-Request-Id: a b"),
-    dropped("an empty request id", "X-Request-Id:"),
-    dropped("a request id without end", f"X-Request-Id: {'a' * 129}"),
-    dropped("two request ids", "X-Request-Id: a", "X-Request-Id: b"),
-    Case(
-        "what a trusted proxy says about the client",
-        (
-            GET,
-            "X-Forwarded-For: 1.2.3.4",
-            "X-Forwarded-Proto: HTTPS",
-            "X-Forwarded-Host: Outside.test",
-            HOST,
-            "X-Forwarded-For:  5.6.7.8 ",
-            "X-Forwarded-Port: 443",
-            "X-Real-IP: 1.2.3.4",
-            "Forwarded: for=1.2.3.4;By=x",
-        ),
-        (GET, HOST, "X-Forwarded-Port: 443", "X-Real-IP: 1.2.3.4"),
-        {
-            "forwarded_for": b"1.2.3.4, 5.6.7.8",
-            "forwarded_proto": b"HTTPS",
-            "forwarded_host": b"Outside.test",
-            "forwarded": b"for=1.2.3.4;By=x",
-        },
-        trusted=True,
-    ),
-    Case(
-        "what the client of a trusted proxy cannot name away",
-        (
-            GET,
-            HOST,
-            "Connection: X-Forwarded-For, X-Forwarded-Port, X-Real-IP",
-            "X-Forwarded-For: 1.2.3.4",
-            "X-Forwarded-Port: 443",
-            "X-Real-IP: 1.2.3.4",
-        ),
-        (GET, HOST, "X-Forwarded-Port: 443", "X-Real-IP: 1.2.3.4"),
-        {"forwarded_for": b"1.2.3.4"},
-        trusted=True,
-    ),
-    Case("our own fields from a trusted proxy", (GET, HOST, "X-Bgproxy-Color: green"), (GET, HOST), trusted=True),
-    Case("nothing said by a trusted proxy", (GET, HOST), (GET, HOST), {"forwarded_for": b""}, trusted=True),
-]
-
-UNDERSCORES = [
-    dropped("by default", "X_Token: 1", "a_b:2", "x_token: 3", "_: 4"),
-    dropped("a name that begins as one that matters", "Host_: evil", "X_Forwarded-For: 1.2.3.4"),
-    dropped("that begin as fields of ours", "X-Forwarded-A_B: 1", "X-Bgproxy-A_B: 1"),
-    dropped("many", *[f"a_{n}: 1" for n in range(90)]),
-    Case("by setting", (GET, HOST, "X_Token: 1"), (GET, HOST, "X_Token: 1"), parser={"underscores": "pass"}),
-    Case(
-        "that stand in for fields of ours",
-        (
-            GET,
-            "X_Forwarded_For: 1",
-            "X-Forwarded_Port: 1",
-            "x_real_ip: 1",
-            HOST,
-            "Keep_Alive: 1",
-            "X_Request_Id: 1",
-            "X_Bgproxy_Color: 1",
-            "A_B: 1",
-        ),
-        (GET, HOST, "A_B: 1"),
-        {"has_request_id": False},
-        trusted=True,
-        parser={"underscores": "pass"},
-    ),
-]
-
-ALL = [*AS_THEY_CAME, *FRAMING, *HOP_BY_HOP, *UPGRADES, *OLD, *TARGETS, *IDENTITY, *UNDERSCORES]
+ALL = [*AS_THEY_CAME, *FRAMING, *HOP_BY_HOP, *UPGRADES, *EXPECTATIONS, *OLD, *TARGETS]
+# No body of 10¹⁸ bytes is made for a test, and h11 leaves what follows an upgrade to others.
+READABLE = [case for case in ALL if case.what != "the largest length" and not case.says.get("upgrade")]
 
 
 @pytest.mark.parametrize("case", ALL, ids=lambda case: case.what)
 def test_what_goes_on_is_exactly_this(case: Case) -> None:
-    request = Parser(**case.parser).request(head(*case.sent), case.trusted)
-    assert request.fields == fields(*case.forwarded)
-    assert {name: getattr(request, name) for name in case.says} == case.says
+    goes_on_exactly(case)
 
 
-# No body of 10¹⁸ bytes is made for a test, and h11 leaves what follows an upgrade to others.
-@pytest.mark.parametrize(
-    "case",
-    [case for case in ALL if case.what != "the largest length" and not case.says.get("upgrade")],
-    ids=lambda case: case.what,
-)
+@pytest.mark.parametrize("case", READABLE, ids=lambda case: case.what)
 def test_an_independent_parser_sees_the_same_message(case: Case) -> None:
-    request = Parser(**case.parser).request(head(*case.sent), case.trusted)
-    content, body = a_body(request)
-    assert as_agents_read_it(request, body + b"GET /next") == (
-        request.method.decode(),
-        request.target.decode(),
-        content,
-        b"GET /next",
-    )
+    means_the_same_to_agents(case)
 
 
 @pytest.mark.parametrize("method", sorted(METHODS - {b"TRACE"}))
@@ -377,7 +263,16 @@ def test_methods_that_are_passed_on(method: bytes) -> None:
 
 def test_two_heads_in_a_row_know_nothing_of_each_other() -> None:
     parser = Parser()
-    first = parser.request(head(POST, HOST, "Content-Length: 5", "X-Request-Id: a", *WEBSOCKET[:1]))
+    first = parser.request(head(POST, HOST, "Content-Length: 5", "X-Request-Id: a", *WEBSOCKET[:1]), True)
     second = parser.request(head(GET, "Host: other"))
     assert (first.length, first.has_request_id) == (5, True)
     assert (second.length, second.has_request_id, second.host) == (0, False, b"other")
+
+
+def test_nobody_is_trusted_unless_it_is_said() -> None:
+    assert Parser().request(head(GET, HOST, "X-Real-IP: 1.1.1.1")).fields == fields(GET, HOST)
+
+
+def test_what_may_be_repeated_is_what_rfc_9110_calls_idempotent() -> None:
+    assert sorted(METHODS - IDEMPOTENT) == [b"PATCH", b"POST"]
+    assert IDEMPOTENT < METHODS

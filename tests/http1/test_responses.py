@@ -60,6 +60,12 @@ FRAMING = [
     Case("events", (OK, SSE, CHUNKS), (OK, SSE), {"length": CHUNKED, "event_stream": True}),
     same("events until close", OK, "content-type:TEXT/Event-Stream; charset=utf-8", event_stream=True),
     same("lines of JSON until close", OK, "Content-Type: application/x-ndjson", event_stream=True),
+    Case(
+        "no events of known length",
+        (OK, SSE, "Content-Length: 0", "Connection: close"),
+        (OK, SSE, "Content-Length: 0"),
+        {"event_stream": False, "length": 0},
+    ),
     same("events of known length", OK, SSE, "Content-Length: 5", event_stream=False, length=5),
     Case("HTTP/1.0", ("HTTP/1.0 200 Fine", "A: b"), ("HTTP/1.1 200 Fine", "A: b"), {"keep_alive": False}),
     Case(
@@ -120,6 +126,11 @@ HOP_BY_HOP = [
         ("HTTP/1.1 101 Switching Protocols", "Upgrade: WebSocket ", "Connection: Upgrade", "Sec-WebSocket-Accept: x"),
         ("HTTP/1.1 101 Switching Protocols", "Sec-WebSocket-Accept: x"),
         {"upgrade": b"websocket", "status": 101},
+    ),
+    Case(
+        "a call for an upgrade",
+        ("HTTP/1.1 426 Upgrade Required", "Upgrade: WebSocket", "Connection: Upgrade", "Content-Length: 0"),
+        ("HTTP/1.1 426 Upgrade Required", "Content-Length: 0", "Connection: upgrade", "Upgrade: websocket"),
     ),
     Case(
         "a switch to two things is to none that was asked for",

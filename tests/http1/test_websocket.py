@@ -50,6 +50,10 @@ def test_nothing_yet_is_a_boundary() -> None:
     assert tracker.at_boundary
 
 
+def test_the_longest_frame_has_only_begun_with_its_head() -> None:
+    assert boundaries(b"\x82\x7f\x01" + bytes(7), [10]) == []
+
+
 def test_every_kind_of_frame() -> None:
     data = b"".join(frame(3, mask=True, opcode=opcode) for opcode in Opcode) + frame(3, mask=False, fin=False)
     ends = [*range(9, 9 * len(Opcode) + 1, 9), 9 * len(Opcode) + 5]
