@@ -224,11 +224,15 @@ class ClientConnection:
             self.resume_reading()
 
     def _next_in_line(self) -> None:
-        if self.exchange is None and self.buffer and not self.closed and not self.lingering:
+        if self.buffer and self._is_free():
             data, self.buffer = self.buffer, b""
             self._take(data)
-            if self.exchange is not None and not self._full():
+            if not self._is_free() and not self._full():
                 self.resume_reading()
+
+    def _is_free(self) -> bool:
+        """Whether a next request may begin."""
+        return self.exchange is None and not self.closed and not self.lingering
 
     def _refuse_connection(self, code: str, detail: str) -> None:
         """Refuse a request before there is an exchange, and end the connection: what follows cannot be trusted."""
