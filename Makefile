@@ -44,7 +44,9 @@ $(VENV)/.bench: $(VENV)/.ready
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[bench]'
 	@touch $@
 
+# What an earlier build left would be installed with it.
 compiled: setup
+	rm -rf build
 	test -x $(VENV)-compiled/bin/python || $(PYTHON) -m venv $(VENV)-compiled
 	BGPROXY_COMPILE=1 $(VENV)-compiled/bin/python -m pip install --quiet --disable-pip-version-check --force-reinstall .
 

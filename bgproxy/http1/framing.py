@@ -16,6 +16,7 @@ _DIGITS = re.compile(rb"[0-9]{1,18}")
 _SIZE_LINE = re.compile(rb"([0-9A-Fa-f]{1,16})((?:;[\t\x20-\x7e\x80-\xff]*+)?)")
 _MAX_CHUNK = 1 << 60
 
+MAX_EXTENSIONS = 4_096  # bytes of chunk extensions in one message: nobody has a use for them, and they are dropped
 LAST_CHUNK = b"0\r\n\r\n"
 
 
@@ -62,13 +63,14 @@ class ChunkReader:
     that its end was seen, `trailers` then holds what may go on of its trailer section. Broken framing: `Malformed`.
     """
 
-    __slots__ = ("_budget", "_left", "_line", "_state", "done", "fields", "trailers")
+    __slots__ = ("_budget", "_extensions", "_left", "_line", "_state", "done", "fields", "trailers")
 
     def __init__(self, max_extra_bytes: int, max_fields: int) -> None:
         self._left = 0  # payload bytes to come of the open chunk
         self._line = b""  # a line that has not ended yet
         self._state = _SIZE
-        self._budget = max_extra_bytes  # for extensions and trailers of this message together
+        self._budget = max_extra_bytes  # for the trailers of this message
+        self._extensions = min(max_extra_bytes, MAX_EXTENSIONS)
         self.fields = max_fields
         self.done = False
         self.trailers: list[bytes] = []
@@ -128,7 +130,9 @@ class ChunkReader:
         if match is None or (size := int(match[1], 16)) > _MAX_CHUNK:
             raise Malformed("bad_chunk", "a chunk size is not a plain hexadecimal number (RFC 9112 §7.1)")
         if match[2]:
-            self._spend(len(match[2]))
+            self._extensions -= len(match[2])
+            if self._extensions < 0:
+                raise Malformed("bad_chunk", "the chunk extensions are too long")
         self._left = size
         self._state = _PAYLOAD if size else _TRAILER
 
@@ -149,7 +153,7 @@ class ChunkReader:
     def _spend(self, size: int) -> None:
         self._budget -= size
         if self._budget < 0:
-            raise Malformed("bad_chunk", "chunk extensions and trailers are too long")
+            raise Malformed("bad_chunk", "the trailers are too long")
 
 
 _SIZE, _PAYLOAD, _PAYLOAD_END, _TRAILER = range(4)

@@ -50,6 +50,7 @@ class RequestHead:
     fields: bytes  # request line and fields, hop-by-hop ones removed
     upgrade: bytes  # the protocol asked for, lower case; empty: none
     has_request_id: bool
+    dropped: int = 0  # fields taken out for the `_` in their names
     made_id: bytes = b""  # the X-Request-Id that we gave it
     forwarded_for: bytes = b""  # what a trusted proxy in front has said (X-Forwarded-For)
     forwarded_proto: bytes = b""

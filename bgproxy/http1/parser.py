@@ -92,10 +92,13 @@ class Parser:
 
         Raises `Malformed`, whose code names the answer, for everything that HTTP/1.1 does not allow or we do not serve.
         """
+        dropped = 0
         match = self._request.match(head)
         found = self._request_fields.find(head, match.end(3) + 2) if match is not None else None
         if match is None or found is None:
+            whole = head
             match, found, head = self._with_underscores(match, head)
+            dropped = whole.count(b"\n") - head.count(b"\n")
         method, target, version = match.groups()
         minor = 1 if version == b"1" else 0
         host: bytes | None = None
@@ -133,6 +136,8 @@ class Parser:
         if ids > 1:
             odd = [*(odd or ()), (b"x-request-id", b"")]
         request = RequestHead(method, target, minor, host, length, minor == 1, head[:-2], b"", ids == 1)
+        if dropped:
+            request.dropped = dropped
         if encoding is not None or minor == 0 or method not in _PLAIN_METHODS or not target.startswith(b"/"):
             _finish(request, head, head.lower(), odd or [], trusted)
         elif odd == _KEEP_ALIVE:

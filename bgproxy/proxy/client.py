@@ -100,6 +100,8 @@ class ClientConnection:
         except Malformed as error:
             self._refuse_connection(error.code, error.detail)
             return
+        if request.dropped:
+            plane.metrics.dropped_fields += request.dropped
         routing = plane.routing
         if routing is None:
             self._refuse_connection("no_pointer", "the store has not been reached yet")

@@ -75,9 +75,10 @@ class Exchange:
             if length != CHUNKED:
                 self.pending.append(rest)
             self.bytes_in = come
-            self._find_connection(now)
-            if length == CHUNKED and rest and not self.over:
-                self.upload.feed(rest)
+            if length == CHUNKED and rest:
+                self.upload.feed(rest)  # first: of a body that is malformed from its start the agent sees nothing
+            if not self.over:
+                self._find_connection(now)
             return
         if come > length:
             client.stash(rest[length:])

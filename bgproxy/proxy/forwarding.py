@@ -49,6 +49,8 @@ class Forwarder:
         if self._forwarded:
             hops = [part for part in (request.forwarded, _hop(peer, request.host)) if part]
             parts.append(b"Forwarded: %b\r\n" % b", ".join(hops))
+        elif request.forwarded:
+            parts.append(b"Forwarded: %b\r\n" % request.forwarded)
         parts.append(self._via)
         return b"".join(parts)
 
@@ -72,7 +74,7 @@ def _hop(peer: str, host: bytes) -> bytes:
     if not peer:
         node = "unknown"
     elif ":" in peer:
-        node = f'"[{peer}]"'
+        node = f'"[{peer.partition("%")[0]}]"'  # a zone means something on one machine only
     else:
         node = peer
     return b"for=%b;proto=http" % node.encode() + (b';host="%b"' % host if host else b"")

@@ -31,7 +31,7 @@ class Limits:
     max_fields: int = 100
     max_target_bytes: int = 8_192  # RFC 9110 §4.1 asks for at least 8,000
     max_body_bytes: int = 0  # off: the agent knows what it takes
-    max_trailer_bytes: int = 8_192  # trailers and chunk extensions of one message together
+    max_trailer_bytes: int = 8_192  # the trailers of one message
     max_connections: int = 10_000  # client connections of one worker
     max_pipelined: int = 32  # requests waiting behind the one that is being answered; reading pauses beyond it
     max_interim: int = 16  # 1xx answers to one request: an agent that sends more is broken

@@ -112,6 +112,8 @@ def _edges(snapshot: Snapshot) -> Iterator[Metric]:
     for code, count in sorted(snapshot["counters"]["refused"].items()):
         refused.add_metric([code], count)
     yield refused
+    dropped = snapshot["counters"].get("dropped_fields", 0)
+    yield CounterMetricFamily("bgproxy_dropped_fields", "Fields taken out for the `_` in their names.", value=dropped)
     yield CounterMetricFamily(
         "bgproxy_connections", "Client connections accepted.", snapshot["counters"]["connections"]
     )

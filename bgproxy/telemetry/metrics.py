@@ -91,6 +91,7 @@ class Metrics:
     def __init__(self) -> None:
         self._slots: dict[tuple[str, str, str], Slot] = {}
         self.refused: dict[str, int] = {}
+        self.dropped_fields = 0  # of requests, for the `_` in their names
         self.connections_total = 0
         self.connections = 0
         self.carried: dict[str, Any] | None = None
@@ -118,7 +119,11 @@ class Metrics:
         own: dict[str, Any] = {
             "bounds": list(BOUNDS),
             "series": [slot.as_dict() for slot in self._slots.values()],
-            "counters": {"connections": self.connections_total, "refused": dict(self.refused)},
+            "counters": {
+                "connections": self.connections_total,
+                "refused": dict(self.refused),
+                "dropped_fields": self.dropped_fields,
+            },
             "gauges": {"connections": self.connections},
             "upstreams": upstreams or [],
         }
@@ -150,7 +155,7 @@ def merge(snapshots: list[dict[str, Any]]) -> dict[str, Any]:
     upstreams: dict[tuple[str, str], dict[str, Any]] = {}
     total: dict[str, Any] = {
         "bounds": list(BOUNDS),
-        "counters": {"connections": 0, "refused": {}},
+        "counters": {"connections": 0, "refused": {}, "dropped_fields": 0},
         "gauges": {"connections": 0},
     }
     for snapshot in snapshots:

@@ -287,3 +287,13 @@ async def test_a_color_without_a_release_is_a_503_that_keeps_the_connection(rig:
     await client.send(get(method="HEAD"))
     assert (await client.answer(b"HEAD")).status == 503
     assert client.is_silent()
+
+
+async def test_fields_with_an_underscore_stay_here_and_are_counted(rig: Rig) -> None:
+    agent = Serving()
+    proxy = await rig.proxy(rig.agent(agent))
+    await proxy.ask(b"GET / HTTP/1.1\r\nHost: a\r\nX_A: 1\r\nX-B: 2\r\nC_: 3\r\n\r\n")
+    names = [name for name, _ in agent.seen[0].fields]
+    assert b"x-b" in [name.lower() for name in names]
+    assert not [name for name in names if b"_" in name]
+    assert proxy.metrics.dropped_fields == 2

@@ -208,7 +208,8 @@ BROKEN_CHUNKS = {
 @pytest.mark.parametrize("name", BROKEN_CHUNKS)
 @pytest.mark.parametrize("together", [True, False])
 async def test_broken_chunks_are_refused_and_the_agent_never_sees_an_end(rig: Rig, name: str, together: bool) -> None:
-    """The head may have gone on, as it was well; no final chunk follows it, and no payload of the broken chunk's."""
+    """What came with its head is refused with it. A head that came before may have gone on, as it was well; no final
+    chunk follows it, and no payload of the broken chunk's."""
 
     async def watch(wire: Wire) -> None:
         with pytest.raises(Ended):
@@ -216,7 +217,8 @@ async def test_broken_chunks_are_refused_and_the_agent_never_sees_an_end(rig: Ri
         seen.set_result(None)
 
     seen = asyncio.get_running_loop().create_future()
-    proxy = await rig.proxy(rig.agent(watch))
+    agent = rig.agent(watch)
+    proxy = await rig.proxy(agent)
     client = await proxy.connect()
     if together:
         await client.send(CHUNKED + BROKEN_CHUNKS[name] + get("/smuggled"))
@@ -225,7 +227,9 @@ async def test_broken_chunks_are_refused_and_the_agent_never_sees_an_end(rig: Ri
         await asyncio.sleep(0.01)
         await client.send(BROKEN_CHUNKS[name] + get("/smuggled"))
     await refusal(client, 400, "bad_chunk")
-    if not together:
+    if together:
+        assert agent.received == 0
+    else:
         await seen
 
 

@@ -130,9 +130,19 @@ def test_a_boundary_is_where_no_chunk_is_open() -> None:
     assert not chunks.at_boundary()
 
 
-def test_extensions_and_trailers_share_one_allowance() -> None:
-    extension, field = b"5;" + b"a" * 499 + b"\r\nhello\r\n", b"A: " + b"b" * 497 + b"\r\n"
+def test_extensions_and_trailers_have_an_allowance_each() -> None:
+    extension, field = b"5;" + b"a" * 999 + b"\r\nhello\r\n", b"A: " + b"b" * 997 + b"\r\n"
     check(Body("", b"", b"hello", (field[:-2],)), extension + b"0\r\n" + field + b"\r\n")
+
+
+def test_extensions_of_one_message_have_4_kib_however_long_its_trailers_may_be() -> None:
+    chunks = ChunkReader(1_000_000, 100)
+    line = b"1;" + b"a" * 1_023 + b"\r\nx\r\n"
+    out: list[bytes] = []
+    assert chunks.feed(line * 4, out) == 4 * len(line)
+    assert out == [b"x"] * 4
+    with pytest.raises(Malformed, match="extensions"):
+        chunks.feed(b"1;\r\nx\r\n", out)
 
 
 @pytest.mark.parametrize("payload", [b"x", b"data: 1\n\n", b"\r\n", b"x" * 100_000])

@@ -62,6 +62,7 @@ def test_of_anyone(what: str, head: str, peer: str, lines: list[str]) -> None:
                 FOR + "1.1.1.1, 2.2.2.2, 3.3.3.3, 10.0.0.1",
                 "X-Forwarded-Proto: https",
                 "X-Forwarded-Host: outside.test",
+                "Forwarded: for=1.1.1.1;proto=https",
                 VIA,
             ],
         ),
@@ -79,6 +80,7 @@ def test_of_a_trusted_proxy(what: str, head: str, peer: str, lines: list[str]) -
     [
         ("IPv4", PLAIN, "192.0.2.1", False, 'for=192.0.2.1;proto=http;host="agent.test:80"'),
         ("IPv6", PLAIN, "2001:db8::1", False, 'for="[2001:db8::1]";proto=http;host="agent.test:80"'),
+        ("IPv6 with a zone", PLAIN, "fe80::1%eth0", False, 'for="[fe80::1]";proto=http;host="agent.test:80"'),
         ("a socket", PLAIN, "", False, 'for=unknown;proto=http;host="agent.test:80"'),
         ("no Host", "GET / HTTP/1.0\r\n", "192.0.2.1", False, "for=192.0.2.1;proto=http"),
         ("what anyone said", PLAIN + SAID, "192.0.2.1", False, 'for=192.0.2.1;proto=http;host="agent.test:80"'),
