@@ -10,6 +10,7 @@ import asyncio
 import socket
 import struct
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 PATIENCE = 8.0  # seconds until a step that never comes fails its test
@@ -200,8 +201,9 @@ class Wire:
         return False
 
     def fin(self) -> None:
-        """Close our half."""
-        self.sock.shutdown(socket.SHUT_WR)
+        """Close our half, if the other side is there to see it."""
+        with suppress(OSError):
+            self.sock.shutdown(socket.SHUT_WR)
 
     def reset(self) -> None:
         """Tear it down with an RST."""
