@@ -16,7 +16,6 @@ from bgproxy.proxy.exchange import Exchange
 from bgproxy.proxy.forwarding import address_of
 from bgproxy.proxy.replies import REPLIES, reply
 from bgproxy.proxy.routing import Group
-from bgproxy.proxy.tunnel import Tunnel
 from bgproxy.proxy.upstream import TCP_CLOSED, reset_when_closed, tcp_state, untaken
 
 if TYPE_CHECKING:
@@ -285,18 +284,13 @@ class ClientConnection:
         self.closed = True
         self.transport.abort()
 
-    def open_tunnel(self, exchange: Exchange, head: bytes, rest: bytes, websocket: bool) -> None:
-        """From here on bytes pass both ways as they are."""
-        assert exchange.connection is not None
-        self.deadline = NEVER
+    def let_go(self) -> bytes:
+        """A tunnel has the socket from here on; what the client has sent behind its request belongs to it too."""
         self.resume_reading()
-        self.transport.write(head)
-        early, self.buffer = self.buffer, b""
         self.exchange = None
         self.plane.left(self)
-        exchange.connection.resume_reading()
-        tunnel = Tunnel(self.plane, exchange, self.transport, exchange.connection.transport, websocket)
-        tunnel.open(early, rest, self.stalled, self.half_closed)
+        early, self.buffer = self.buffer, b""
+        return early
 
     # 3. backpressure
 

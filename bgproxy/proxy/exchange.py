@@ -17,6 +17,7 @@ from bgproxy.proxy.answer import Answer
 from bgproxy.proxy.pool import Upstream
 from bgproxy.proxy.record import settle
 from bgproxy.proxy.routing import Group
+from bgproxy.proxy.tunnel import Tunnel
 from bgproxy.proxy.upload import Upload
 from bgproxy.proxy.upstream import UpstreamConnection
 
@@ -282,12 +283,10 @@ class Exchange:
         if not asked or upgrade not in asked.split(b", "):
             self._break("bad_response", "the agent switches to a protocol that was not asked for")
             return
-        assert self.connection is not None
         self.status = 101
         self.first_byte = monotonic()
-        self.client.open_tunnel(
-            self, fields + b"Connection: upgrade\r\nUpgrade: %b\r\n\r\n" % upgrade, rest, upgrade == b"websocket"
-        )
+        head = fields + b"Connection: upgrade\r\nUpgrade: %b\r\n\r\n" % upgrade
+        Tunnel(self, upgrade == b"websocket").open(head, rest)
 
     def agent_lost(self, error: Exception | None) -> None:
         """The agent's connection ended while this exchange had it."""

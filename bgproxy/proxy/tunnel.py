@@ -17,7 +17,6 @@ from bgproxy.proxy.upstream import TCP_CLOSED, tcp_state, untaken
 
 if TYPE_CHECKING:
     from bgproxy.proxy.exchange import Exchange
-    from bgproxy.proxy.plane import DataPlane
 
 GOING_AWAY = 1001  # RFC 6455 §7.4.1
 NEVER = float("inf")
@@ -101,43 +100,39 @@ class TunnelEnd:
 class Tunnel:
     """A client and an agent that talk past us; counted as one request in flight until both ends are closed."""
 
-    def __init__(
-        self,
-        plane: DataPlane,
-        exchange: Exchange,
-        client: asyncio.Transport,
-        agent: asyncio.Transport,
-        websocket: bool,
-    ) -> None:
-        self.stall_timeout = plane.timeouts.write_stall_timeout
-        self._plane = plane
+    def __init__(self, exchange: Exchange, websocket: bool) -> None:
+        assert exchange.connection is not None
+        self._plane = exchange.client.plane
         self._exchange = exchange
+        self._connection = exchange.connection
         self._reason = ""
         self._ending = False
-        self.client = TunnelEnd(self, client, FrameTracker() if websocket else None)
-        self.agent = TunnelEnd(self, agent, FrameTracker() if websocket else None)
+        self.stall_timeout = self._plane.timeouts.write_stall_timeout
+        self.client = TunnelEnd(self, exchange.client.transport, FrameTracker() if websocket else None)
+        self.agent = TunnelEnd(self, self._connection.transport, FrameTracker() if websocket else None)
         self.client.peer = self.agent
         self.agent.peer = self.client
 
     def __repr__(self) -> str:
         return f"<Tunnel {self._exchange.group.color} {self._reason or 'open'}>"
 
-    def open(self, early: bytes, rest: bytes, stalled: bool, half_closed: bool) -> None:
-        """Take both sockets over. `early`: what the client sent behind its head; `rest`: the agent behind its 101.
-
-        `stalled`: the client takes no more for now; `half_closed`: its FIN has come already.
-        """
+    def open(self, head: bytes, rest: bytes) -> None:
+        """Tell the client (`head`: the 101), and take both sockets over. `rest`: what the agent sent behind its 101."""
+        client = self._exchange.client
+        client.transport.write(head)
+        early = client.let_go()
+        self._connection.resume_reading()
         self._plane.tunnels.add(self)
         self._exchange.group.slot.websockets += 1
         self.client.transport.set_protocol(self.client)  # type: ignore[arg-type]
         self.agent.transport.set_protocol(self.agent)  # type: ignore[arg-type]
-        if stalled:
+        if client.stalled:
             self.client.pause_writing()
         if early:
             self.client.data_received(early)
         if rest:
             self.agent.data_received(rest)
-        if half_closed:
+        if client.half_closed:
             self.client.eof_received()
 
     def look(self, now: float) -> None:
@@ -155,10 +150,8 @@ class Tunnel:
         if not self._reason:
             self._reason = "complete" if error is None else ("client_gone" if end is self.client else "agent_closed")
         if end is self.agent:
-            connection = self._exchange.connection
-            assert connection is not None
-            connection.exchange = None
-            connection.connection_lost(error)  # the pool has a place free
+            self._connection.exchange = None
+            self._connection.connection_lost(error)  # the pool has a place free
         if not end.peer.lost:
             if error is None:
                 end.peer.close()

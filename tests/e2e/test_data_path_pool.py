@@ -124,7 +124,7 @@ async def test_two_choices_prefer_the_less_loaded(rig: Rig) -> None:
         client = await proxy.connect()
         held.append(client)
         await client.send(get())
-        await until(lambda: proxy.counts().get("in_flight blue", 0) == slow.in_flight)
+        await until(lambda: slow.in_flight or proxy.slot().classes[2] == len(held))
     for _ in range(60):
         assert (await proxy.ask(get())).status == 200
     assert slow.in_flight == 1
