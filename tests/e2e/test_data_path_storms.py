@@ -211,12 +211,10 @@ async def test_garbage_of_clients_reaches_no_agent(rig: Rig, seed: int) -> None:
             data = request[:at] + bytes([dice.choice((0, 9, 10, 13, 32, 58, 127, 200))]) + request[at + 1 :]
         else:
             data = request.replace(b": ", dice.choice((b" : ", b":\n", b":\0", b": \r\n ", b": \r")), 1)
-        await client.send_each(cuts(dice, data))
-        try:
+        with suppress(ConnectionError):  # it may have turned into a request that was answered before its end
+            await client.send_each(cuts(dice, data))
             client.fin()
             await client.rest()
-        except ConnectionError:
-            pass
         client.close()
 
     await asyncio.gather(*(spoil() for _ in range(80)))
