@@ -215,10 +215,9 @@ class ClientConnection:
             self._go_on()
 
     def _go_on(self) -> None:
-        """To the next request: one that came ahead of its turn, or one to come. Those that came go first, or a client
-        that sends faster than it is answered would fill the proxy with them."""
+        """To the next request: one that came ahead of its turn, or one to come. While too many wait, reading stays
+        paused: a client that sends faster than it is answered would fill the proxy with them."""
         if self.buffer:
-            self.pause_reading()
             # Not from here: a long row of pipelined requests must not become a deep stack.
             self.plane.loop.call_soon(self._next_in_line)
         else:

@@ -111,22 +111,15 @@ class Upstream:
         connection.resume_reading()
         if connection.address not in self.addresses or self.retired:
             connection.close()
+        elif self.waiting and self.waiting[0].fresh:
+            connection.close()  # who has waited longest needs a new one: this makes room for it
         elif self.waiting:
-            self._serve_waiting(connection, now)
+            self.waiting.popleft().connected(connection, now)
         elif len(self.idle) < self._options.max_idle:
             connection.idle_since = now
             self.idle.append(connection)
         else:
             connection.close()
-
-    def _serve_waiting(self, connection: UpstreamConnection, now: float) -> None:
-        """Who has waited longest gets it; where all of them need a new one, it makes room for that."""
-        for exchange in self.waiting:
-            if not exchange.fresh:
-                self.waiting.remove(exchange)
-                exchange.connected(connection, now)
-                return
-        connection.close()
 
     def lost(self, connection: UpstreamConnection) -> None:
         """A connection has ended; its place is free for one that waits."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from pathlib import Path
 
 import pytest
 from rig import Once, Rig, Script, Serving, get, ok, post, until
@@ -179,6 +180,25 @@ async def test_an_early_answer_is_relayed_and_the_rest_of_the_body_dropped(rig: 
     assert await client.end() == "fin"
     await agent.gone()
     await until(lambda: proxy.upstream().open == 0, "the agent's connection is not used again")
+
+
+async def test_an_agent_that_has_not_taken_the_whole_request_is_not_used_again(rig: Rig, tmp_path: Path) -> None:
+    """All of it has come here, and the answer is whole; the next request must not stand behind the rest of it."""
+    script = Script()
+    limits = {"high_water_bytes": 10_000_000}
+    proxy = await rig.proxy(rig.agent(script, path=str(tmp_path / "agent.sock")), limits=limits)
+    client = await proxy.connect()
+    await client.send(post(b"x" * 2_000_000))
+    await until(lambda: any(c.exchange is not None and c.exchange.request_done for c in proxy.plane.connections))
+    agent = await script.next()
+    await agent.head()
+    await agent.send(ok(b"seen enough"))
+    assert (await client.answer()).body == b"seen enough"
+    await client.send(get("/next"))
+    other = await script.next()
+    assert (await other.head()).target == b"/next"
+    await other.send(ok(b"next"))
+    assert (await client.answer()).body == b"next"
 
 
 async def test_an_early_answer_frees_an_agent_that_reads_no_more(rig: Rig) -> None:

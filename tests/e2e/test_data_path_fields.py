@@ -172,6 +172,19 @@ async def test_a_client_that_is_gone_is_not_taken_for_a_unix_socket(rig: Rig) ->
     assert {head.get(b"x-forwarded-for") for head in agent.seen} <= {b"127.0.0.1", b"0.0.0.0"}
 
 
+async def test_the_host_that_is_made_up_is_of_the_color_that_serves(rig: Rig) -> None:
+    handlers = [Serving(ok(b"hello", b"Connection: keep-alive")) for _ in range(2)]
+    blue, green = [rig.agent(handler) for handler in handlers]
+    proxy = await rig.proxy(blue, green=(green,))
+    client = await proxy.connect()
+    for agent, handler in ((blue, handlers[0]), (green, handlers[1])):
+        await client.send(get("/", "Connection: keep-alive", version="1.0", host=""))
+        assert (await client.answer()).status == 200
+        assert handler.seen[0].get(b"host") == f"127.0.0.1:{agent.port}".encode()
+        if agent is blue:
+            proxy.flip("green")
+
+
 async def test_an_agent_on_ipv6(rig: Rig) -> None:
     agent = Serving()
     server = rig.agent(agent, address="[::1]:0")

@@ -131,6 +131,22 @@ async def test_gone_behind_too_many_pipelined_requests(rig: Rig) -> None:
     assert await agent.gone() < SOON
 
 
+@pytest.mark.parametrize("way", LEAVE)
+async def test_gone_in_the_middle_of_its_pipelined_requests(rig: Rig, way: str) -> None:
+    """One is answered, the agent thinks about the second, the third waits its turn."""
+    script = Script()
+    proxy = await rig.proxy(rig.agent(script))
+    client = await proxy.connect()
+    await client.send(get("/1"), get("/2"), get("/3"))
+    agent = await script.next()
+    await agent.head()
+    await agent.send(ok())
+    await client.answer()
+    assert (await agent.head()).target == b"/2"
+    LEAVE[way](client)
+    assert await agent.gone() < SOON
+
+
 async def test_gone_while_it_waits_for_a_connection(rig: Rig) -> None:
     script = Script()
     proxy = await rig.proxy(rig.agent(script), pool={"max_connections": 1})

@@ -243,6 +243,23 @@ async def test_a_client_that_never_reads_gets_no_further_answers(rig: Rig) -> No
     await asyncio.gather(sender, return_exceptions=True)
 
 
+async def test_requests_that_are_answered_at_once_are_read_no_faster_than_that(rig: Rig) -> None:
+    """The client reads all answers; what it has sent ahead waits in its own kernel."""
+    proxy = await rig.proxy(rig.agent(Script()))
+    proxy.flip("green")
+    client = await proxy.connect()
+    count = 4_000
+    sender = asyncio.create_task(client.send(get("/", "X-Pad: " + "p" * 3_000) * count))
+
+    async def read() -> None:
+        for _ in range(count):
+            assert (await client.answer()).status == 503
+
+    most = await watch(proxy, asyncio.create_task(read()))
+    assert most < BOUND
+    await sender
+
+
 async def test_backpressure_leaves_the_next_exchange_alone(rig: Rig) -> None:
     """The client was slow at the end of one answer; the agent's connection, used again, must not stay paused."""
     script = Script()

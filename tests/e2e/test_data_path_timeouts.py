@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
+from pathlib import Path
 
 import pytest
 from rig import Rig, Script, Serving, get, ok, post, until
@@ -292,11 +293,12 @@ async def test_wait_timeout_is_not_put_off_by_a_body_that_comes_meanwhile(rig: R
     assert (await answered).status == 503
 
 
-async def test_a_waiting_body_is_bounded_and_goes_on_at_the_agents_pace(rig: Rig) -> None:
+async def test_a_waiting_body_is_bounded_and_goes_on_at_the_agents_pace(rig: Rig, tmp_path: Path) -> None:
     """What had come is more than the agent takes at once: the client must stay paused when the connection stands."""
     script = Script()
     pool = {"max_connections": 1, "wait_timeout": 30.0}
-    proxy = await rig.proxy(rig.agent(script, rcvbuf=4_096), pool=pool)
+    limits = {"high_water_bytes": 1_024}
+    proxy = await rig.proxy(rig.agent(script, path=str(tmp_path / "agent.sock")), pool=pool, limits=limits)
     first, second = await proxy.connect(), await proxy.connect()
     await first.send(get("/first"))
     agent = await script.next()
@@ -306,13 +308,13 @@ async def test_a_waiting_body_is_bounded_and_goes_on_at_the_agents_pace(rig: Rig
     await until(lambda: any(not c.reading for c in proxy.plane.connections), "reading is paused")
     await agent.send(ok(b"first"))
     await first.answer()
-    assert (await agent.head()).get(b"content-length") == b"%d" % size
     (connection,) = [c.exchange.connection for c in proxy.plane.connections if c.exchange is not None]
     assert connection is not None
     for _ in range(100):
         await asyncio.sleep(0)
         assert connection.transport.get_write_buffer_size() < 1_000_000
     assert not sender.done()
+    assert (await agent.head()).get(b"content-length") == b"%d" % size
     await agent.exactly(size)
     await agent.send(ok(b"second"))
     assert (await second.answer()).body == b"second"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import suppress
 from itertools import product
 
 import pytest
@@ -267,19 +266,33 @@ async def test_a_reader_that_stalls_holds_the_other_side_back_and_is_given_up(ri
 
 
 async def test_a_reader_that_stalls_behind_a_close_is_given_up(rig: Rig) -> None:
-    """The agent is gone, its last words wait for a client that never reads: the socket is not kept for good."""
+    """The agent is gone, its last words wait for a client that never reads: the socket is not kept for good.
+
+    They are fewer than would hold the agent back, so nothing but the close says that they wait.
+    """
     script = Script()
-    proxy = await rig.proxy(rig.agent(script), timeouts={"write_stall_timeout": 0.3})
+    limits, timeouts = {"high_water_bytes": 100_000_000}, {"write_stall_timeout": 0.3}
+    proxy = await rig.proxy(rig.agent(script), timeouts=timeouts, limits=limits)
     client = await proxy.connect(rcvbuf=4_096)
     await client.send(get("/ws", *UPGRADE))
     agent = await script.next()
     await agent.head()
-    await agent.send(SWITCH)
-    with suppress(ConnectionError, TimeoutError):
-        for _ in range(50):  # until it stays in the agent's kernel
-            await asyncio.wait_for(agent.send(b"x" * 100_000), 0.05)
+    await agent.send(SWITCH + b"x" * 20_000_000)
+    client.fin()
+    assert await agent.end() == "fin"
     agent.close()
+    await until(lambda: proxy.upstream().open == 0)
+    assert proxy.plane.tunnels
     await until(lambda: not proxy.plane.tunnels)
+
+
+async def test_a_deadline_says_so_once(rig: Rig) -> None:
+    proxy, client, agent = await opened(rig)
+    (tunnel,) = proxy.plane.tunnels
+    assert tunnel.end()
+    assert not tunnel.end()
+    assert len(await client.rest()) == 2 + 28
+    assert len(await agent.rest()) == 2 + 4 + 28
 
 
 async def test_silence_in_a_tunnel_is_no_reason_to_end_it(rig: Rig) -> None:
