@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
+import os
 import socket
 import struct
 import termios
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -15,6 +17,8 @@ if TYPE_CHECKING:
 
 # A connection that has just been used cannot have been closed unseen for long; an older one is looked at before reuse.
 LOOK_AFTER = 0.5  # seconds
+
+LAST_WORDS = 65_536  # bytes of an early answer that are still looked for when its connection was reset
 
 _ESTABLISHED = 1  # of the kernel's TCP states
 TCP_CLOSED = 7
@@ -99,10 +103,21 @@ class UpstreamConnection:
 
     def connection_lost(self, error: Exception | None) -> None:
         self.closed = True
+        exchange = self.exchange
+        if error is not None and exchange is not None and exchange.answer is None and not exchange.request_done:
+            self._hear_last_words(exchange)
         self.upstream.lost(self)
         exchange, self.exchange = self.exchange, None
         if exchange is not None:
             exchange.agent_lost(error)
+
+    def _hear_last_words(self, exchange: Exchange) -> None:
+        """An agent that says no before it has the whole body, and closes: its reset may end one of our writes before
+        its answer was read, which still lies in the kernel."""
+        with suppress(OSError):
+            sock = self.transport.get_extra_info("socket")
+            if data := os.read(sock.fileno(), LAST_WORDS):
+                exchange.agent_data(data)
 
     def pause_writing(self) -> None:
         """The agent reads slowly: its client waits."""

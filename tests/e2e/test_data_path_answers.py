@@ -279,6 +279,23 @@ async def test_an_agent_that_answers_early_and_closes_at_once(rig: Rig) -> None:
         client.close()
 
 
+async def test_an_early_answer_whose_reset_ends_our_write_is_still_read(rig: Rig) -> None:
+    """The agent answers and closes with bytes of the body unread; we are just writing more of it."""
+    script = Script()
+    proxy = await rig.proxy(rig.agent(script))
+    client = await proxy.connect()
+    await client.send(get("/", "Content-Length: 5000000", method="POST"), b"x" * 10)
+    agent = await script.next()
+    await agent.until(b"\r\n\r\n")
+    (connection,) = proxy.plane.connections
+    agent.sock.send(ok(b"no", b"Connection: close", status=b"413 Content Too Large"))
+    agent.reset()
+    connection.data_received(b"x" * 300_000)  # the same turn of the loop: written before anything is read
+    answer = await client.answer()
+    assert (answer.status, answer.body) == (413, b"no")
+    assert proxy.slot().broken_agent == 0
+
+
 async def test_an_answer_before_its_request_is_whole_is_never_kept_for_another(rig: Rig) -> None:
     seen: list[Message] = []
 
