@@ -192,10 +192,11 @@ class Mirror:
                 error: Exception = StoreUnavailable("the subscription ended")
             except Exception as failure:
                 error = failure
+            self._trouble("subscription", error)
             if self.subscribed:
                 pause = _FIRST_PAUSE
-            self.subscribed = False
-            self._trouble("subscription", error)
+                self.subscribed = False
+                await self._look()  # is it the store that is away? Nobody should have to wait for the next reading
             await self._sleep(pause * random.uniform(0.5, 1.0))
             pause = min(pause * 2, _LONGEST_PAUSE)
 

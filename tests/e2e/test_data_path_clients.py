@@ -1,4 +1,4 @@
-"""Clients and servers that others wrote, talking through the proxy: curl, httpx, openai, websockets."""
+"""Clients and servers that others wrote, talking through the proxy: curl, httpx2, openai, websockets."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import json
 import shutil
 from collections.abc import AsyncIterator
 
-import httpx
+import httpx2
 import openai
 import pytest
 import websockets
@@ -104,7 +104,7 @@ async def test_httpx_streams_both_ways(rig: Rig) -> None:
         for _ in range(50):
             yield b"part" * 1_000
 
-    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{proxy.port}") as client:
+    async with httpx2.AsyncClient(base_url=f"http://127.0.0.1:{proxy.port}") as client:
         for _ in range(3):
             answer = await client.post("/", content=parts())
             assert (answer.content, answer.headers["x-framing"]) == (b"part" * 50_000, "chunked")

@@ -125,8 +125,8 @@ async def test_it_comes_back_with_an_older_pointer_which_is_an_alarm_and_no_roll
 
 async def test_a_worker_that_is_replaced_meanwhile_begins_with_the_last_known_pointer(serve, own_redis):
     own_redis.kill()
-    for number in range(2):
-        os.kill(serve.workers[number], signal.SIGKILL)
+    for number, pid in enumerate(serve.workers):
+        os.kill(pid, signal.SIGKILL)
         await serve.ready(workers=3 + number)
     assert await serve.all_say("v2")
     facts = await ready(serve)

@@ -187,6 +187,17 @@ class TestFollowing:
         assert fake_store.subscriptions == 2
         assert mirror.state is states[1]
 
+    async def test_a_line_that_breaks_tells_of_an_outage_at_once(
+        self, mirror: Mirror, fake_store: Any, states: list[FleetState], settle: Settle
+    ) -> None:
+        fake_store.state = states[0]
+        await mirror.start()
+        await settle()
+        fake_store.failure = AWAY
+        fake_store.cut(AWAY)
+        await settle()  # no pause has ended: the next reading is not due
+        assert not mirror.connected
+
     async def test_a_late_answer_is_read_again_and_is_no_alarm(
         self, mirror: Mirror, fake_store: Any, states: list[FleetState], settle: Settle
     ) -> None:
