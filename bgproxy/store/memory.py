@@ -12,7 +12,7 @@ import logging
 import time
 from collections import deque
 from collections.abc import AsyncIterator
-from dataclasses import asdict, replace
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -167,7 +167,7 @@ class MemoryStore:
 
     def _document(self, state: FleetState, entry: AuditEntry, entries: int) -> dict[str, Any]:
         kept = [*islice(reversed(self._audit), entries - 1)][::-1]
-        return {**state_document(state), "audit": [asdict(e) for e in (*kept, entry)]}
+        return {**state_document(state), "audit": [*kept, entry]}
 
     async def _loaded(self) -> None:
         """The snapshot has been taken over, or raises: nothing is read past, or written over, a file not understood."""
