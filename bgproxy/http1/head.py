@@ -51,6 +51,7 @@ class RequestHead:
     upgrade: bytes  # the protocol asked for, lower case; empty: none
     has_request_id: bool
     dropped: int = 0  # fields taken out for the `_` in their names
+    marks: list[tuple[bytes, bytes]] | None = None  # the fields that were asked for, name in lower case, value as sent
     made_id: bytes = b""  # the X-Request-Id that we gave it
     forwarded_for: bytes = b""  # what a trusted proxy in front has said (X-Forwarded-For)
     forwarded_proto: bytes = b""
@@ -69,6 +70,7 @@ class ResponseHead:
     has_date: bool
     event_stream: bool  # and without a length: its parts are events, which a client waits for one by one
     upgrade: bytes  # of a 101: the protocol, lower case
+    marks: list[tuple[bytes, bytes]] | None = None  # the fields that were asked for, name in lower case, value as sent
 
 
 def request_line(max_target: int) -> re.Pattern[bytes]:

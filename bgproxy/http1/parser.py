@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from typing import Literal
 
+from bgproxy.errors import ConfigError
 from bgproxy.http1.fields import (
     HOP_BY_HOP,
     cut,
@@ -65,7 +66,9 @@ class Parser:
         "_max_target",
         "_request",
         "_request_fields",
+        "_request_marks",
         "_response_fields",
+        "_response_marks",
         "_trace",
         "_underscores",
     )
@@ -76,16 +79,27 @@ class Parser:
         max_target_bytes: int = 8_192,
         underscores: Underscores = "drop",
         trace: bool = False,
+        request_marks: frozenset[bytes] = frozenset(),
+        response_marks: frozenset[bytes] = frozenset(),
     ) -> None:
+        """`request_marks`, `response_marks`: names, in lower case, of further fields that the heads shall tell.
+
+        Raises ConfigError for one that says something to the proxy itself.
+        """
+        for name in sorted(request_marks | response_marks):
+            if name in _REQUEST_FIELDS or name in _RESPONSE_FIELDS or name.startswith(_REQUEST_PREFIXES):
+                raise ConfigError(f"{name.decode()!r} cannot tell a session: it says something to the proxy itself")
+        self._request_marks = request_marks
+        self._response_marks = response_marks
         self._max_fields = max_fields
         self._max_target = max_target_bytes
         self._underscores = underscores
         self._trace = trace
         self._request = request_line(max_target_bytes)
         plain = TOKEN.replace(b"_", b"")
-        self._request_fields = FieldScanner(_REQUEST_FIELDS, _REQUEST_PREFIXES, plain, max_fields)
-        self._any_fields = FieldScanner(_REQUEST_FIELDS, _REQUEST_PREFIXES, TOKEN, max_fields)
-        self._response_fields = FieldScanner(_RESPONSE_FIELDS, (), TOKEN, max_fields)
+        self._request_fields = FieldScanner(_REQUEST_FIELDS, _REQUEST_PREFIXES, plain, max_fields, request_marks)
+        self._any_fields = FieldScanner(_REQUEST_FIELDS, _REQUEST_PREFIXES, TOKEN, max_fields, request_marks)
+        self._response_fields = FieldScanner(_RESPONSE_FIELDS, (), TOKEN, max_fields, response_marks)
 
     def request(self, head: bytes, trusted: bool = False) -> RequestHead:
         """A request's head, its empty line included. `trusted`: what it says about the client's identity is kept.
@@ -105,6 +119,7 @@ class Parser:
         length_text: bytes | None = None
         encoding: bytes | None = None
         odd: list[tuple[bytes, bytes]] | None = None
+        marks: list[tuple[bytes, bytes]] | None = None
         ids = 0
         for name, value in found:
             if name == b"host":
@@ -115,6 +130,12 @@ class Parser:
                 ids += 1 if _REQUEST_ID.fullmatch(value) else 2
             elif name == b"transfer-encoding":
                 encoding = value if encoding is None else _SEVERAL
+            elif name in self._request_marks:
+                mark = (name, value.rstrip(b" \t"))
+                if marks is None:
+                    marks = [mark]
+                else:
+                    marks.append(mark)
             elif odd is None:
                 odd = [(name, value)]
             else:
@@ -136,6 +157,7 @@ class Parser:
         if ids > 1:
             odd = [*(odd or ()), (b"x-request-id", b"")]
         request = RequestHead(method, target, minor, host, length, minor == 1, head[:-2], b"", ids == 1)
+        request.marks = marks
         if dropped:
             request.dropped = dropped
         if encoding is not None or minor == 0 or method not in _PLAIN_METHODS or not target.startswith(b"/"):
@@ -156,6 +178,7 @@ class Parser:
         length_text: bytes | None = None
         encoding: bytes | None = None
         odd: list[tuple[bytes, bytes]] | None = None
+        marks: list[tuple[bytes, bytes]] | None = None
         has_date = False
         for name, value in found:
             if name == b"content-length":
@@ -164,6 +187,12 @@ class Parser:
                 has_date = True
             elif name == b"transfer-encoding":
                 encoding = value if encoding is None else _SEVERAL
+            elif name in self._response_marks:
+                mark = (name, value.rstrip(b" \t"))
+                if marks is None:
+                    marks = [mark]
+                else:
+                    marks.append(mark)
             elif odd is None:
                 odd = [(name, value)]
             else:
@@ -174,7 +203,7 @@ class Parser:
         else:
             length = response_length(length_text, encoding, int(keep))
         status = int(status_text)
-        response = ResponseHead(status, length, keep, head[:-2], has_date, False, b"")
+        response = ResponseHead(status, length, keep, head[:-2], has_date, False, b"", marks)
         if length < 0 or not keep or status < 200 or status == 204:
             _finish_response(response, head, head.lower(), odd or [])
         elif odd == _KEEP_ALIVE:

@@ -28,10 +28,20 @@ _SLOTS: Final = 1023  # of the table of hashed names, less one: few enough to st
 class FieldScanner:
     """Finds fields by name. `names` are in lower case; `prefixes` stand for every name that begins with one."""
 
-    __slots__ = ("_grammar", "_hashes", "_limit", "_marks", "_names", "_prefixes", "_token", "_wanted")
+    __slots__ = ("_exact", "_grammar", "_hashes", "_limit", "_marks", "_names", "_prefixes", "_token", "_wanted")
 
-    def __init__(self, names: frozenset[bytes], prefixes: tuple[bytes, ...], token: bytes, limit: int) -> None:
-        """`token`: the characters of a name; `limit`: how many fields there may be."""
+    def __init__(
+        self,
+        names: frozenset[bytes],
+        prefixes: tuple[bytes, ...],
+        token: bytes,
+        limit: int,
+        exact: frozenset[bytes] = frozenset(),
+    ) -> None:
+        """`token`: the characters of a name; `limit`: how many fields there may be; `exact`: further names, whose
+        values are wanted in the sender's own letters."""
+        names |= exact
+        self._exact = exact
         self._names = names
         self._prefixes = prefixes
         thirds = {prefix[2] for prefix in prefixes}
@@ -48,7 +58,8 @@ class FieldScanner:
         self._wanted = re.compile(rb"\n(%b):[ \t]*+([^\r]*+)" % b"|".join(wanted))
 
     def find(self, head: bytes, start: int) -> Found | None:
-        """The wanted fields from `start` on, name and value in lower case, in order; None where a line is malformed.
+        """The wanted fields from `start` on, in order, names and all but exact values in lower case; None where a line
+        is malformed.
 
         `head` ends with its empty line.
         """
@@ -58,7 +69,15 @@ class FieldScanner:
         """`find` by patterns."""
         if self._grammar.fullmatch(head, start) is None:
             return None
-        return self._wanted.findall(head.lower(), start - 1)
+        low = head.lower()
+        found: Found = self._wanted.findall(low, start - 1)
+        exact = self._exact
+        if exact and any([name in exact for name, _ in found]):
+            found = [
+                (name := match[1], head[match.start(2) : match.end(2)] if name in exact else match[2])
+                for match in self._wanted.finditer(low, start - 1)
+            ]
+        return found
 
     def walk(self, head: bytes, start: i64) -> Found | None:
         """`find` byte by byte. No index can run out: the head ends with CRLF, which neither a name nor a value has."""
@@ -93,7 +112,7 @@ class FieldScanner:
             if hashes[mark & _SLOTS] or (colon - name > 2 and marks[head[name + 2] | 32]):
                 text = head[name:colon].lower()
                 if text in self._names or text.startswith(self._prefixes):
-                    found.append((text, head[value:at].lower()))
+                    found.append((text, head[value:at] if text in self._exact else head[value:at].lower()))
             at += 2
         return found if at == end else None
 

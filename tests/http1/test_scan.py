@@ -10,6 +10,7 @@ NAMES = frozenset((b"host", b"content-length", b"connection", b"te"))
 SCANNERS = {
     "plain": FieldScanner(NAMES, (b"x-forwarded-", b"x-bgproxy-"), TOKEN.replace(b"_", b""), 6),
     "any": FieldScanner(NAMES, (), TOKEN, 6),
+    "exact": FieldScanner(NAMES - {b"te"}, (b"x-forwarded-",), TOKEN, 6, frozenset((b"te", b"a_b"))),
 }
 LINE = b"GET / HTTP/1.1\r\n"
 
@@ -51,3 +52,10 @@ def test_names_and_values_come_in_lower_case_in_order_with_the_leading_white_spa
     expected = [(b"te", b"a "), (b"x-forwarded-proto", b"http"), (b"te", b"")]
     assert SCANNERS["plain"].walk(head, len(LINE)) == expected
     assert SCANNERS["plain"].match(head, len(LINE)) == expected
+
+
+def test_values_that_are_wanted_exactly_keep_their_letters() -> None:
+    head = LINE + b"TE: Abc\r\nHost: A.Test\r\nA_B: \t Xy \r\n\r\n"
+    expected = [(b"te", b"Abc"), (b"host", b"a.test"), (b"a_b", b"Xy ")]
+    assert SCANNERS["exact"].walk(head, len(LINE)) == expected
+    assert SCANNERS["exact"].match(head, len(LINE)) == expected
