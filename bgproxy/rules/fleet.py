@@ -155,7 +155,7 @@ def stage(
     """
     _known(state.colors, color)
     _fresh(state, if_epoch)
-    new = replace(checked(release), phase=Phase.STAGED, at=at)
+    new = replace(checked(release), phase=Phase.STAGED, at=at, rolled_back=0)
     if state.pointer.active == color:
         raise Refused(f"{color} is active: stage on another color and flip to it, or flip away from {color} first")
     old = state.releases.get(color)
@@ -247,7 +247,7 @@ def _configured(state: FleetState, color: str, wanted: Release) -> Release | Non
     if old.origin != "config" or old.same_content(wanted):
         return None
     if old.label == wanted.label:
-        return replace(wanted, phase=old.phase)
+        return replace(wanted, phase=old.phase, rolled_back=old.rolled_back)
     if old.phase in _LIVE:
         raise Refused(
             f"the configuration puts {wanted.label} on {color}, where {old.label} is {old.phase}: "
@@ -271,12 +271,13 @@ def _move(
     origin = state.pointer.active
     new: dict[str, Release] = {}
     if (left := state.releases.get(origin)) is not None:
-        new[origin] = replace(left.after(leaving), at=at)
+        rolled_back = state.pointer.epoch + 1 if leaving is Event.ROLL_BACK else 0
+        new[origin] = replace(left.after(leaving), at=at, rolled_back=rolled_back)
     if (target := state.releases.get(to)) is not None:
         arrived = target.after(_arrival(target, bool(forced)))
         if arrived.phase is Phase.BAKING and not bake:
             arrived = arrived.after(Event.SETTLE)
-        new[to] = replace(arrived, at=at)
+        new[to] = replace(arrived, at=at, rolled_back=0)
     facts: dict[str, object] = {"from": origin, "to": to, **_facts(state, new, forced=forced)}
     if target is not None:
         facts["release"] = target.label

@@ -121,6 +121,7 @@ class Release:
     """What a color holds: a version's label, where its agents listen, and its phase.
 
     `routes` gives single routes their own upstreams; all others use `upstreams`. `at`: unix seconds, store's clock.
+    `rolled_back` is the epoch of the rollback that left it, 0 while none has: by it sessions know what to flee from.
     """
 
     label: str
@@ -130,6 +131,7 @@ class Release:
     phase: Phase = Phase.STAGED
     origin: Literal["config", "api"] = "api"
     at: float = 0.0
+    rolled_back: int = 0
 
     def upstreams_for(self, route: str) -> tuple[str, ...]:
         """The addresses that serve `route`; empty where this release does not serve it."""

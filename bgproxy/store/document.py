@@ -39,6 +39,7 @@ def release_document(release: Release) -> dict[str, Any]:
         "metadata": release.metadata,
         "phase": release.phase,
         "origin": release.origin,
+        "rolled_back": release.rolled_back,
         "at": release.at,
     }
 
@@ -98,6 +99,7 @@ def release_from(document: Any, where: str) -> Release:
             phase=Phase(document["phase"]),
             origin=origin,
             at=float(document["at"]),
+            rolled_back=_of(int, document.get("rolled_back", 0)),  # data from before sessions were pinned have none
         )
 
 

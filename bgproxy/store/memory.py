@@ -2,7 +2,7 @@
 
 Keeps the promises of `store/base.py`. With a snapshot a commit is on the disk before it counts, so that a flip which
 was answered survives a crash of the machine; with a handover file it survives one of the process. A file that cannot
-be understood stops `open` and is never written over.
+be understood stops `open` and is never written over. The sessions' pins are in neither: they go with the process.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from bgproxy.errors import BadInput, BgproxyError, ConfigError, StoreBroken, Sto
 from bgproxy.rules.fleet import Change, FleetState
 from bgproxy.store.base import AuditEntry, Conflict, NodeReport, StoreOptions
 from bgproxy.store.document import entries_from, parsed, state_document, state_from, write_safely
+from bgproxy.store.memory_pins import MemoryPins
 
 log = logging.getLogger(__name__)
 
@@ -50,6 +51,7 @@ class MemoryStore:
         self._nodes: dict[str, tuple[NodeReport, float]] = {}
         self._bells: set[_Bell] = set()
         self._writing = asyncio.Lock()
+        self.pins = MemoryPins(lambda: self._state, self._live_nodes)
         self._is_loaded = False
 
     def __repr__(self) -> str:
@@ -108,13 +110,18 @@ class MemoryStore:
     async def nodes(self) -> list[NodeReport]:
         """See `Store.nodes`."""
         now = time.monotonic()
-        for node_id in [n for n, (_, heard) in self._nodes.items() if now - heard > self._options.node_ttl]:
-            del self._nodes[node_id]
-        return [replace(node, age=now - heard) for _, (node, heard) in sorted(self._nodes.items())]
+        return [replace(node, age=now - heard) for node, heard in map(self._nodes.__getitem__, self._live_nodes())]
 
     async def leave(self, node_id: str) -> None:
         """See `Store.leave`."""
         self._nodes.pop(node_id, None)
+
+    def _live_nodes(self) -> list[str]:
+        """The ids of the nodes heard within `node_ttl`, sorted; the others are forgotten."""
+        since = time.monotonic() - self._options.node_ttl
+        for node_id in [n for n, (_, heard) in self._nodes.items() if heard < since]:
+            del self._nodes[node_id]
+        return sorted(self._nodes)
 
     def _next(self, change: Change, create: bool) -> _Written:
         """The state and entry that the change leads to; raises `Conflict` where it was decided on another revision."""

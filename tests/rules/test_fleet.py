@@ -190,6 +190,42 @@ class TestRollback:
             fleet.rollback(once.state, **WHO)
 
 
+class TestWhatARollbackLeft:
+    def rolled_back(self, phase: Phase = Phase.BAKING) -> FleetState:
+        return fleet.rollback(state("green", "blue", blue=Phase.STANDBY, green=phase), **WHO).state
+
+    @pytest.mark.parametrize("phase", [Phase.BAKING, Phase.ACTIVE])
+    def test_it_carries_the_rollbacks_epoch(self, phase: Phase) -> None:
+        after = self.rolled_back(phase)
+        assert (after.releases["green"].rolled_back, after.pointer.epoch) == (8, 8)
+        assert after.releases["blue"].rolled_back == 0
+
+    def test_a_flip_leaves_without_it(self) -> None:
+        after = fleet.flip(state(), "green", **WHO)
+        assert after is not None
+        assert after.state.releases["blue"].rolled_back == 0
+
+    def test_a_step_and_new_upstreams_keep_it(self) -> None:
+        drained = fleet.step(self.rolled_back(), "green", "green-1", Event.DRAINED, **WHO)
+        assert drained is not None
+        assert drained.state.releases["green"].rolled_back == 8
+        before = self.rolled_back()
+        green = replace(before.releases["green"], origin="config")
+        configured = replace(before, releases={**before.releases, "green": green})
+        moved = fleet.reconfigure(configured, ["green"], {"green": release("green-1", port=9, origin="config")}, **WHO)
+        assert moved is not None
+        assert moved.state.releases["green"].rolled_back == 8
+
+    def test_it_is_over_when_the_pointer_comes_or_another_release_does(self) -> None:
+        again = fleet.flip(self.rolled_back(Phase.ACTIVE), "green", **WHO)
+        assert again is not None
+        assert again.state.releases["green"].rolled_back == 0
+        before = self.rolled_back()
+        staged = fleet.stage(before, "green", before.releases["green"], force=True, **WHO)
+        assert staged is not None
+        assert staged.state.releases["green"].rolled_back == 0
+
+
 class TestStage:
     new = Release("v9", ("http://127.0.0.1:9/",), metadata={"commit": "abc"}, phase=Phase.ACTIVE)
 

@@ -8,6 +8,7 @@ import os
 import stat
 import threading
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from bgproxy.errors import ConfigError, SchemaTooNew, StoreBroken, StoreUnavaila
 from bgproxy.store import document as document_module
 from bgproxy.store import memory
 from bgproxy.store.base import Store, StoreOptions, open_store
-from bgproxy.store.document import write_safely
+from bgproxy.store.document import release_document, release_from, write_safely
 
 Opened = Callable[..., Awaitable[Store]]
 
@@ -235,3 +236,10 @@ async def test_a_slow_watcher_skips_and_never_queues(opened: Opened, flips: Any)
     await asyncio.sleep(0.01)
     assert not waiting.done()
     waiting.cancel()
+
+
+def test_a_release_from_before_sessions_were_pinned(flips: Any) -> None:
+    document = release_document(replace(flips.first().state.releases["blue"], rolled_back=3))
+    assert release_from(orjson.loads(orjson.dumps(document)), "here").rolled_back == 3
+    del document["rolled_back"]
+    assert release_from(orjson.loads(orjson.dumps(document)), "here").rolled_back == 0

@@ -1,0 +1,51 @@
+"""Which color serves a request: the pointer, the session's pin and its route's policy make one choice.
+
+Decides purely, per request. Promises that a pin is never served by another release in silence: where the choice is
+not the pin's own place, `why` says that the session has to be moved first. Moving is the store's business.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final, NamedTuple
+
+from bgproxy.rules.pin import OnRollback, Pin, Policy
+from bgproxy.rules.pointer import Pointer
+from bgproxy.rules.release import Release
+
+MOVES: Final = frozenset({"gone", "rollback", "follow"})
+"""Of a choice's reasons those for which the session must be moved in the store before it is served there."""
+
+
+class Choice(NamedTuple):
+    """A color and why: active (no pin), pinned, or one of `MOVES`."""
+
+    color: str
+    why: str
+
+
+def choose(
+    pointer: Pointer,
+    releases: Mapping[str, Release],
+    pin: Pin | None,
+    policy: Policy = Policy.PINNED,
+    on_rollback: OnRollback = OnRollback.MOVE,
+) -> Choice:
+    """The color that is to serve.
+
+    gone: the pin's release does not stand on its color any more. rollback: a rollback left that release after the
+    session came to it. follow: the pointer has moved since. By the last two a session moves once per flip at most,
+    for moving gives its pin the pointer's epoch.
+    """
+    if pin is None:
+        return Choice(pointer.active, "active")
+    release = releases.get(pin.color)
+    if release is None or release.label != pin.release:
+        return Choice(pointer.active, "gone")
+    if pin.color == pointer.active or pin.epoch >= pointer.epoch:
+        return Choice(pin.color, "pinned")
+    if policy is Policy.FOLLOW:
+        return Choice(pointer.active, "follow")
+    if on_rollback is OnRollback.MOVE and release.rolled_back > pin.epoch:
+        return Choice(pointer.active, "rollback")
+    return Choice(pin.color, "pinned")

@@ -1,0 +1,167 @@
+"""Where all nodes keep their sessions' pins: the `PinStore` protocol, its promises and its keyspace.
+
+**Promises**, the same for every store, kept by one contract suite. *Key* is here always a key's digest, 16 bytes.
+
+1. One key, one pin: of several nodes that meet a new session at one moment, all get the same pin. It is made on the
+   pointer that stands in the store at that moment, so a pin can never disagree with a flip that was committed before.
+2. All keys of a session lead to one pin: the first is the pin's id, the others are *aliases*. A key that leads to a
+   pin is never led to another while that pin lives; who tries is told by a count of conflicts.
+3. A pin expires when it has not been used for its `ttl`, or at its `max_age`, at most a sixtieth of the ttl late, and
+   is counted exactly until then. Its eight newest aliases live as long as the pin; an older one while it is used.
+4. A pin changes its place only by `migrate` and `move`. By `migrate` once per flip, and only when every live node has
+   applied the pointer and none has a turn of that session under way (`applied`, `idle`).
+5. Who watches is told the ids of pins that have ended or changed. That may be lost when the line breaks; after it has
+   come back, what was known has to be asked for again.
+6. Every call ends within the store's `command_timeout`; what goes wrong is a `StoreUnavailable`. Asking again is safe.
+
+Each pin has an expiry, no call looks at all pins, and `page` walks with a cursor. Pins are no configuration: a memory
+store's snapshot and handover do not hold them, and a Redis that loses them is told them again by the nodes.
+
+**Keyspace** in Redis, beside that of `store/base.py`, under the same hash tag:
+
+    bgproxy:{FLEET}:k:KEY   string  a pin (fields parted by tabs, then its aliases), or @ and the id of the pin that the
+                                    key leads to; expires with it. KEY are 16 raw bytes
+    bgproxy:{FLEET}:n       hash    color, release, end of a bucket (parted by tabs) → pins that expire there
+    bgproxy:{FLEET}:turns   hash    e NODE → the epoch it has applied; t PIN NODE → the serial of a turn under way
+    bgproxy:{FLEET}:pins    channel the ids of pins that ended or changed, 16 raw bytes each
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from typing import Final, NamedTuple, Protocol, runtime_checkable
+
+from bgproxy.rules.pin import Pin
+
+ID_BYTES: Final = 16
+"""Length of a key's digest and so of a pin's id."""
+
+KEPT_ALIASES: Final = 8
+"""Aliases of a pin that live as long as it does: its newest."""
+
+
+class Want(NamedTuple):
+    """A session that needs a pin. `keys`: digests, most specific first, at least one. Times in seconds.
+
+    `offer`: a color and an upstream; where the pin is made on that color, it remembers the upstream. `was`: the pin as
+    this node has known it. Where the store knows none, that one is written again instead of a new one.
+    """
+
+    keys: tuple[bytes, ...]
+    route: str
+    preset: str
+    ttl: float
+    max_age: float = 0.0
+    offer: tuple[str, str] = ("", "")
+    was: Pin | None = None
+
+
+class Learned(NamedTuple):
+    """Keys that an agent has minted, and where it runs: aliases of `pin_id`, or of a new pin at that place."""
+
+    keys: tuple[bytes, ...]
+    pin_id: bytes | None
+    color: str
+    release: str
+    upstream: str
+    epoch: int
+    route: str
+    preset: str
+    ttl: float
+    max_age: float = 0.0
+
+
+class Resolved(NamedTuple):
+    """The pin that stands, what it took (new aliases, keys left to other pins), and the store's unix time."""
+
+    pin: Pin
+    created: bool
+    aliases: int
+    conflicts: int
+    now: float
+
+
+class Turn(NamedTuple):
+    """One session's turn on a node. The serial tells it from the node's later turns of that session."""
+
+    pin_id: bytes
+    serial: int
+
+
+class PinCount(NamedTuple):
+    """Live pins of one release, and when (unix seconds) the last of them expires if none is used any more."""
+
+    live: int
+    last: float
+
+
+@runtime_checkable
+class PinStore(Protocol):
+    """See this module's promises. Wherever a pin's id is asked for, any of its keys will do."""
+
+    async def resolve(self, wants: Sequence[Want]) -> list[Resolved]:
+        """The pins of all these sessions, in one round trip.
+
+        The first of a session's keys that leads to a pin wins; keys that lead nowhere become its aliases. Where none
+        does, a pin is made on the pointer that stands. Counts as use. Raises `StoreUnavailable`, also while the store
+        holds no pointer.
+        """
+
+    async def learn(self, learned: Sequence[Learned]) -> list[Resolved]:
+        """Lead new keys to the pin of their exchange, or to a new one at the place that served.
+
+        A key that leads to another pin is left as it is: an agent cannot mint its way into somebody else's session.
+        Where no key can be had, the first key's pin is answered.
+        """
+
+    async def refresh(self, keys: Sequence[bytes]) -> list[bytes]:
+        """Their pins are in use; answers with those keys that lead to none any more."""
+
+    async def end(self, keys: Sequence[bytes]) -> None:
+        """Their pins are over, with all aliases that live as long as they do."""
+
+    async def place(self, pin: Pin, upstream: str) -> Pin | None:
+        """Remember the upstream, if the pin stands where and as `pin` says; the pin that stands, None where it is gone.
+
+        So of two nodes that place one session at once, both follow the first.
+        """
+
+    async def move(self, key: bytes, color: str, release: str, *, if_epoch_below: int | None = None) -> Pin | None:
+        """Move a session by hand, whatever is under way; the pin that stands after it, None where it is gone.
+
+        Does nothing unless that release stands on that color, and with `if_epoch_below` unless the pin's epoch is
+        lower. The pin gets the pointer's epoch.
+        """
+
+    async def migrate(self, node: str, turns: Sequence[Turn]) -> list[Pin | None]:
+        """Move sessions to the active color for turns that are about to begin; the pins that stand, None if gone.
+
+        One moves if its epoch is below the pointer's, every live node has applied the pointer, and no node has a turn
+        of it under way. One whose release does not stand on its color any more moves at once. One that may not move
+        yet stays, and the turn counts as under way on this node until `idle`.
+        """
+
+    async def applied(self, node: str, epoch: int, turns: Sequence[Turn]) -> None:
+        """This node routes by that epoch, and these turns are under way on it; replaces what it said before."""
+
+    async def idle(self, node: str, turns: Sequence[Turn]) -> None:
+        """These turns are over. One that is not known, or that a later turn has replaced, is no error."""
+
+    async def find(self, key: bytes) -> Pin | None:
+        """The pin that the key leads to. Does not count as use."""
+
+    async def counts(self) -> Mapping[tuple[str, str], PinCount]:
+        """Live pins by (color, release), exact; releases without any are left out. Never looks at the pins."""
+
+    async def page(self, cursor: str, limit: int, color: str | None = None) -> tuple[list[tuple[Pin, float]], str]:
+        """About `limit` pins with their expiry (unix seconds), and the next cursor; "" begins and ends.
+
+        A page may be empty before the end. What lives throughout is met at least once. Raises `BadInput` on a bad
+        cursor.
+        """
+
+    def watch(self) -> AsyncIterator[tuple[bytes, ...]]:
+        """An async generator: () once subscribed, then ids of pins that ended or changed.
+
+        Raises `StoreUnavailable` when the line breaks or has fallen behind. Close it (`aclose`) when done.
+        """

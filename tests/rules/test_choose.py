@@ -1,0 +1,65 @@
+"""Which color serves: every pair of policies against every kind of pin."""
+
+from __future__ import annotations
+
+import pytest
+
+from bgproxy.rules.choose import MOVES, choose
+from bgproxy.rules.pin import OnRollback, Pin, Policy
+from bgproxy.rules.pointer import Pointer
+from bgproxy.rules.release import Release
+
+POINTER = Pointer("green", "blue", 5, "ada", "why", 1.0)
+HERE = ("http://127.0.0.1:1",)
+RELEASES = {"blue": Release("v1", HERE), "green": Release("v2", HERE), "red": Release("v0", HERE, rolled_back=5)}
+
+
+def pin(color: str, release: str, epoch: int) -> Pin:
+    return Pin(b"0" * 16, color, release, "", epoch, 1.0, "mcp", "chat", 0, 600.0)
+
+
+@pytest.mark.parametrize("policy", Policy)
+@pytest.mark.parametrize("on_rollback", OnRollback)
+def test_without_a_pin_the_active_color(policy: Policy, on_rollback: OnRollback) -> None:
+    assert choose(POINTER, RELEASES, None, policy, on_rollback) == ("green", "active")
+
+
+@pytest.mark.parametrize("policy", Policy)
+@pytest.mark.parametrize("on_rollback", OnRollback)
+@pytest.mark.parametrize("lost", [("blue", "v9"), ("pink", "v1"), ("green", "v1"), ("blue", "")])
+@pytest.mark.parametrize("epoch", [1, 5, 9])
+def test_a_release_that_does_not_stand_there(
+    policy: Policy, on_rollback: OnRollback, lost: tuple[str, str], epoch: int
+) -> None:
+    assert choose(POINTER, RELEASES, pin(*lost, epoch), policy, on_rollback) == ("green", "gone")
+
+
+@pytest.mark.parametrize(
+    ("place", "policy", "on_rollback", "choice"),
+    [
+        (("green", "v2", 1), Policy.PINNED, OnRollback.MOVE, ("green", "pinned")),
+        (("green", "v2", 1), Policy.FOLLOW, OnRollback.MOVE, ("green", "pinned")),
+        (("green", "v2", 6), Policy.FOLLOW, OnRollback.MOVE, ("green", "pinned")),
+        (("blue", "v1", 4), Policy.PINNED, OnRollback.MOVE, ("blue", "pinned")),
+        (("blue", "v1", 4), Policy.FOLLOW, OnRollback.MOVE, ("green", "follow")),
+        (("blue", "v1", 4), Policy.FOLLOW, OnRollback.STAY, ("green", "follow")),
+        (("blue", "v1", 5), Policy.FOLLOW, OnRollback.MOVE, ("blue", "pinned")),  # moved there by hand since the flip
+        (("blue", "v1", 6), Policy.FOLLOW, OnRollback.MOVE, ("blue", "pinned")),  # the store knows a newer pointer
+        (("red", "v0", 4), Policy.PINNED, OnRollback.MOVE, ("green", "rollback")),
+        (("red", "v0", 4), Policy.PINNED, OnRollback.STAY, ("red", "pinned")),
+        (("red", "v0", 4), Policy.FOLLOW, OnRollback.STAY, ("green", "follow")),
+        (("red", "v0", 5), Policy.PINNED, OnRollback.MOVE, ("red", "pinned")),  # moved there by hand since
+    ],
+)
+def test_where_the_release_stands(
+    place: tuple[str, str, int], policy: Policy, on_rollback: OnRollback, choice: tuple[str, str]
+) -> None:
+    found = choose(POINTER, RELEASES, pin(*place), policy, on_rollback)
+    assert found == choice
+    assert (found.color != place[0]) == (found.why in MOVES)
+
+
+def test_a_session_that_came_after_the_rollback_stays() -> None:
+    later = Pointer("green", "blue", 8, "ada", "why", 1.0)
+    assert choose(later, RELEASES, pin("red", "v0", 6)) == ("red", "pinned")
+    assert choose(later, RELEASES, pin("red", "v0", 4)) == ("green", "rollback")
