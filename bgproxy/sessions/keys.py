@@ -7,6 +7,7 @@ and ignored. Nothing here knows a protocol.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from hashlib import blake2b
 from typing import Final, NamedTuple
 
@@ -30,6 +31,15 @@ def is_id(value: bytes) -> bool:
     return _ID.fullmatch(value) is not None
 
 
+def joined_id(parts: Sequence[bytes]) -> bytes:
+    """One id of several parts, `MAX_ID` bytes at most; b"" where a part can be none. No part has a space in it."""
+    for part in parts:
+        if not is_id(part):
+            return b""
+    value = b" ".join(parts)
+    return value if len(value) <= MAX_ID else b""
+
+
 def unquoted(value: bytes) -> bytes:
     """A piece of a path or query without its percent encoding (RFC 3986 §2.1); what is no encoding stays."""
     if b"%" not in value:
@@ -38,14 +48,16 @@ def unquoted(value: bytes) -> bytes:
 
 
 def add_key(keys: list[Key], key: Key) -> bool:
-    """Put a key into its place, the most specific first. False: it was there, or there are `MAX_KEYS` already."""
-    if len(keys) >= MAX_KEYS or key in keys:
+    """Put a key into its place, the most specific first. False: it was there, or `MAX_KEYS` go before it."""
+    if key in keys:
         return False
     at = len(keys)
     while at and keys[at - 1].rank > key.rank:
         at -= 1
     keys.insert(at, key)
-    return True
+    if len(keys) > MAX_KEYS:
+        del keys[MAX_KEYS]
+    return at < MAX_KEYS
 
 
 def digest(key: Key, scope: bytes) -> bytes:

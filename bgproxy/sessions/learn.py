@@ -1,67 +1,221 @@
-"""What an agent's answer mints: the keys by which the next request will name this session."""
+"""What an agent's answer mints: the keys by which the next request will name this session.
+
+An answer is tapped, never held: bytes come in, keys come out, and what is kept of the bytes is bounded. An answer
+speaks one protocol: once it has named the session, it is read no further.
+"""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
+from typing import Final
 
+from bgproxy.sessions.events import Event, EventReader
+from bgproxy.sessions.jsonpath import Scanner
 from bgproxy.sessions.keys import Key, add_key, is_id, unquoted
-from bgproxy.sessions.preset import Field, Path, Preset
+from bgproxy.sessions.plan import Plan, Reading
+from bgproxy.sessions.preset import SESSION, EventLink, Field, Group, Path, Preset
 
-_LOCATIONS = (b"location", b"content-location")
+Marks = Sequence[tuple[bytes, bytes]]
+
+JSON_TYPE: Final = re.compile(
+    rb"[ \t]*+(?:application/(?:[\w.+-]+\+)?json|text/json|application/x-ndjson)[ \t]*+(?:;.*+)?", re.IGNORECASE
+)
+_EVENTS_TYPE: Final = re.compile(rb"[ \t]*+text/event-stream[ \t]*+(?:;.*+)?", re.IGNORECASE)
+_REMEMBERED: Final = 16  # keys of an endless answer, so that they are told once
+_NONE: Final[list[Key]] = []
+_LOCATIONS: Final = (b"location", b"content-location")
+
+
+class AnswerRules:
+    """Where the ids of some presets stand in an answer."""
+
+    __slots__ = ("_event_ids", "_fields", "_limit", "_links", "_locations", "_plan", "_words", "endless")
+
+    def __init__(self, presets: Sequence[Preset], groups: Sequence[tuple[int, bool, Group]], limit: int) -> None:
+        """`groups`: those of the presets' `learn_groups` that hold. `limit`: bytes of a body, or of an event."""
+        self._fields: dict[bytes, list[Field]] = {}
+        self._locations: list[Path] = []
+        self._links: list[EventLink] = []
+        self._event_ids: list[tuple[str, int]] = []
+        for preset in presets:
+            for field in preset.learn_fields:
+                self._fields.setdefault(field.name, []).append(field)
+            self._locations += preset.learn_locations
+            self._links += preset.learn_links
+            self._event_ids += preset.learn_event_ids
+        self._plan = Plan(groups) if groups else None
+        self._limit = limit
+        self._words = self._event_words()
+        # Places that an operator named, and events' own ids, may be new in each event.
+        self.endless = bool(self._event_ids) or any(not protocol for _, protocol, _ in groups)
+
+    def __bool__(self) -> bool:
+        return bool(self._fields or self._locations or self._words)
+
+    @property
+    def fields(self) -> frozenset[bytes]:
+        """The fields of an answer that must be known."""
+        names = set(self._fields)
+        if self._locations:
+            names.update(_LOCATIONS)
+        if self._words:
+            names.update((b"content-type", b"content-encoding"))
+        return frozenset(names)
+
+    def _event_words(self) -> re.Pattern[bytes] | None:
+        words = []
+        if self._plan is not None:
+            words.append(rb'"(?:%b)"' % b"|".join(re.escape(word.encode()) for word in sorted(self._plan.words)))
+        words += [rb"event: ?%b" % re.escape(link.event) for link in self._links]
+        if self._event_ids:
+            words.append(rb"(?<![^\r\n])id:")
+        return re.compile(b"|".join(words)) if words else None
+
+    def learner(self, known: Sequence[Key], marks: Marks) -> Learner | None:
+        """What reads an answer with this head; None where it can mint nothing. `known`: keys that are no news."""
+        learner = Learner(self, known)
+        kind = b""
+        encoding = b""
+        for name, raw in marks:
+            value = raw.strip(b" \t")
+            if name == b"content-type":
+                kind = value
+            elif name == b"content-encoding":
+                encoding = value.lower()
+            if name in self._fields or (self._locations and name in _LOCATIONS):
+                self._head(name, value, learner)
+        if self._words is None or (learner.keys and learner.keys[0].rank <= SESSION):
+            learner.done = True
+        elif encoding not in (b"", b"identity"):
+            learner.done = True
+            learner.unread = "compressed"
+        elif _EVENTS_TYPE.fullmatch(kind) is not None:
+            learner.events = EventReader(self._words, self._limit)
+        elif self._plan is not None and JSON_TYPE.fullmatch(kind) is not None:
+            learner.reading = Reading(self._plan)
+            learner.scanner = self._plan.scanner(learner.reading)
+            learner.left = self._limit
+        else:
+            learner.done = True
+        return None if learner.done and not (learner.keys or learner.ignored or learner.unread) else learner
+
+    def _head(self, name: bytes, value: bytes, learner: Learner) -> None:
+        for field in self._fields.get(name, ()):
+            if field.cookie is not None:
+                match = field.cookie.match(value)
+                if match is not None:
+                    learner.mint(Key(field.space, match[1], field.rank))
+            else:
+                learner.mint(Key(field.space, value, field.rank))
+        if name in _LOCATIONS:
+            for rule in self._locations:
+                match = rule.pattern.search(value)
+                if match is not None:
+                    learner.mint(Key(rule.space, unquoted(match[1]), rule.rank))
+
+    def event(self, event: Event) -> Reading | None:
+        """The keys in the data of an event."""
+        if self._plan is None or not event.data:
+            return None
+        reading = Reading(self._plan)
+        scanner = self._plan.scanner(reading)
+        if not scanner.feed(event.data):
+            scanner.end()
+        reading.ignored += scanner.over_long
+        return reading
+
+    def links(self, event: Event) -> list[Key]:
+        """The keys in an event whose data is an address, and its own id as one."""
+        keys = [Key(space, event.id, rank) for space, rank in self._event_ids if is_id(event.id)]
+        for link in self._links:
+            if link.event == event.kind:
+                for name in link.parameters:
+                    match = re.search(rb"[?&]%b=([^&#\s]*)" % re.escape(name), event.data)
+                    if match is not None and is_id(value := unquoted(match[1])):
+                        keys.append(Key(link.space, value, link.rank))
+        return keys
 
 
 class Learner:
-    """Reads one answer. `keys` are those that its head mints; `done` says that its body has nothing to tell."""
+    """Reads one answer."""
 
-    __slots__ = ("_known", "done", "ignored", "keys", "unread")
+    __slots__ = ("_known", "_rules", "done", "events", "ignored", "keys", "left", "reading", "scanner", "unread")
 
-    def __init__(self, known: Sequence[Key]) -> None:
-        self.keys: list[Key] = []
-        self.done = False
+    def __init__(self, rules: AnswerRules, known: Sequence[Key]) -> None:
+        self.keys: list[Key] = []  # minted in the head
+        self.done = False  # nothing more to learn: feeding is of no use
         self.ignored = 0  # values that stood where a key stands, and were none
-        self.unread = ""  # why a body that may mint a key was not read: compressed, oversized
+        self.unread = ""  # why a body that may mint a key was not read (to its end): compressed, oversized
+        self.events: EventReader | None = None
+        self.reading: Reading | None = None
+        self.scanner: Scanner | None = None
+        self.left = 0  # bytes of the body that may still be read
+        self._rules = rules
         self._known = list(known)
 
-    def add(self, key: Key) -> bool:
-        """Take a key for minted, unless the request named it."""
-        return key not in self._known and add_key(self.keys, key)
+    def mint(self, key: Key) -> None:
+        """A key in the head, unless it is none, or no news."""
+        if not is_id(key.value):
+            self.ignored += 1
+        elif key not in self._known and add_key(self.keys, key):
+            self._known.append(key)
 
     def feed(self, data: bytes) -> list[Key]:
-        """Bytes of the answer's body, framing removed; the keys that they mint. Never raises."""
-        return [] if self.done or not data else self.keys[:0]
+        """Bytes of the answer's body, framing removed; the keys that they mint, the most specific first. Never raises.
 
+        The list is for reading: that of no keys is always the same.
+        """
+        if self.done:
+            return _NONE
+        if self.events is not None:
+            events = self.events.feed(data)
+            return _NONE if events is None else self._from_events(events)
+        return self._from_body(data)
 
-class HeadRules:
-    """Where one preset's ids stand in an answer's head."""
+    def _from_events(self, events: list[Event]) -> list[Key]:
+        minted: list[Key] = []
+        for event in events:
+            named = False
+            for key in self._rules.links(event):
+                self._news(key, minted)
+                named = True
+            reading = self._rules.event(event)
+            if reading is not None:
+                self.ignored += reading.ignored
+                for _, key in reading.keys:
+                    self._news(key, minted)
+                    named = True
+            if named and not self._rules.endless:
+                self.done = True
+                break
+        return minted
 
-    __slots__ = ("_fields", "_locations", "names")
-
-    def __init__(self, preset: Preset) -> None:
-        self._fields: dict[bytes, list[Field]] = {}
-        for field in preset.learn_fields:
-            self._fields.setdefault(field.name, []).append(field)
-        self._locations: tuple[Path, ...] = preset.learn_locations
-        self.names = frozenset(self._fields) | (frozenset(_LOCATIONS) if preset.learn_locations else frozenset())
-
-    def read(self, marks: Sequence[tuple[bytes, bytes]], learner: Learner) -> None:
-        """The keys in an answer's head, into the learner."""
-        for name, raw in marks:
-            value = raw.strip(b" \t")
-            for field in self._fields.get(name, ()):
-                if field.form == "cookie":
-                    first = value.partition(b";")[0].partition(b"=")
-                    if first[0].strip(b" \t") != field.cookie:
-                        continue
-                    value = first[2].strip(b' \t"')
-                self._take(learner, field.space, field.rank, value)
-            if self._locations and name in _LOCATIONS:
-                for rule in self._locations:
-                    match = rule.pattern.search(value)
-                    if match is not None:
-                        self._take(learner, rule.space, rule.rank, b" ".join(map(unquoted, match.groups())))
-
-    def _take(self, learner: Learner, space: str, rank: int, value: bytes) -> None:
-        if is_id(value):
-            learner.add(Key(space, value, rank))
+    def _from_body(self, data: bytes) -> list[Key]:
+        scanner = self.scanner
+        reading = self.reading
+        assert scanner is not None
+        assert reading is not None
+        if len(data) >= self.left:
+            self.done = True
+            self.unread = "" if scanner.feed(data[: self.left]) else "oversized"
+            scanner.end()
         else:
-            learner.ignored += 1
+            self.left -= len(data)
+            self.done = scanner.feed(data)
+        minted: list[Key] = []
+        if reading.keys:
+            for _, key in reading.keys:
+                self._news(key, minted)
+            reading.keys = []
+        if self.done:
+            self.ignored += reading.ignored + scanner.over_long
+        return minted
+
+    def _news(self, key: Key, minted: list[Key]) -> None:
+        """Take a key of the body for minted, unless it is no news."""
+        known = self._known
+        if key not in known and add_key(minted, key):
+            known.append(key)
+            if len(known) > _REMEMBERED:
+                del known[0]

@@ -25,6 +25,11 @@ CREDENTIALS: Final = 90
 Form = Literal["whole", "cookie", "encoded", "credentials"]
 
 
+def cookie_pattern(name: bytes) -> re.Pattern[bytes]:
+    """What finds a cookie's value among `name=value` pairs, quotes off (RFC 6265 §4.2.1)."""
+    return re.compile(rb'(?:\A|;)[ \t]*+%b[ \t]*+=[ \t]*+"?+([^;" \t]*+)' % re.escape(name))
+
+
 @dataclass(frozen=True, slots=True)
 class Field:
     """A field of a head that carries an id. As a learner: one of the answer's head, with Set-Cookie for a cookie."""
@@ -33,7 +38,7 @@ class Field:
     space: str
     rank: int
     form: Form = "whole"  # encoded: the value may be `=?base64?…?=`
-    cookie: bytes = b""  # its name, where the form is cookie
+    cookie: re.Pattern[bytes] | None = None  # where the form is cookie: finds its value (`cookie_pattern`)
     needs: tuple[tuple[bytes, re.Pattern[bytes]], ...] = ()  # other fields that must be there, and match as a whole
 
 

@@ -1,4 +1,4 @@
-"""Which session a request belongs to, by its head; whether its body must be read too; what its answer may mint.
+"""Which session a request belongs to, by its head; and whether its body must be read to know.
 
 A `Recogniser` serves one route. It looks for every preset's fields, parameters and paths at once. A message speaks one
 protocol: when one has spoken in the head, neither body nor answer is searched for the ids of another.
@@ -10,266 +10,151 @@ import re
 from binascii import Error as BadBase64
 from binascii import a2b_base64
 from collections.abc import Sequence
-from typing import Final, Protocol
+from typing import Final
 
-from bgproxy.sessions.keys import Key, add_key, credentials_hash, is_id, unquoted
-from bgproxy.sessions.learn import HeadRules, Learner
-from bgproxy.sessions.preset import SESSION, Field, Path, Preset, Query
+from bgproxy.sessions.keys import Key, credentials_hash, is_id, joined_id, unquoted
+from bgproxy.sessions.learn import JSON_TYPE
+from bgproxy.sessions.preset import Field, Preset
+from bgproxy.sessions.sighting import BodyReader, Sighting
+from bgproxy.sessions.tables import Tables
 
 Marks = Sequence[tuple[bytes, bytes]]
 
 _ENCODED: Final = re.compile(rb"=\?base64\?([A-Za-z0-9+/=]*)\?=")
-_WEBSOCKET: Final = b"websocket"
-
-
-class BodyReader(Protocol):
-    """Reads a request's body for keys; what it finds stands in its `Sighting`."""
-
-    def feed(self, data: bytes) -> bool:
-        """Bytes of the body, framing removed. True: enough, the keys are final. Never raises."""
-
-    def end(self) -> None:
-        """The body is whole."""
-
-
-class Sighting:
-    """What a request says about its session. It may be shared between requests: it is for reading."""
-
-    __slots__ = (
-        "_ends_on_delete",
-        "_gone",
-        "_learning",
-        "_method",
-        "_rules",
-        "body",
-        "connection",
-        "ignored",
-        "keys",
-        "minting",
-        "own_cookie",
-        "preset",
-        "sticky_host",
-        "unread",
-    )
-
-    def __init__(self, rules: Rules, method: bytes) -> None:
-        self.keys: list[Key] = []  # the most specific first, no duplicates
-        self.preset = ""  # the one that the first key is of; "" none
-        self.body: BodyReader | None = None  # the body must be read before the keys are final
-        self.unread = ""  # why a body that may hold a key was not read: compressed, oversized, not_json
-        self.sticky_host = False  # the agents of this preset hold memory
-        self.connection = False  # the session is the connection
-        self.minting = False  # the answer may mint a key
-        self.ignored = 0  # values that stood where a key stands, and were none
-        self.own_cookie = b""  # the name of the cookie that the proxy is to set, where the client sent none
-        self._rules = rules
-        self._method = method
-        self._learning = 0
-        self._gone = 0
-        self._ends_on_delete = False
-
-    def response(self, status: int, marks: Marks) -> Learner | None:
-        """What reads the answer for new keys; None where nothing can be learned. `marks`: its `response_fields`."""
-        if not self.minting or not 200 <= status < 300:
-            return None
-        return self._rules.learner(self._learning, self.keys, marks)
-
-    def ends(self, status: int) -> bool:
-        """Whether this answer ends the session of the request."""
-        if status == self._gone:
-            return True
-        return self._ends_on_delete and 200 <= status < 300
-
-    def __repr__(self) -> str:
-        return f"<Sighting {self.preset or 'of nothing'} {self.keys}>"
-
-
-class Rules:
-    """What all requests of a route have in common: the presets, sorted by where they look."""
-
-    __slots__ = (
-        "all",
-        "fields",
-        "head_rules",
-        "hints",
-        "paths",
-        "presets",
-        "protocols",
-        "queries",
-        "query_names",
-        "upgrades",
-    )
-
-    def __init__(self, presets: Sequence[Preset]) -> None:
-        self.presets = tuple(presets)
-        self.protocols = sum(1 << n for n, preset in enumerate(presets) if preset.protocol)
-        self.fields: dict[bytes, list[tuple[int, Field]]] = {}
-        self.queries: dict[bytes, list[tuple[int, Query]]] = {}
-        self.paths: list[tuple[int, tuple[Path, ...]]] = []
-        self.upgrades = -1
-        hints: set[bytes] = set()
-        for n, preset in enumerate(presets):
-            for field in preset.fields:
-                self.fields.setdefault(field.name, []).append((n, field))
-            for query in preset.queries:
-                self.queries.setdefault(query.name, []).append((n, query))
-            if preset.paths:
-                self.paths.append((n, preset.paths))
-                hints.update(preset.hints)
-            if preset.connection and self.upgrades < 0:
-                self.upgrades = n
-        wanted = [re.escape(hint) for hint in sorted(hints)]
-        names = b"|".join(re.escape(name) for name in sorted(self.queries))
-        if names:
-            wanted.append(rb"[?&](?:%b)=" % names)
-        # One look says of most targets that there is nothing in them.
-        self.hints = re.compile(b"|".join(wanted) or rb"(?!)")
-        self.query_names = re.compile(rb"[?&](%b)=([^&#]*)" % (names or rb"(?!)"))
-        self.head_rules = [HeadRules(preset) for preset in presets]
-        self.all = (1 << len(self.presets)) - 1
-
-    def learner(self, learning: int, known: list[Key], marks: Marks) -> Learner | None:
-        """A learner by the rules of the presets in `learning`; None where none of them has a rule for this answer."""
-        learner = Learner(known)
-        for n, rules in enumerate(self.head_rules):
-            if learning >> n & 1:
-                rules.read(marks, learner)
-        learner.done = True
-        return learner
 
 
 class Recogniser:
     """Finds the keys of one route's requests. `inspect_bytes`: so much of a body is read for them at most."""
 
-    __slots__ = ("_blanks", "_rules", "inspect_bytes", "request_fields", "response_fields")
+    __slots__ = ("_blank", "_limit", "_tables", "request_fields", "response_fields")
 
     def __init__(self, presets: Sequence[Preset], *, inspect_bytes: int = 65_536) -> None:
-        rules = Rules(presets)
-        self._rules = rules
-        self.inspect_bytes = inspect_bytes
-        self.request_fields = frozenset(rules.fields) | {
-            need for listed in rules.fields.values() for _, field in listed for need, _ in field.needs
-        }
-        self.response_fields = frozenset(name for head in rules.head_rules for name in head.names)
-        self._blanks: dict[bytes, Sighting] = {}
+        self._tables = Tables(presets, inspect_bytes)
+        self._limit = inspect_bytes
+        self._blank = Sighting(self._tables)
+        self._others(self._blank, b"")
+        self._blank.settle()
+        self.request_fields = self._tables.request_fields()
+        self.response_fields = self._tables.response_fields()
 
     def request(self, method: bytes, target: bytes, marks: Marks, has_body: bool, upgrade: bytes) -> Sighting:
         """What a request says about its session.
 
-        `marks`: those of its fields that are among `request_fields`, their names in lower case, in order. `upgrade`:
-        what it asks to switch to, in lower case.
+        `marks`: those of its fields that are among `request_fields`, their names in lower case, their values as they
+        came, in order. `upgrade`: what it asks to switch to, in lower case.
         """
-        rules = self._rules
-        hinted = rules.hints.search(target) is not None
+        tables = self._tables
+        hinted = tables.hints.search(target) is not None
         if not marks and not hinted and not has_body and not upgrade:
-            blank = self._blanks.get(method)
-            return blank if blank is not None else self._blank(method)
-        sighting = Sighting(rules, method)
-        spoken = 0
+            return self._blank
+        sighting = Sighting(tables)
+        fields = tables.fields
         for name, value in marks:
-            for n, field in rules.fields.get(name, ()):
-                spoken |= self._field(sighting, n, field, value, marks)
+            if name in fields:
+                self._fields(sighting, method, name, value, marks)
         if hinted:
-            spoken |= self._target(sighting, method, target)
-        return self._finish(sighting, spoken, upgrade)
-
-    def _blank(self, method: bytes) -> Sighting:
-        """What a request without any mark says. The methods that the parser lets in are few, so few are kept."""
-        blank = self._finish(Sighting(self._rules, method), 0, b"")
-        self._blanks[method] = blank
-        return blank
-
-    def _finish(self, sighting: Sighting, spoken: int, upgrade: bytes) -> Sighting:
-        rules = self._rules
-        if upgrade == _WEBSOCKET and rules.upgrades >= 0:
-            sighting.connection = True
-            sighting.sticky_host = True
-            if not sighting.preset:
-                sighting.preset = rules.presets[rules.upgrades].name
-        settled = bool(sighting.keys) and sighting.keys[0].rank <= SESSION
-        spoken &= rules.protocols
-        learning = rules.all & ~rules.protocols | spoken if spoken else rules.all
-        sighting._learning = 0 if settled else learning
-        sighting.minting = not settled
-        for preset in rules.presets:
-            if preset.own_cookie and not sighting.keys:
-                sighting.own_cookie = preset.own_cookie
+            self._target(sighting, method, target)
+        if upgrade or tables.own_cookie:
+            self._others(sighting, upgrade)
+        if has_body:
+            self._body(sighting, marks)
+        else:
+            sighting.settle()
         return sighting
 
-    def _field(self, sighting: Sighting, n: int, field: Field, raw: bytes, marks: Marks) -> int:
-        """The key in a field, into the sighting; the bit of the preset that has spoken."""
-        value = raw.strip(b" \t")
-        if field.form != "whole":
-            if field.form == "credentials":
-                value = credentials_hash(value).hex().encode() if value else b""
-            elif field.form == "encoded":
-                value = _decoded(value)
-            else:
-                value = cookie_value(value, field.cookie)
-                if not value:
-                    return 0
-        if field.needs and not _needs_met(field, marks):
-            return 0
-        return self._key(sighting, n, field.space, field.rank, value, b"DELETE" if not field.needs else b"")
+    def _fields(self, sighting: Sighting, method: bytes, name: bytes, raw: bytes, marks: Marks) -> None:
+        """The keys in a field, into the sighting. Of a field that comes again the first is the one that counts."""
+        for number, field in self._tables.fields[name]:
+            value = raw.strip(b" \t")
+            if field.form != "whole":
+                found = _within(field, value)
+                if found is None:
+                    continue
+                value = found
+            if field.needs and not _needs_met(field, marks):
+                continue
+            if not is_id(value) or any(key.space == field.space for key in sighting.keys):
+                sighting.ignored += 1
+                continue
+            deleted = method == b"DELETE" and self._tables.presets[number].delete_ends
+            sighting.take(number, Key(field.space, value, field.rank), deleted)
 
-    def _key(self, sighting: Sighting, n: int, space: str, rank: int, value: bytes, ending: bytes) -> int:
-        if not is_id(value):
-            sighting.ignored += 1
-            return 0
-        keys = sighting.keys
-        preset = self._rules.presets[n]
-        if not keys or rank < keys[0].rank:
-            sighting.preset = preset.name
-            sighting.sticky_host = preset.sticky_host
-            sighting._gone = preset.gone
-            sighting._ends_on_delete = preset.delete_ends and sighting._method == ending
-        if not add_key(keys, Key(space, value, rank)):
-            return 0
-        return 1 << n
-
-    def _target(self, sighting: Sighting, method: bytes, target: bytes) -> int:
-        """The keys in the path and the query, into the sighting; the bits of the presets that have spoken."""
+    def _target(self, sighting: Sighting, method: bytes, target: bytes) -> None:
+        """The keys in the path and the query, into the sighting, and where the path leads."""
+        tables = self._tables
         path, _, query = target.partition(b"?")
-        spoken = 0
-        for n, patterns in self._rules.paths:
+        for number, patterns in tables.paths:
             for rule in patterns:
                 match = rule.pattern.search(path)
                 if match is None:
                     continue
+                if rule.place:
+                    sighting.places |= tables.places[number, rule.place]
                 if match.lastindex:
-                    value = b" ".join(unquoted(part) for part in match.groups())
-                    spoken |= self._key(sighting, n, rule.space, rule.rank, value, b"")
-                    if rule.ends and match.end() == len(path) and method == b"DELETE":
-                        sighting._ends_on_delete = True
+                    value = joined_id([unquoted(part) for part in match.groups()])
+                    deleted = rule.ends and method == b"DELETE" and match.end() == len(path)
+                    self._take(sighting, number, Key(rule.space, value, rule.rank), deleted)
                 break
         if query:
-            for name, raw in self._rules.query_names.findall(target, len(path)):
-                for n, parameter in self._rules.queries[name]:
+            for name, raw in tables.query_names.findall(target, len(path)):
+                for number, parameter in tables.queries[name]:
                     if parameter.path is None or parameter.path.search(path) is not None:
-                        spoken |= self._key(sighting, n, parameter.space, parameter.rank, unquoted(raw), b"")
-        return spoken
+                        value = joined_id([unquoted(raw)])
+                        self._take(sighting, number, Key(parameter.space, value, parameter.rank), False)
+
+    def _take(self, sighting: Sighting, number: int, key: Key, deleted: bool) -> None:
+        if key.value and not any(other.space == key.space for other in sighting.keys):
+            sighting.take(number, key, deleted)
+        else:
+            sighting.ignored += 1
+
+    def _others(self, sighting: Sighting, upgrade: bytes) -> None:
+        """What needs no key: a connection that is a session, and a cookie of our own."""
+        tables = self._tables
+        preset = tables.connection
+        if preset is not None and upgrade == b"websocket":
+            sighting.connection = True
+            if not sighting.keys:
+                sighting.preset = preset.name
+                sighting.sticky_host = preset.sticky_host
+        if not sighting.keys:
+            sighting.own_cookie = tables.own_cookie
+
+    def _body(self, sighting: Sighting, marks: Marks) -> None:
+        """Let the body be read, if it may hold a more specific key than the head does."""
+        plan = self._tables.body(sighting.asked(), sighting.places)
+        if plan is not None and not (sighting.keys and sighting.keys[0].rank <= plan.best):
+            kind = b""
+            for name, value in marks:
+                if name == b"content-encoding" and value.strip(b" \t").lower() not in (b"", b"identity"):
+                    sighting.unread = "compressed"
+                elif name == b"content-type":
+                    kind = value
+            if kind and not sighting.unread and JSON_TYPE.fullmatch(kind) is None:
+                sighting.unread = "not_json"
+            if not sighting.unread:
+                sighting.body = BodyReader(sighting, plan, self._limit)
+        sighting.settle()
 
 
-def cookie_value(value: bytes, name: bytes) -> bytes:
-    """The value of a cookie in a Cookie field, or the first pair of a Set-Cookie field; b"" where it is not there."""
-    for pair in value.split(b";", 64):
-        found, _, content = pair.strip(b" \t").partition(b"=")
-        if found == name:
-            return content.strip(b'"')
-    return b""
-
-
-def _decoded(value: bytes) -> bytes:
-    match = _ENCODED.fullmatch(value)
-    if match is None:
+def _within(field: Field, value: bytes) -> bytes | None:
+    """The id within a field's value; None where there is none, b"" where it is wrong."""
+    if field.cookie is not None:
+        match = field.cookie.search(value)
+        return match[1] if match is not None else None
+    if field.form == "credentials":
+        return credentials_hash(value).hex().encode() if value else None
+    encoded = _ENCODED.fullmatch(value)
+    if encoded is None:
         return value
     try:
-        return a2b_base64(match[1])
+        return a2b_base64(encoded[1])
     except BadBase64:
         return b""
 
 
 def _needs_met(field: Field, marks: Marks) -> bool:
+    """Whether the fields are there without which this one means nothing."""
     return all(
         any(found == name and pattern.fullmatch(value.strip(b" \t")) is not None for found, value in marks)
         for name, pattern in field.needs

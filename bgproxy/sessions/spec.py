@@ -11,7 +11,18 @@ from difflib import get_close_matches
 from typing import Final
 
 from bgproxy.errors import ConfigError
-from bgproxy.sessions.preset import BROWSER, CREDENTIALS, NAMED, Field, Group, Member, Path, Preset, Query
+from bgproxy.sessions.preset import (
+    BROWSER,
+    CREDENTIALS,
+    NAMED,
+    Field,
+    Group,
+    Member,
+    Path,
+    Preset,
+    Query,
+    cookie_pattern,
+)
 from bgproxy.sessions.presets import PROTOCOLS
 
 OWN_COOKIE: Final = b"bgproxy_session"
@@ -56,9 +67,9 @@ def _header(text: str, value: str) -> Preset:
 def _cookie(text: str, value: str) -> Preset:
     if _TOKEN.fullmatch(value) is None:
         raise _wrong(text, "is not the name of a cookie")
-    name = value.encode()
-    sent = Field(b"cookie", f"cookie:{value}", BROWSER, form="cookie", cookie=name)
-    set_by_agent = Field(b"set-cookie", f"cookie:{value}", BROWSER, form="cookie", cookie=name)
+    pattern = cookie_pattern(value.encode())
+    sent = Field(b"cookie", f"cookie:{value}", BROWSER, form="cookie", cookie=pattern)
+    set_by_agent = Field(b"set-cookie", f"cookie:{value}", BROWSER, form="cookie", cookie=pattern)
     return Preset(text, protocol=False, fields=(sent,), learn_fields=(set_by_agent,))
 
 
@@ -125,7 +136,7 @@ _OWN: Final = {
         "cookie",
         protocol=False,
         own_cookie=OWN_COOKIE,
-        fields=(Field(b"cookie", "cookie", BROWSER, form="cookie", cookie=OWN_COOKIE),),
+        fields=(Field(b"cookie", "cookie", BROWSER, form="cookie", cookie=cookie_pattern(OWN_COOKIE)),),
     ),
     "credentials": Preset(
         "credentials",

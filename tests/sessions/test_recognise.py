@@ -47,9 +47,17 @@ def test_the_longest_id_is_one() -> None:
     assert values(see(DEFAULT, b"/", (b"mcp-session-id", b"a" * 512))) == [("mcp", b"a" * 512)]
 
 
-def test_of_thousands_of_ids_a_few_are_taken() -> None:
+def test_of_thousands_of_ids_the_first_is_taken() -> None:
     marks = [(b"mcp-session-id", b"%d" % n) for n in range(5_000)]
-    assert len(see(DEFAULT, b"/", *marks).keys) == MAX_KEYS
+    sighting = see(DEFAULT, b"/", *marks)
+    assert (values(sighting), sighting.ignored) == ([("mcp", b"0")], 4_999)
+
+
+def test_of_ids_of_many_kinds_a_few_are_taken_the_most_specific_first() -> None:
+    many = recogniser(*(f"cookie:c{n}" for n in range(20)), "mcp")
+    cookies = b"; ".join(b"c%d=v" % n for n in range(20))
+    keys = see(many, b"/", (b"cookie", cookies), (b"mcp-session-id", b"m")).keys
+    assert [key.space for key in keys] == ["mcp", *(f"cookie:c{n}" for n in range(MAX_KEYS - 1))]
 
 
 @pytest.mark.parametrize(("status", "over"), [(200, False), (404, True), (500, False)])

@@ -1,0 +1,143 @@
+"""What is looked for in one JSON document, by the groups of several presets at once, and which keys it has.
+
+Reading ends as soon as one protocol's group is complete and each member that an operator named is there: what stands
+behind is not looked at. What a group needs beside its members (its guard) must be there too, or it says nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from hashlib import blake2b
+from typing import Final
+
+from bgproxy.sessions.jsonpath import Node, Scanner, compile_paths
+from bgproxy.sessions.keys import MAX_ID, MAX_KEYS, Key, is_id, joined_id
+from bgproxy.sessions.preset import Group, Member
+
+MAX_OPAQUE: Final = 16_384  # bytes of a text that is no id, but whose hash may stand for one
+_MAX_TEXT: Final = 6 * MAX_ID  # each character may be written as \uXXXX
+
+
+class Plan:
+    """The groups that one document is read for, each with the number of its preset."""
+
+    __slots__ = ("_groups", "_named", "_protocols", "_root", "_slots", "best", "words")
+
+    def __init__(self, groups: Sequence[tuple[int, bool, Group]]) -> None:
+        """`groups`: preset's number, whether that is a protocol (and not an operator's own place), and the group."""
+        limits: dict[tuple[str, ...], int] = {}
+        for _, _, group in groups:
+            for member in group.members:
+                limits[member.at] = max(limits.get(member.at, 0), MAX_OPAQUE if member.opaque else _MAX_TEXT)
+            if group.guard:
+                limits.setdefault(group.guard, _MAX_TEXT)
+        slots = {path: slot for slot, path in enumerate(limits)}
+        self._groups = [_Compiled(preset, protocol, group, slots) for preset, protocol, group in groups]
+        self._slots = len(slots)
+        self._root: Node = compile_paths(list(limits), list(limits.values()))
+        self._protocols = [group for group in self._groups if group.protocol]
+        self._named = 0  # the members that an operator named, as bits
+        for compiled in self._groups:
+            if not compiled.protocol:
+                self._named |= compiled.mask
+        self.best = min(member.rank for _, _, group in groups for member in group.members)
+        # In each document that has a key there is one of these names.
+        self.words = frozenset(max((*member.at, *g.guard), key=len) for _, _, g in groups for member in g.members)
+
+    def scanner(self, reading: Reading) -> Scanner:
+        """A reader of one document, whose keys go to `reading`."""
+        return Scanner(self._root, self._slots, reading)
+
+    def enough(self, found: int, values: list[bytes]) -> bool:
+        """Whether a document has said all that can be asked of it."""
+        if found & self._named != self._named:
+            return False
+        for group in self._protocols:
+            if found & group.mask == group.mask and group.holds(found, values):
+                return True
+        return not self._protocols
+
+    def read(self, found: int, values: list[bytes], reading: Reading) -> None:
+        """The keys of a document, into `reading`. Of several protocols the first one speaks."""
+        spoken = -1
+        for group in self._groups:
+            if not found & group.mask or not group.holds(found, values):
+                continue
+            if group.protocol:
+                if spoken >= 0 and spoken != group.preset:
+                    continue
+                if group.read(found, values, reading):
+                    spoken = group.preset
+            else:
+                group.read(found, values, reading)
+
+
+class Reading:
+    """What one body, or one event, was found to hold: keys, each with its preset's number."""
+
+    __slots__ = ("_plan", "ignored", "keys")
+
+    def __init__(self, plan: Plan) -> None:
+        self.keys: list[tuple[int, Key]] = []
+        self.ignored = 0  # values that stood where a key stands, and were none
+        self._plan = plan
+
+    def enough(self, found: int, values: list[bytes]) -> bool:
+        """See `Taker`. In a batch this is asked of each element, and the first that is complete ends it."""
+        return self._plan.enough(found, values)
+
+    def document(self, found: int, values: list[bytes]) -> bool:
+        """See `Taker`."""
+        self._plan.read(found, values, self)
+        return len(self.keys) >= MAX_KEYS
+
+    def add(self, preset: int, member: Member, value: bytes) -> None:
+        """One more key; b"" stands for a value that can be none."""
+        if not value:
+            self.ignored += 1
+        elif len(self.keys) < MAX_KEYS:
+            self.keys.append((preset, Key(member.space, value, member.rank)))
+
+
+class _Compiled:
+    """A group whose members are slots of a scanner."""
+
+    __slots__ = ("_among", "_guard", "_joined", "_members", "mask", "preset", "protocol")
+
+    def __init__(self, preset: int, protocol: bool, group: Group, slots: Mapping[tuple[str, ...], int]) -> None:
+        self.preset = preset
+        self.protocol = protocol
+        self._members = [(slots[member.at], member) for member in group.members]
+        self.mask = 0  # the members' slots, as bits
+        for slot, _ in self._members:
+            self.mask |= 1 << slot
+        self._joined = group.joined
+        self._guard = slots[group.guard] if group.guard else -1
+        self._among = group.among
+
+    def holds(self, found: int, values: list[bytes]) -> bool:
+        """Whether what the group needs is there."""
+        if self._joined and found & self.mask != self.mask:
+            return False
+        if self._guard < 0:
+            return True
+        return bool(found >> self._guard & 1) and (not self._among or values[self._guard] in self._among)
+
+    def read(self, found: int, values: list[bytes], reading: Reading) -> bool:
+        """The group's keys. False: there were none."""
+        before = len(reading.keys)
+        if self._joined:
+            member = self._members[0][1]
+            reading.add(self.preset, member, joined_id([values[slot] for slot, _ in self._members]))
+            return len(reading.keys) > before
+        for slot, member in self._members:
+            if found >> slot & 1:
+                value = values[slot]
+                if not is_id(value):
+                    value = _hashed(value) if member.opaque and value else b""
+                reading.add(self.preset, member, value)
+        return len(reading.keys) > before
+
+
+def _hashed(value: bytes) -> bytes:
+    return blake2b(value, digest_size=16).hexdigest().encode()

@@ -1,0 +1,135 @@
+"""What one request says about its session: by its head at once, by its body as that comes in.
+
+A body is read no further than is needed, and goes on exactly as it came: that it is read changes nothing about it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from bgproxy.sessions.jsonpath import Scanner
+from bgproxy.sessions.keys import Key, add_key
+from bgproxy.sessions.learn import Learner
+from bgproxy.sessions.plan import Plan, Reading
+from bgproxy.sessions.preset import SESSION
+from bgproxy.sessions.tables import Tables
+
+Marks = Sequence[tuple[bytes, bytes]]
+
+
+class Sighting:
+    """What a request says about its session. It may be shared between requests: it is for reading."""
+
+    __slots__ = (
+        "_deleted",
+        "_gone",
+        "_tables",
+        "body",
+        "connection",
+        "ignored",
+        "keys",
+        "minting",
+        "own_cookie",
+        "places",
+        "preset",
+        "spoken",
+        "sticky_host",
+        "unread",
+    )
+
+    def __init__(self, tables: Tables) -> None:
+        self.keys: list[Key] = []  # the most specific first, no duplicates
+        self.preset = ""  # the one that the first key is of; "" none
+        self.body: BodyReader | None = None  # the body must be read before the keys are final
+        self.unread = ""  # why a body that may hold a key was not read (to its end): compressed, oversized, not_json
+        self.sticky_host = False  # the agents of this preset hold memory
+        self.connection = False  # the session is the connection
+        self.minting = True  # the answer may mint a key
+        self.ignored = 0  # values that stood where a key stands, and were none
+        self.own_cookie = b""  # the name of the cookie that the proxy is to set, where the client sent none
+        self.spoken = 0  # the presets that have a key here, as bits
+        self.places = 0  # where the path leads, as bits
+        self._tables = tables
+        self._gone = 0  # the status that says that the session is over
+        self._deleted = False  # success ends the session
+
+    def take(self, number: int, key: Key, deleted: bool) -> None:
+        """One more key, found by the preset of this number. `deleted`: the request is to end what it names."""
+        keys = self.keys
+        if not keys or key.rank < keys[0].rank:
+            preset = self._tables.presets[number]
+            self.preset = preset.name
+            self.sticky_host = preset.sticky_host
+            self._gone = preset.gone if key.rank <= SESSION else 0
+            self._deleted = deleted
+        if add_key(keys, key):
+            self.spoken |= 1 << number
+
+    def asked(self) -> int:
+        """The presets that still have a say, as bits: of the protocols, if one has spoken, only that one."""
+        tables = self._tables
+        spoken = self.spoken & tables.protocols
+        return tables.all & ~tables.protocols | spoken if spoken else tables.all
+
+    def settle(self) -> None:
+        """The keys are final."""
+        keys = self.keys
+        if keys:
+            self.own_cookie = b""
+        self.minting = not (keys and keys[0].rank <= SESSION) and bool(self._tables.answer(self.asked(), self.places))
+
+    def response(self, status: int, marks: Marks) -> Learner | None:
+        """What reads the answer for new keys; None where there can be none. `marks`: its `response_fields`."""
+        if not self.minting or not 200 <= status < 300:
+            return None
+        return self._tables.answer(self.asked(), self.places).learner(self.keys, marks)
+
+    def ends(self, status: int) -> bool:
+        """Whether the session of the request is over with this answer."""
+        return status == self._gone or (self._deleted and 200 <= status < 300)
+
+    def __repr__(self) -> str:
+        return f"<Sighting {self.preset or 'of nothing'} {self.keys}>"
+
+
+class BodyReader:
+    """Reads a request's body for keys. What it finds stands in its `Sighting`, and is final when reading ends."""
+
+    __slots__ = ("_left", "_reading", "_scanner", "_sighting")
+
+    def __init__(self, sighting: Sighting, plan: Plan, limit: int) -> None:
+        """`limit`: so many bytes are read at most."""
+        self._sighting = sighting
+        self._reading = Reading(plan)
+        self._scanner: Scanner | None = plan.scanner(self._reading)
+        self._left = limit
+
+    def feed(self, data: bytes) -> bool:
+        """Bytes of the body, framing removed. True: enough, the keys are final. Never raises."""
+        scanner = self._scanner
+        if scanner is None:
+            return True
+        if len(data) < self._left:
+            self._left -= len(data)
+            if not scanner.feed(data):
+                return False
+        elif not scanner.feed(data[: self._left]):
+            self._sighting.unread = "oversized"
+        self._finish(scanner)
+        return True
+
+    def end(self) -> None:
+        """The body is whole."""
+        if self._scanner is not None:
+            self._finish(self._scanner)
+
+    def _finish(self, scanner: Scanner) -> None:
+        scanner.end()
+        self._scanner = None
+        sighting = self._sighting
+        if not scanner.json:
+            sighting.unread = "not_json"
+        for number, key in self._reading.keys:
+            sighting.take(number, key, False)
+        sighting.ignored += self._reading.ignored + scanner.over_long
+        sighting.settle()

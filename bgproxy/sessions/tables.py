@@ -1,0 +1,123 @@
+"""The presets of a route, sorted by where they look: what all its requests have in common.
+
+Which rules hold depends on which protocols have spoken and on where the path leads; each such case is worked out once.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from bgproxy.sessions.learn import AnswerRules
+from bgproxy.sessions.plan import Plan
+from bgproxy.sessions.preset import Field, Group, Path, Preset, Query
+
+
+class Tables:
+    """Presets are numbered by their order; a set of them is an integer, one bit for each."""
+
+    __slots__ = (
+        "_answers",
+        "_bodies",
+        "_limit",
+        "_placed",
+        "_unplaced",
+        "all",
+        "connection",
+        "fields",
+        "hints",
+        "own_cookie",
+        "paths",
+        "places",
+        "presets",
+        "protocols",
+        "queries",
+        "query_names",
+        "reads_bodies",
+    )
+
+    def __init__(self, presets: Sequence[Preset], limit: int) -> None:
+        """`limit`: bytes of a body that are read, of a request's as of an answer's."""
+        self.presets = tuple(presets)
+        self.all = (1 << len(self.presets)) - 1
+        self.protocols = 0
+        self.connection: Preset | None = None  # for which a WebSocket is a session
+        self.own_cookie = b""
+        self.fields: dict[bytes, list[tuple[int, Field]]] = {}
+        self.queries: dict[bytes, list[tuple[int, Query]]] = {}
+        self.paths: list[tuple[int, tuple[Path, ...]]] = []
+        self.places: dict[tuple[int, str], int] = {}  # of a preset, each with its bit
+        self.reads_bodies = False
+        self._limit = limit
+        self._bodies: dict[tuple[int, int], Plan | None] = {}
+        self._answers: dict[tuple[int, int], AnswerRules] = {}
+        for number, preset in enumerate(self.presets):
+            self._add(number, preset)
+        names = b"|".join(re.escape(name) for name in sorted(self.queries))
+        hints = [re.escape(hint) for hint in sorted({hint for preset in presets for hint in preset.hints})]
+        if names:
+            hints.append(rb"[?&](?:%b)=" % names)
+        # One look says of most targets that there is nothing in them.
+        self.hints = re.compile(b"|".join(hints) or rb"(?!)")
+        self.query_names = re.compile(rb"[?&](%b)=([^&#]*)" % (names or rb"(?!)"))
+
+    def _add(self, number: int, preset: Preset) -> None:
+        if preset.protocol:
+            self.protocols |= 1 << number
+        if preset.connection and self.connection is None:
+            self.connection = preset
+        self.own_cookie = self.own_cookie or preset.own_cookie
+        self.reads_bodies = self.reads_bodies or bool(preset.groups)
+        for field in preset.fields:
+            self.fields.setdefault(field.name, []).append((number, field))
+        for query in preset.queries:
+            self.queries.setdefault(query.name, []).append((number, query))
+        if preset.paths:
+            self.paths.append((number, preset.paths))
+        for path in preset.paths:
+            if path.place:
+                self.places.setdefault((number, path.place), 1 << len(self.places))
+
+    def body(self, asked: int, places: int) -> Plan | None:
+        """What a body is read for, if only the presets in `asked` are; None for nothing."""
+        case = (asked, places)
+        if case not in self._bodies:
+            groups = [
+                (number, preset.protocol, group)
+                for number, preset in enumerate(self.presets)
+                if asked >> number & 1
+                for group in self._holding(number, preset.groups, places)
+            ]
+            self._bodies[case] = Plan(groups) if groups else None
+        return self._bodies[case]
+
+    def answer(self, asked: int, places: int) -> AnswerRules:
+        """Where an answer may have ids, if only the presets in `asked` are looked at."""
+        case = (asked, places)
+        rules = self._answers.get(case)
+        if rules is None:
+            chosen = [(number, preset) for number, preset in enumerate(self.presets) if asked >> number & 1]
+            groups = [
+                (number, preset.protocol, group)
+                for number, preset in chosen
+                for group in self._holding(number, preset.learn_groups, places)
+            ]
+            rules = self._answers[case] = AnswerRules([preset for _, preset in chosen], groups, self._limit)
+        return rules
+
+    def _holding(self, number: int, groups: Sequence[Group], places: int) -> list[Group]:
+        """Those groups of a preset that hold where the path has led."""
+        return [group for group in groups if not group.place or places & self.places[number, group.place]]
+
+    def request_fields(self) -> frozenset[bytes]:
+        """The fields of a request that must be known, their names in lower case."""
+        names = set(self.fields)
+        names.update(need for listed in self.fields.values() for _, field in listed for need, _ in field.needs)
+        if self.reads_bodies:
+            names.update((b"content-type", b"content-encoding"))
+        return frozenset(names)
+
+    def response_fields(self) -> frozenset[bytes]:
+        """The fields of an answer that must be known."""
+        everywhere = (1 << len(self.places)) - 1
+        return self.answer(self.all, everywhere).fields
