@@ -19,8 +19,11 @@
     bgproxy:{FLEET}:nodes   hash    node id → its last report with the time it came; the dead are swept by the living
     bgproxy:{FLEET}:bell    channel the revision that has just been written, nothing else
 
-An ACL user needs: `~bgproxy:{FLEET}:* &bgproxy:{FLEET}:bell +@connection +exists +hmget +hgetall +hset +hdel +xadd
-+xrevrange +publish +subscribe +unsubscribe +time +evalsha +script|load`.
+The sessions' pins stand beside it: `store/pinning.py`.
+
+An ACL user needs: `~bgproxy:{FLEET}:* &bgproxy:{FLEET}:bell &bgproxy:{FLEET}:pins +@connection +exists +hget +hmget
++hgetall +hkeys +hexists +hset +hdel +hincrby +get +mget +set +del +pexpireat +scan +xadd +xrevrange +publish
++subscribe +unsubscribe +time +evalsha +script|load`.
 """
 
 from __future__ import annotations
@@ -33,6 +36,7 @@ from urllib.parse import urlsplit
 
 from bgproxy.errors import BgproxyError, ConfigError
 from bgproxy.rules.fleet import Change, FleetState
+from bgproxy.store.pinning import PinStore
 
 SCHEMA = 1  # of the state; raised when an older bgproxy would misread it
 
@@ -102,6 +106,7 @@ class Store(Protocol):
 
     kind: str
     shared: bool  # whether several processes may stand on it
+    pins: PinStore
 
     async def open(self) -> None:
         """Check that the store is there and can be used; raises a kind of `StoreUnavailable` that says what to do.

@@ -24,6 +24,7 @@ from bgproxy.rules.fleet import Change, FleetState
 from bgproxy.store.base import AuditEntry, Conflict, NodeReport, StoreOptions
 from bgproxy.store.document import entries_from, parsed, state_document, state_from, write_safely
 from bgproxy.store.memory_pins import MemoryPins
+from bgproxy.store.pinning import PinStore
 
 log = logging.getLogger(__name__)
 
@@ -51,7 +52,7 @@ class MemoryStore:
         self._nodes: dict[str, tuple[NodeReport, float]] = {}
         self._bells: set[_Bell] = set()
         self._writing = asyncio.Lock()
-        self.pins = MemoryPins(lambda: self._state, self._live_nodes)
+        self.pins: PinStore = MemoryPins(lambda: self._state, self._live_nodes)
         self._is_loaded = False
 
     def __repr__(self) -> str:

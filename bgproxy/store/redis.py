@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import re
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping
 from dataclasses import asdict
 from importlib.resources import files
 from typing import Any, cast
@@ -34,6 +34,8 @@ from bgproxy.store.document import (
     release_document,
     state_from,
 )
+from bgproxy.store.pinning import PinStore
+from bgproxy.store.redis_pins import RedisPins
 
 _CONNECTIONS = 16  # commands at once from one process; more wait for their turn
 _ENTRY_ID = re.compile(r"[0-9]{1,18}-[0-9]{1,18}")
@@ -74,6 +76,7 @@ class RedisStore:
         self._client = Redis(connection_pool=self._pool)
         self._commit_script = self._client.register_script(_script("commit.lua"))
         self._beat_script = self._client.register_script(_script("beat.lua"))
+        self.pins: PinStore = RedisPins(self._client, self._border, self._hear, prefix, options.node_ttl)
 
     def __repr__(self) -> str:
         return f"<RedisStore {self._address} fleet {self._options.fleet}>"
@@ -145,20 +148,12 @@ class RedisStore:
 
     async def watch(self) -> AsyncIterator[int]:
         """See `Store.watch`."""
-        line = self._client.pubsub()
-        try:
-            async with self._border(self._options.connect_timeout):
-                await line.subscribe(self._bell)
-                await line.get_message(timeout=None)  # the confirmation: only now nothing is missed
-            yield 0
-            while True:
-                async with self._border(None):
-                    message = await line.get_message(timeout=None)
-                if message and message["type"] == "message" and (revision := bytes(message["data"])).isdigit():
+        async with contextlib.aclosing(self._hear(self._bell)) as line:
+            async for revision in line:
+                if revision is None:
+                    yield 0
+                elif revision.isdigit():
                     yield int(revision[:18])
-        finally:
-            with contextlib.suppress(redis_errors.RedisError, OSError):
-                await cast("Any", line).aclose()
 
     async def beat(self, node: NodeReport) -> None:
         """See `Store.beat`."""
@@ -188,6 +183,23 @@ class RedisStore:
         """See `Store.leave`."""
         async with self._border():
             await cast("Any", self._client.hdel(self._nodes_key, node_id))
+
+    async def _hear(self, channel: str) -> AsyncGenerator[bytes | None, None]:
+        """None once subscribed, then what is published on the channel; raises when the line breaks."""
+        line = self._client.pubsub()
+        try:
+            async with self._border(self._options.connect_timeout):
+                await line.subscribe(channel)
+                await line.get_message(timeout=None)  # the confirmation: only now nothing is missed
+            yield None
+            while True:
+                async with self._border(None):
+                    message = await line.get_message(timeout=None)
+                if message and message["type"] == "message":
+                    yield bytes(message["data"])
+        finally:
+            with contextlib.suppress(redis_errors.RedisError, OSError):
+                await cast("Any", line).aclose()
 
     def _state(self, fields: Mapping[bytes, bytes]) -> FleetState | None:
         """The state of the hash's fields; None where there is no hash."""

@@ -47,7 +47,7 @@ def bells(pins: PinStore) -> AsyncGenerator[tuple[bytes, ...], None]:
     return cast("AsyncGenerator[tuple[bytes, ...], None]", pins.watch())
 
 
-@pytest.fixture(params=["memory"])
+@pytest.fixture(params=["memory", pytest.param("redis", marks=pytest.mark.redis)])
 def url(request: pytest.FixtureRequest) -> str:
     return "memory://" if request.param == "memory" else str(request.getfixturevalue("redis_server").url)
 

@@ -13,6 +13,7 @@ import pytest
 from bgproxy.errors import NotRedis, SchemaTooNew, StoreAuth, StoreBroken, StoreUnavailable
 from bgproxy.store.base import Conflict, NodeReport, Store, StoreOptions, open_store
 from bgproxy.store.mirror import Mirror
+from bgproxy.store.pinning import Learned, PinStore, Turn, Want
 
 pytestmark = pytest.mark.redis
 
@@ -20,6 +21,7 @@ Opened = Callable[..., Awaitable[Store]]
 SECRET = "p@ss/w#rd?:%"
 QUOTED = "p%40ss%2Fw%23rd%3F%3A%25"
 NODE = NodeReport("n", "h", 1, "0.1", 1)
+WANT = Want((b"c" * 16,), "chat", "mcp", 60.0)
 
 
 def everything_said(error: BaseException) -> str:
@@ -149,7 +151,14 @@ class TestCredentials:
         assert await store.read() is None
 
     async def test_a_user_with_the_rights_that_are_documented(self, opened: Opened, own_redis: Any, flips: Any) -> None:
-        rights = ["resetchannels", "~bgproxy:{agents}:*", "&bgproxy:{agents}:bell", "-@all", *documented_rights()]
+        rights = [
+            "resetchannels",
+            "~bgproxy:{agents}:*",
+            "&bgproxy:{agents}:bell",
+            "&bgproxy:{agents}:pins",
+            "-@all",
+            *documented_rights(),
+        ]
         assert own_redis.command("ACL", "SETUSER", "bg", "on", f">{SECRET}", *rights).startswith(b"+OK")
         store = await opened(self.url(own_redis, f"bg:{QUOTED}"), fleet="agents")
         state, entry = await store.commit(flips.first(), create=True)
@@ -160,10 +169,39 @@ class TestCredentials:
         assert (await store.audit(limit=5))[-1] == entry
         await store.beat(NODE)
         assert len(await store.nodes()) == 1
+        await self.every_verb_on_pins(store.pins, flips)
         await store.leave("n")
 
+    async def every_verb_on_pins(self, pins: PinStore, flips: Any) -> None:
+        """Each of its commands is tried: what is missing in the documented rights is refused by name."""
+        async with aclosing(pins.watch()) as bells:  # type: ignore[type-var]
+            assert await anext(bells) == ()
+            first, second = await pins.resolve([Want((b"a" * 16, b"b" * 16), "chat", "mcp", 60.0), WANT])
+            assert first.pin.color == "green"
+            assert await pins.place(first.pin, "http://h:1") is not None
+            assert await anext(bells) == (first.pin.id,)
+        await pins.learn([Learned((b"d" * 16,), second.pin.id, "green", "v2", "", 2, "chat", "mcp", 60.0)])
+        assert await pins.refresh([b"d" * 16]) == []
+        assert len((await pins.page("", 100))[0]) == 2
+        assert (await pins.counts())["green", "v2"].live == 2
+        await pins.applied("n", 2, [Turn(first.pin.id, 1)])
+        await pins.idle("n", [Turn(first.pin.id, 1)])
+        assert await pins.migrate("n", [Turn(second.pin.id, 2)]) == [second.pin]
+        moved = await pins.move(b"d" * 16, "blue", "v1")
+        assert moved is not None
+        assert moved.color == "blue"
+        assert await pins.find(b"d" * 16) == moved
+        await pins.end([first.pin.id])
+
     async def test_a_user_of_another_fleet(self, opened: Opened, own_redis: Any) -> None:
-        rights = ["resetchannels", "~bgproxy:{agents}:*", "&bgproxy:{agents}:bell", "-@all", *documented_rights()]
+        rights = [
+            "resetchannels",
+            "~bgproxy:{agents}:*",
+            "&bgproxy:{agents}:bell",
+            "&bgproxy:{agents}:pins",
+            "-@all",
+            *documented_rights(),
+        ]
         own_redis.command("ACL", "SETUSER", "bg", "on", f">{SECRET}", *rights)
         with pytest.raises(StoreAuth, match=r"may not do this.*store/base\.py") as refused:
             await opened(self.url(own_redis, f"bg:{QUOTED}"), fleet="others")

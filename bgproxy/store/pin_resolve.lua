@@ -1,0 +1,56 @@
+-- Each session's pin: the first that one of its keys leads to, else a new one on the pointer that stands.
+--
+-- KEYS  3... the keys of all sessions, one session after the other
+-- ARGV  for each session from 3 on: how many keys, ttl, max_age, route, preset, offered color, offered upstream,
+--       "" or the pin to be written again where there is none: its raw id and its text
+--
+-- Answers {time, then for each: id, text, created, aliases, conflicts}, or {} where no pointer stands.
+
+local answer, at = {string.format('%.6f', now)}, 3
+for arg = 3, #ARGV, 8 do
+  local ttl, max_age, was = ARGV[arg + 1], ARGV[arg + 2], ARGV[arg + 7]
+  local mine = ids(at, at + ARGV[arg] - 1)
+  at = at + ARGV[arg]
+
+  local pin
+  for _, id in ipairs(mine) do
+    pin = pin or find(id)
+  end
+  local created = pin == nil
+  if pin then
+    if pin.ttl ~= ttl or pin.max_age ~= max_age then -- the configuration has changed
+      pin.ttl, pin.max_age = ttl, max_age
+      keep(pin)
+    end
+    use(pin)
+  end
+
+  if not pin and was ~= '' then
+    local old = parse(string.sub(was, 1, 16), string.sub(was, 17))
+    old.ttl, old.max_age = ttl, max_age
+    if expiry(tonumber(old.created), tonumber(ttl), tonumber(max_age)) > now then
+      -- Under one of its keys, so that whoever asked finds it; the old id may be among the others.
+      local id = mine[1]
+      for _, candidate in ipairs(mine) do
+        id = candidate == old.id and candidate or id
+      end
+      old.id = id
+      pin = create(old)
+    end
+  end
+  if not pin then
+    local color, epoch = pointed()
+    if not color then
+      return {}
+    end
+    pin = create({id = mine[1], color = color, release = label(color), epoch = epoch,
+      created = string.format('%.3f', now), ttl = ttl, max_age = max_age, moved = '0', preset = ARGV[arg + 4],
+      route = ARGV[arg + 3], upstream = ARGV[arg + 5] == color and ARGV[arg + 6] or ''})
+  end
+
+  local aliases, conflicts = lead_all(mine, pin)
+  for _, value in ipairs({pin.id, text(pin), created and 1 or 0, aliases, conflicts}) do
+    answer[#answer + 1] = value
+  end
+end
+return answer

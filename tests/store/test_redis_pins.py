@@ -1,0 +1,168 @@
+"""What only a real Redis can show of pins: their size, their spelling, a cluster's slots, broken data."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import socket
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
+from contextlib import aclosing
+from typing import Any, cast
+
+import pytest
+
+from bgproxy.errors import StoreBroken, StoreUnavailable
+from bgproxy.store.base import Store
+from bgproxy.store.pinning import KEPT_ALIASES, Learned, PinStore, Turn, Want
+
+pytestmark = pytest.mark.redis
+
+Opened = Callable[..., Awaitable[Store]]
+
+
+def key(name: object) -> bytes:
+    return str(name).encode().rjust(16, b"-")
+
+
+def want(*names: object, ttl: float = 1_800.0) -> Want:
+    return Want(tuple(map(key, names)), "agents", "header:X-Session-Id", ttl, offer=("blue", "http://10.0.0.12:9101"))
+
+
+@pytest.fixture
+async def pins(redis_server: Any, opened: Opened, flips: Any) -> PinStore:
+    store = await opened(redis_server.url)
+    await store.commit(flips.first(), create=True)
+    return store.pins
+
+
+def port_of_a_cluster() -> int:
+    """A free port with room for the cluster's own one, 10,000 above it."""
+    while True:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            if (port := int(probe.getsockname()[1])) <= 55_535:
+                return port
+
+
+def used(server: Any) -> int:
+    found = re.search(rb"used_memory:(\d+)", server.command("INFO", "memory"))
+    assert found is not None
+    return int(found[1])
+
+
+@pytest.mark.parametrize(("names", "most"), [(("{}",), 300), (("{}", "a{}"), 550)])
+async def test_a_pin_is_small(own_redis: Any, opened: Opened, flips: Any, names: tuple[str, ...], most: int) -> None:
+    store = await opened(own_redis.url)
+    await store.commit(flips.first(), create=True)
+    count = 8_192  # a power of two, where Redis' table of keys is as full as it gets
+    await store.pins.resolve([want("warm")])
+    before = used(own_redis)
+    for begin in range(0, count, 128):
+        numbers = range(begin, begin + 128)
+        await store.pins.resolve([want(*(name.format(number) for name in names)) for number in numbers])
+    each = (used(own_redis) - before) / count
+    assert 100 < each <= most
+
+
+async def test_every_key_expires_with_its_pin(own_redis: Any, opened: Opened, flips: Any) -> None:
+    store = await opened(own_redis.url)
+    await store.commit(flips.first(), create=True)
+    await store.pins.resolve([want("a", "b", "c", ttl=0.1)])
+    await store.pins.learn([Learned((key("d"),), key("a"), "blue", "v1", "", 1, "agents", "mcp", 0.1)])
+    assert b":4" in own_redis.command("EVAL", "return #redis.call('KEYS', '*:k:*')", "0")
+    await asyncio.sleep(1.1)
+    assert b":0" in own_redis.command("EVAL", "return #redis.call('KEYS', '*:k:*')", "0")
+
+
+async def test_buckets_that_are_over_are_swept_by_whoever_begins_one(
+    pins: PinStore, redis_server: Any, fleet_name: str
+) -> None:
+    counts = f"bgproxy:{{{fleet_name}}}:n"
+    redis_server.command("HSET", counts, "blue\tv0\t1000", "5", "odd", "1")
+    assert await pins.resolve([want("a")])
+    assert redis_server.command("HLEN", counts) == b":1\r\n"
+    assert {place: count.live for place, count in (await pins.counts()).items()} == {("blue", "v1"): 1}
+
+
+class TestBrokenData:
+    @pytest.mark.parametrize("text", ["", "x", "a\tb", "\t" * 11, "blue\tv1\t1\tnan?\t1\t1\t0\t99999999999\tm\tr\tu\t"])
+    async def test_a_pin_that_cannot_be_understood(
+        self, pins: PinStore, redis_server: Any, fleet_name: str, text: str
+    ) -> None:
+        redis_server.command("SET", f"bgproxy:{{{fleet_name}}}:k:{key('a').decode()}", text)
+        with pytest.raises(StoreBroken, match="cannot be understood"):
+            await pins.find(key("a"))
+        with pytest.raises(StoreUnavailable):
+            await pins.page("", 100)
+
+    async def test_it_counts_as_none_where_it_has_no_expiry(
+        self, pins: PinStore, redis_server: Any, fleet_name: str
+    ) -> None:
+        redis_server.command("SET", f"bgproxy:{{{fleet_name}}}:k:{key('a').decode()}", "garbage")
+        [found] = await pins.resolve([want("a")])
+        assert (found.created, await pins.find(key("a"))) == (True, found.pin)
+
+    async def test_an_alias_of_an_alias_leads_nowhere(self, pins: PinStore, redis_server: Any, fleet_name: str) -> None:
+        for name, to in (("a", "b"), ("b", "a"), ("c", "c")):
+            redis_server.command("SET", f"bgproxy:{{{fleet_name}}}:k:{key(name).decode()}", f"@{key(to).decode()}")
+        assert await pins.find(key("a")) is None
+        [found] = await pins.resolve([want("a", "b", "c")])
+        assert found.created
+        assert [await pins.find(key(name)) for name in "abc"] == [found.pin] * 3
+
+    async def test_who_rings_with_something_else_is_not_heard(
+        self, pins: PinStore, redis_server: Any, fleet_name: str
+    ) -> None:
+        async with aclosing(cast("AsyncGenerator[tuple[bytes, ...], None]", pins.watch())) as bells:
+            assert await anext(bells) == ()
+            for payload in ("", "x", "7", "y" * 15, "z" * 33):
+                redis_server.command("PUBLISH", f"bgproxy:{{{fleet_name}}}:pins", payload)
+            redis_server.command("PUBLISH", f"bgproxy:{{{fleet_name}}}:pins", "a" * 16 + "b" * 16)
+            assert await anext(bells) == (b"a" * 16, b"b" * 16)
+
+
+class TestOneSlot:
+    @pytest.fixture
+    def cluster(self, redis_server: Any) -> Iterator[Any]:
+        server = type(redis_server)("--cluster-enabled", "yes", port=port_of_a_cluster())
+        server.start()
+        server.command("CLUSTER", "ADDSLOTS", *map(str, range(16_384)))
+        yield server
+        server.close()
+
+    async def test_every_verb_works_in_a_cluster(
+        self, cluster: Any, opened: Opened, flips: Any, until: Callable[..., Awaitable[float]]
+    ) -> None:
+        await until(lambda: b"cluster_state:ok" in cluster.command("CLUSTER", "INFO"))
+        store = await opened(cluster.url)
+        await store.commit(flips.first(), create=True)
+        pins = store.pins
+        names = [f"n{number}" for number in range(KEPT_ALIASES)]
+        first, second = await pins.resolve([want("a", *names), want("b")])
+        await pins.learn([Learned((key("c"),), first.pin.id, "blue", "v1", "", 1, "agents", "mcp", 60.0)])
+        assert await pins.refresh([key("c"), key("x")]) == [key("x")]
+        await pins.applied("one", 1, [Turn(first.pin.id, 1)])
+        assert await pins.migrate("one", [Turn(second.pin.id, 1)]) == [second.pin]
+        assert await pins.move(key("c"), "green", "v2") is not None
+        assert await pins.place(second.pin, "http://h:9") is not None
+        await pins.end([key("c"), key("b")])
+        assert await pins.counts() == {}
+
+
+async def test_scripts_that_were_flushed_are_sent_again(own_redis: Any, opened: Opened, flips: Any) -> None:
+    store = await opened(own_redis.url)
+    await store.commit(flips.first(), create=True)
+    [first] = await store.pins.resolve([want("a")])
+    own_redis.command("SCRIPT", "FLUSH")
+    assert (await store.pins.resolve([want("a")]))[0].pin == first.pin
+
+
+async def test_a_stalled_redis_fails_each_call_in_time(own_redis: Any, opened: Opened, flips: Any) -> None:
+    store = await opened(own_redis.url, command_timeout=0.1)
+    await store.commit(flips.first(), create=True)
+    own_redis.command("CLIENT", "PAUSE", "5000", "ALL")
+    for call in (lambda: store.pins.resolve([want("a")]), store.pins.counts, lambda: store.pins.find(key("a"))):
+        began = asyncio.get_running_loop().time()
+        with pytest.raises(StoreUnavailable, match=r"no answer within 0\.1 s"):
+            await call()
+        assert asyncio.get_running_loop().time() - began < 0.5
