@@ -12,7 +12,7 @@ from typing import Final
 
 from bgproxy.sessions.events import Event, EventReader
 from bgproxy.sessions.jsonpath import Scanner
-from bgproxy.sessions.keys import Key, add_key, is_id, unquoted
+from bgproxy.sessions.keys import Key, add_key, is_id, joined_id, unquoted
 from bgproxy.sessions.plan import Plan, Reading
 from bgproxy.sessions.preset import SESSION, EventLink, Field, Group, Path, Preset
 
@@ -22,6 +22,7 @@ JSON_TYPE: Final = re.compile(
     rb"[ \t]*+(?:application/(?:[\w.+-]+\+)?json|text/json|application/x-ndjson)[ \t]*+(?:;.*+)?", re.IGNORECASE
 )
 _EVENTS_TYPE: Final = re.compile(rb"[ \t]*+text/event-stream[ \t]*+(?:;.*+)?", re.IGNORECASE)
+_PATH: Final = re.compile(rb"\A(?:[A-Za-z][A-Za-z0-9+.-]*+:)?+//[^/?#]*+|[?#].*+", re.DOTALL)  # what is not of it
 _REMEMBERED: Final = 16  # keys of an endless answer, so that they are told once
 _NONE: Final[list[Key]] = []
 _LOCATIONS: Final = (b"location", b"content-location")
@@ -105,14 +106,15 @@ class AnswerRules:
             if field.cookie is not None:
                 match = field.cookie.match(value)
                 if match is not None:
-                    learner.mint(Key(field.space, match[1], field.rank))
+                    learner.mint(Key(field.space, joined_id([match[1]]), field.rank))
             else:
-                learner.mint(Key(field.space, value, field.rank))
+                learner.mint(Key(field.space, joined_id([value]), field.rank))
         if name in _LOCATIONS:
+            path = _PATH.sub(b"", value)
             for rule in self._locations:
-                match = rule.pattern.search(value)
+                match = rule.pattern.search(path)
                 if match is not None:
-                    learner.mint(Key(rule.space, unquoted(match[1]), rule.rank))
+                    learner.mint(Key(rule.space, joined_id([unquoted(part) for part in match.groups()]), rule.rank))
 
     def event(self, event: Event) -> Reading | None:
         """The keys in the data of an event."""
@@ -155,8 +157,8 @@ class Learner:
         self._known = list(known)
 
     def mint(self, key: Key) -> None:
-        """A key in the head, unless it is none, or no news."""
-        if not is_id(key.value):
+        """A key in the head, unless it is no news; one without a value is none."""
+        if not key.value:
             self.ignored += 1
         elif key not in self._known and add_key(self.keys, key):
             self._known.append(key)

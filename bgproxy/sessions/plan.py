@@ -1,7 +1,7 @@
 """What is looked for in one JSON document, by the groups of several presets at once, and which keys it has.
 
-Reading ends as soon as one protocol's group is complete and each member that an operator named is there: what stands
-behind is not looked at. What a group needs beside its members (its guard) must be there too, or it says nothing.
+Reading ends as soon as one protocol's group is complete and what an operator named is there: what stands behind is not
+looked at. What a group needs beside its members (its guard) must be there too, or it says nothing.
 """
 
 from __future__ import annotations
@@ -36,10 +36,11 @@ class Plan:
         self._slots = len(slots)
         self._root: Node = compile_paths(list(limits), list(limits.values()))
         self._protocols = [group for group in self._groups if group.protocol]
-        self._named = 0  # the members that an operator named, as bits
+        named: dict[int, list[_Compiled]] = {}
         for compiled in self._groups:
             if not compiled.protocol:
-                self._named |= compiled.mask
+                named.setdefault(compiled.preset, []).append(compiled)
+        self._named = list(named.values())  # what an operator named, each with its alternatives
         self.best = min(member.rank for _, _, group in groups for member in group.members)
         # In each document that has a key there is one of these names.
         self.words = frozenset(max((*member.at, *g.guard), key=len) for _, _, g in groups for member in g.members)
@@ -50,8 +51,9 @@ class Plan:
 
     def enough(self, found: int, values: list[bytes]) -> bool:
         """Whether a document has said all that can be asked of it."""
-        if found & self._named != self._named:
-            return False
+        for alternatives in self._named:
+            if not any(found & group.mask == group.mask for group in alternatives):
+                return False
         for group in self._protocols:
             if found & group.mask == group.mask and group.holds(found, values):
                 return True
