@@ -15,7 +15,7 @@ from dataclasses import replace
 from bgproxy.errors import BadInput, StoreUnavailable
 from bgproxy.rules.fleet import FleetState
 from bgproxy.rules.pin import Pin, expiry
-from bgproxy.store.pinning import KEPT_ALIASES, Learned, PinCount, Resolved, Turn, Want
+from bgproxy.store.pinning import KEPT_ALIASES, Learned, PinCount, Resolved, Turn, Want, pin_of
 
 _MAX_KEYS = 1_000_000  # about 600 bytes each
 _MAX_RINGS = 100_000  # ids that one watcher may be behind
@@ -197,7 +197,7 @@ class MemoryPins:
         color = state.pointer.active
         label = state.releases[color].label if color in state.releases else ""
         upstream = want.offer[1] if want.offer[0] == color else ""
-        return _pin(want, want.keys[0], color, label, upstream, state.pointer.epoch, now)
+        return pin_of(want, want.keys[0], color, label, upstream, state.pointer.epoch, now)
 
     def _learn(self, one: Learned, now: float) -> Resolved:
         """Where the exchange had no pin, one of the same place that a key already leads to is as good."""
@@ -215,7 +215,7 @@ class MemoryPins:
                 standing = self._kept(one.keys[0])
                 assert standing is not None  # no key is free, so each leads to a pin
                 return Resolved(standing.pin, False, 0, len(one.keys), now)
-            target = self._create(_pin(one, pin_id, one.color, one.release, one.upstream, one.epoch, now), now)
+            target = self._create(pin_of(one, pin_id, one.color, one.release, one.upstream, one.epoch, now), now)
         else:
             self._use(target, now)
         conflicts = sum(1 for _, kept in found if kept is not None and kept is not target)
@@ -360,11 +360,6 @@ class _Bell:
         if len(ids) > _MAX_RINGS:
             raise StoreUnavailable("store: more pins have changed than could be told; what is known is asked for again")
         return ids
-
-
-def _pin(one: Want | Learned, pin_id: bytes, color: str, release: str, upstream: str, epoch: int, now: float) -> Pin:
-    """A pin made now at that place."""
-    return Pin(pin_id, color, release, upstream, epoch, now, one.preset, one.route, 0, one.ttl, one.max_age)
 
 
 def _steady_clock() -> Callable[[], float]:

@@ -71,6 +71,11 @@ class Learned(NamedTuple):
     max_age: float = 0.0
 
 
+def pin_of(one: Want | Learned, pin_id: bytes, color: str, release: str, upstream: str, epoch: int, now: float) -> Pin:
+    """A pin for these keys, made `now` (unix seconds) at that place."""
+    return Pin(pin_id, color, release, upstream, epoch, now, one.preset, one.route, 0, one.ttl, one.max_age)
+
+
 class Resolved(NamedTuple):
     """The pin that stands, what it took (new aliases, keys left to other pins), and the store's unix time."""
 

@@ -1,0 +1,382 @@
+"""This node's memory of its sessions' pins: a known session costs no round trip, a new one a single one.
+
+Decides when the store has to be asked. Promises:
+
+1. Misses are joined: one session asked for many times is one question, and what is asked in one turn of the loop goes
+   in one round trip. What the store does not hold is not remembered.
+2. Use is told to the store in batches, once a third of the time to live has passed.
+3. What others change is dropped when their bell rings. After the line to the bell was broken, everything is asked for
+   again at its next use. What the store has lost meanwhile is told to it again.
+4. While the store is away `pin_outage` answers; what it decided is told to the store when that is back, and the first
+   writer wins.
+5. Memory is bounded by `PinOptions`. A callback is called exactly once, maybe before the call that names it returns.
+
+Must not know what a request is.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import time
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from itertools import zip_longest
+from typing import NamedTuple
+
+from bgproxy import tasks
+from bgproxy.errors import StoreUnavailable
+from bgproxy.rules.pin import Pin
+from bgproxy.store.batch import Batch
+from bgproxy.store.pin_bell import follow
+from bgproxy.store.pin_outage import Known, Outage, PinOptions
+from bgproxy.store.pin_table import Held, PinTable
+from bgproxy.store.pin_turns import Turns
+from bgproxy.store.pin_uses import Uses
+from bgproxy.store.pinning import Learned, PinStore, Resolved, Want
+
+log = logging.getLogger(__name__)
+
+Done = Callable[[Pin | None, str], None]
+"""Called with a pin and found, created, kept, journalled, learned, moved or stays; or with None and why not."""
+
+
+class _Asked(NamedTuple):
+    want: Want
+    dones: list[Done]
+
+
+class PinCache:
+    """See this module's promises. All but `start`, `stop` and `tell` are quick calls of the event loop."""
+
+    def __init__(
+        self,
+        pins: PinStore,
+        known: Known,
+        node: str,
+        options: PinOptions | None = None,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        wall: Callable[[], float] = time.time,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
+        """`node`: this node's id, as it reports itself to the store.
+
+        `wall`: unix seconds, for pins that are made while the store, whose clock counts, is away.
+        """
+        self.hits = self.misses = self.created = self.learned = self.aliases = self.conflicts = 0
+        self.refreshed = self.gone = self.moves = 0
+        options = options or PinOptions()
+        self._pins = pins
+        self._known = known
+        self._interval = options.refresh_interval
+        self._clock = clock
+        self._sleep = sleep
+        self._table = PinTable(options.cache_size)
+        self._by_key = self._table.by_key
+        self._used = self._table.used
+        self._outage = Outage(self._table, known, options, clock, wall)
+        self._journal = self._outage.journal
+        self._uses = Uses(pins, self._by_key, clock)
+        self._due = self._uses.due
+        self._turns = Turns(pins, node, clock)
+        self._line = 0  # which subscription to the bell stands
+        self._asked: dict[tuple[bytes, ...], _Asked] = {}
+        self._learning: dict[bytes, list[tuple[Want, Done]]] = {}  # keys on their way to the store, and who waits
+        self._rung: list[set[bytes]] = []  # for each question under way, the pins that have rung meanwhile
+        self._questions = Batch(self._ask, "pins.resolve")
+        self._lessons = Batch(self._teach, "pins.learn")
+        self._ends = Batch(self._end, "pins.end")
+        self._tasks: list[asyncio.Task[None]] = []
+
+    def __repr__(self) -> str:
+        return f"<PinCache {len(self._table)} keys, {len(self._journal)} to be written, {len(self._turns)} turns>"
+
+    def __len__(self) -> int:
+        return len(self._table)
+
+    @property
+    def journalled(self) -> int:
+        """Decisions written down while the store was away."""
+        return self._outage.journalled
+
+    @property
+    def refused(self) -> int:
+        """Sessions turned away while the store was away."""
+        return self._outage.refused
+
+    @property
+    def dropped(self) -> int:
+        """Entries of the journal that were given up, as it was full."""
+        return self._journal.dropped
+
+    @property
+    def waiting(self) -> int:
+        """Entries of the journal that are still to be written."""
+        return len(self._journal)
+
+    def get(self, keys: Sequence[bytes]) -> Pin | None:
+        """The pin that the first key, the most specific, leads to, if that is known for certain; else `resolve`."""
+        held = self._by_key.get(keys[0])
+        if held is None or held.line != self._line:
+            return None
+        now = self._clock()
+        if now >= held.due:
+            if now >= held.until:
+                return None
+            self._due[keys[0]] = None
+        if len(keys) > 1:
+            self._attach(held.pin, keys)
+        self._used(held.pin.id)
+        self.hits += 1
+        return held.pin
+
+    def resolve(self, want: Want, done: Done) -> None:
+        """The pin of a session that `get` does not know."""
+        self.misses += 1
+        self._question(want, done)
+
+    def learn(self, learned: Learned, done: Done) -> None:
+        """An agent has minted keys; `done` once they count everywhere, or once they are written down.
+
+        Who asks for one of them meanwhile waits too. All of them may belong to other sessions: then it is one of their
+        pins that is told, or None (taken).
+        """
+        self.learned += 1
+        if not self._known.connected:
+            self._answer_learned(learned, None, done)
+            return
+        for key in learned.keys:
+            self._learning.setdefault(key, [])
+        self._lessons.add((learned, done))
+
+    def migrate(self, pin: Pin, done: Done) -> None:
+        """A turn of a session that is to move is about to begin: told the pin, moved, or as it stays for this turn.
+
+        The turn counts as under way from now on: call `idle` when it and all others of that session are over.
+        """
+        if not self._known.connected:
+            _call([done], *self._outage.migrate(pin, self._line))
+            return
+
+        def answered(standing: Pin | None) -> None:
+            self._migrated(pin, standing, done)
+
+        self._turns.migrate(pin.id, answered, lambda: _call([done], *self._outage.migrate(pin, self._line)))
+
+    def applied(self, epoch: int, busy: Iterable[bytes]) -> None:
+        """This node routes by that epoch now, and on these pins' sessions turns are under way that began before."""
+        self._turns.applied(epoch, busy)
+
+    def idle(self, pin_id: bytes) -> None:
+        """No turn of that session is under way on this node any more. Costs nothing where nobody waits for that."""
+        self._turns.idle(pin_id)
+
+    def end(self, pin_id: bytes) -> None:
+        """The session is over. With the store away its pin idles out instead."""
+        self._table.drop(pin_id)
+        self._journal.forget(pin_id)
+        self._ends.add(pin_id)
+
+    def touch(self, pin_id: bytes) -> None:
+        """The session is in use, as by an open stream; may be called as often as one likes."""
+        held = self._by_key.get(pin_id)
+        if held is None or self._clock() >= held.due:
+            self._due[pin_id] = None
+
+    def place(self, pin_id: bytes, upstream: str) -> None:
+        """This upstream serves the session from now on, unless another node has placed it elsewhere."""
+        held = self._by_key.get(pin_id)
+        if held is None or held.pin.upstream == upstream:
+            return
+        before, held.pin = held.pin, replace(held.pin, upstream=upstream)
+        if held.kept:
+            self._outage.keep(held, (pin_id,))
+        tasks.spawn(self._place(before, upstream), "pins.place")
+
+    def start(self) -> None:
+        """Listen to the bell, and tell the store what is due, in the background."""
+        if not self._tasks:
+            bell = follow(self._pins, self._line_is_new, self._changed, self._sleep)
+            self._tasks = [tasks.spawn(bell, "pins.bell"), tasks.spawn(self._tell_for_ever(), "pins.tell")]
+
+    async def stop(self) -> None:
+        """Tell the store what can still be told, and stop."""
+        stopping, self._tasks = self._tasks, []
+        await tasks.stop(*stopping)
+        await self.tell()
+
+    async def tell(self) -> bool:
+        """Write the journal and tell what is in use, now; whether the store took it. Called in the background."""
+        if not self._known.connected:
+            return False
+        try:
+            await self._journal.write(self._pins, self._written)
+            await self._turns.tell()
+            self.refreshed += await self._uses.tell(self._lost)
+        except StoreUnavailable:
+            return False  # the mirror tells of a store that is away
+        return True
+
+    def _question(self, want: Want, done: Done) -> None:
+        if not self._known.connected:
+            self._without_store(want, [done])
+            return
+        for key in want.keys:
+            if key in self._learning:  # where it belongs is being told to the store just now
+                self._learning[key].append((want, done))
+                return
+        if (asked := self._asked.get(want.keys)) is not None:
+            asked.dones.append(done)
+        else:
+            self._asked[want.keys] = _Asked(self._with_what_is_known(want), [done])
+            self._questions.add(want.keys)
+
+    def _with_what_is_known(self, want: Want) -> Want:
+        """A pin that this node has good reason to think alive is written again, should the store have lost it."""
+        now = self._clock()
+        for key in want.keys if want.was is None else ():
+            held = self._by_key.get(key)
+            if held is not None and (held.kept or now < held.until):
+                return want._replace(was=held.pin)
+        return want
+
+    async def _ask(self, questions: list[tuple[bytes, ...]]) -> None:
+        rung: set[bytes] = set()
+        self._rung.append(rung)
+        line, began, answers = self._line, self._clock(), list[Resolved]()
+        try:
+            answers = await self._pins.resolve([self._asked[keys].want for keys in questions])
+        except StoreUnavailable:
+            pass  # the mirror tells of a store that is away
+        finally:
+            self._rung.remove(rung)
+            for keys, found in zip_longest(questions, answers):
+                want, dones = self._asked.pop(keys)
+                if found is None:
+                    self._without_store(want, dones)
+                    continue
+                self._remember(want, found, began, line, rung)
+                _call(dones, found.pin, "created" if found.created else "found")
+
+    def _remember(self, entry: Want | Learned, found: Resolved, began: float, line: int, rung: Iterable[bytes]) -> None:
+        """Take over what the store has answered to a question that was put at `began`."""
+        pin, keys = found.pin, entry.keys
+        self.created += found.created
+        self.aliases += found.aliases
+        self.conflicts += found.conflicts
+        if pin.id in rung:  # it changed while the answer was on its way
+            return
+        if found.conflicts:  # which of them belong to others is not told; a session's first key is never among them
+            keys = keys[:1] if isinstance(entry, Want) else ()
+        dies = began + pin.created + pin.max_age - found.now if pin.max_age else float("inf")
+        self._table.put(pin, keys).confirmed(pin, began, line, dies)
+
+    def _attach(self, pin: Pin, keys: Sequence[bytes]) -> None:
+        """Let further keys lead to a pin that the first one leads to already; nobody waits for it."""
+        if any(key not in self._by_key for key in keys):
+            want = Want(tuple(keys), pin.route, pin.preset, pin.ttl, pin.max_age)
+            if want.keys not in self._asked and not any(key in self._learning for key in keys):
+                self._question(want, _nobody)
+
+    def _without_store(self, want: Want, dones: list[Done]) -> None:
+        pin, why = self._outage.resolve(want, self._line)
+        self.created += why == "journalled"
+        _call(dones, pin, why)
+
+    async def _teach(self, lessons: list[tuple[Learned, Done]]) -> None:
+        line, began, answers = self._line, self._clock(), list[Resolved]()
+        rung: set[bytes] = set()
+        self._rung.append(rung)
+        try:
+            answers = await self._pins.learn([learned for learned, _ in lessons])
+        except StoreUnavailable:
+            pass  # the mirror tells of a store that is away
+        finally:
+            self._rung.remove(rung)
+            for (learned, done), found in zip_longest(lessons, answers):
+                if found is not None:
+                    self._remember(learned, found, began, line, rung)
+                self._answer_learned(learned, found, done)
+            for key in [key for learned, _ in lessons for key in learned.keys]:
+                for want, asking in self._learning.pop(key, ()):
+                    self._question(want, asking)
+
+    def _answer_learned(self, learned: Learned, found: Resolved | None, done: Done) -> None:
+        if found is not None:
+            _call([done], found.pin, "learned")
+        elif (pin := self._outage.learn(learned, self._line)) is not None:
+            _call([done], pin, "journalled")
+        else:
+            _call([done], None, "taken")
+
+    def _migrated(self, asked: Pin, standing: Pin | None, done: Done) -> None:
+        if standing is None:  # it has expired, or the store has lost it: a new one is made where it was to go
+            self._table.drop(asked.id)
+            self._question(Want((asked.id,), asked.route, asked.preset, asked.ttl, asked.max_age), done)
+            return
+        if (held := self._by_key.get(asked.id)) is not None:
+            held.pin = standing
+        has_moved = (standing.color, standing.release) != (asked.color, asked.release)
+        self.moves += has_moved
+        _call([done], standing, "moved" if has_moved else "stays")
+
+    def _written(self, entry: Want | Learned, found: Resolved) -> None:
+        """The journal has reached the store; where that holds something else, it was first and wins."""
+        if isinstance(entry, Want) and entry.was is not None:
+            self.conflicts += (entry.was.color, entry.was.release) != (found.pin.color, found.pin.release)
+        self._remember(entry, found._replace(created=False), self._clock(), self._line, ())
+
+    def _lost(self, key: bytes, held: Held) -> None:
+        """The store knows nothing of a pin that is in use here, and nobody has ended it: it is written again."""
+        self.gone += 1
+        pin = held.pin
+        if self._clock() < held.dies:
+            keys = (pin.id,) if key == pin.id else (pin.id, key)
+            self._question(Want(keys, pin.route, pin.preset, pin.ttl, pin.max_age, was=pin), _nobody)
+        else:
+            self._table.drop(pin.id)
+
+    def _line_is_new(self) -> None:
+        """What rang while the line was broken was not heard: everything is asked for again at its next use."""
+        self._line += 1
+        self._turns.lost()
+
+    def _changed(self, pin_ids: Iterable[bytes]) -> None:
+        """Others have ended or changed these."""
+        for pin_id in pin_ids:
+            self._table.drop(pin_id)
+            for rung in self._rung:
+                rung.add(pin_id)
+
+    async def _end(self, pin_ids: list[bytes]) -> None:
+        with suppress(StoreUnavailable):
+            await self._pins.end(pin_ids)
+
+    async def _place(self, pin: Pin, upstream: str) -> None:
+        with suppress(StoreUnavailable):
+            standing = await self._pins.place(pin, upstream)
+            if standing is not None and (held := self._by_key.get(pin.id)) is not None:
+                held.pin = standing
+
+    async def _tell_for_ever(self) -> None:
+        while True:
+            await self._sleep(self._interval * random.uniform(0.75, 1.0))
+            try:
+                await self.tell()
+            except Exception:
+                log.exception("pins could not be told to the store")
+
+
+def _nobody(pin: Pin | None, why: str) -> None:
+    """Nobody waits for this answer."""
+
+
+def _call(dones: list[Done], pin: Pin | None, why: str) -> None:
+    for done in dones:
+        try:
+            done(pin, why)
+        except Exception:
+            log.exception("what waited for a pin failed")
