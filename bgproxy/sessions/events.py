@@ -25,12 +25,16 @@ class Event(NamedTuple):
 
 
 class EventReader:
-    """Cuts one stream. `words`: an event without a match of them is none of ours. `limit`: bytes of an event."""
+    """Cuts one stream. An event is wanted if it has a match of `names` in it, or one of the `words`.
 
-    __slots__ = ("_limit", "_over", "_pending", "_words", "over_long")
+    An event of more than `limit` bytes is passed over.
+    """
 
-    def __init__(self, words: re.Pattern[bytes], limit: int) -> None:
+    __slots__ = ("_limit", "_names", "_over", "_pending", "_words", "over_long")
+
+    def __init__(self, names: re.Pattern[bytes], words: tuple[bytes, ...], limit: int) -> None:
         self.over_long = 0  # events that were longer than the limit
+        self._names = names
         self._words = words
         self._limit = limit
         self._pending = bytearray()  # the beginning of an event
@@ -45,7 +49,7 @@ class EventReader:
             self._pending += data[len(whole) :].lstrip(_ENDS)
             self._bound()
             data = whole
-        return self._cut(data) if self._words.search(data) is not None else None
+        return self._cut(data) if self._wanted(data) else None
 
     def _more(self, data: bytes) -> list[Event] | None:
         """More of an event that has begun. What was looked at for its end is not looked at again."""
@@ -66,7 +70,7 @@ class EventReader:
         if end:
             pending[:] = pending.lstrip(_ENDS)
         self._bound()
-        return self._cut(whole) if self._words.search(whole) is not None else None
+        return self._cut(whole) if self._wanted(whole) else None
 
     def _bound(self) -> None:
         """Give up an event that will be too long, all but the byte that its end may begin with."""
@@ -75,13 +79,16 @@ class EventReader:
             self._over = True
             self.over_long += 1
 
+    def _wanted(self, data: bytes) -> bool:
+        return self._names.search(data) is not None or any(word in data for word in self._words)
+
     def _cut(self, whole: bytes) -> list[Event]:
         events = []
         for text in _EVENT_END.split(whole):
             text = text.lstrip(_ENDS)
             if len(text) + 2 > self._limit:
                 self.over_long += 1
-            elif self._words.search(text) is not None:
+            elif self._wanted(text):
                 events.append(_event(text))
         return events
 

@@ -30,9 +30,10 @@ def _tree(levels: int) -> bytes:
 # Of a number or a word the end must be seen: its next byte is one that cannot belong to it.
 _VALUE: Final = rb'(?:%b|[{\[]%b[}\]]|[^\s,:{}\[\]"][^\s,{}\[\]"]*+(?=[\s,}\]]))' % (_STRING, _tree(3))
 
+_PLAIN_MEMBER: Final = rb'(?:"([^"\\]*+)"\s*+:\s*+(?:"([^"\\]*+)"|(?=\S)))?'
+
 _SPACE: Final = re.compile(rb"\s*+")
 _BETWEEN: Final = re.compile(rb"[\s,]*+")
-_NAME: Final = re.compile(rb'"([^"\\]*+(?:\\.[^"\\]*+)*+)"\s*+:\s*+(?=\S)', re.DOTALL)
 _TEXT: Final = re.compile(rb'"([^"\\]*+(?:\\.[^"\\]*+)*+)"', re.DOTALL)
 _NUMBER: Final = re.compile(rb"-?+\d{1,64}+(?=[\s,}\]])")
 _SCALAR: Final = re.compile(rb"[^\s,}\]]*+")
@@ -63,14 +64,16 @@ _BATCH: Final = -2
 class Node:
     """One step of the wanted paths. `slot`: where the value goes if this is a path's end, else -1."""
 
-    __slots__ = ("below", "children", "limit", "skip", "slot")
+    __slots__ = ("below", "children", "limit", "next", "slot")
 
     def __init__(self) -> None:
         self.children: dict[bytes, Node] = {}
         self.slot = -1
         self.limit = 0  # bytes of a string, escapes included; a longer one is none
         self.below = 0  # the slots of this node and below, as bits
-        self.skip: re.Pattern[bytes] = _BETWEEN  # members that nobody wants, one after the other
+        # Members that nobody wants, one after the other, and then the name of one that matters, if it is there whole:
+        # with its text, if that is plain, or else up to the first byte of its value.
+        self.next: re.Pattern[bytes] = _BETWEEN
 
     def finish(self) -> int:
         """Work out what follows from the children. Returns `below`."""
@@ -79,7 +82,7 @@ class Node:
             self.below |= child.finish()
         names = b"|".join(re.escape(name) for name in sorted(self.children))
         other = rb'"(?!(?:%b)")[^"\\]*+"' % names
-        self.skip = re.compile(rb"(?:[\s,]*+%b\s*+:\s*+%b)*+[\s,]*+" % (other, _VALUE), re.DOTALL)
+        self.next = re.compile(rb"(?:[\s,]*+%b\s*+:\s*+%b)*+[\s,]*+%b" % (other, _VALUE, _PLAIN_MEMBER), re.DOTALL)
         return self.below
 
 
@@ -120,12 +123,10 @@ class Scanner:
         "_taker",
         "_values",
         "_want",
-        "json",
         "over_long",
     )
 
     def __init__(self, root: Node, slots: int, taker: Taker) -> None:
-        self.json = True  # False: it does not even begin like a document
         self.over_long = 0  # wanted strings that were longer than their limit
         self._taker = taker
         self._found = 0
@@ -193,23 +194,39 @@ class Scanner:
             self._state = _AT_ELEMENT
             self._count = _BATCH
         else:
-            self.json = False
             return self._finish()
         return at + 1
 
     def _name(self, data: bytes, at: int) -> int:
         node = self._node
-        at = _end(node.skip.match(data, at))
-        match = _NAME.match(data, at)
-        whole = match is not None
-        if match is None:
-            if at == len(data):
-                return -1
-            if data[at] == 125:  # }
-                return self._close(at + 1)
-            if data[at] != 34:
-                return self._finish()
-            match = _TEXT.match(data, at)
+        while True:
+            match = node.next.match(data, at)
+            assert match is not None
+            at = match.end()
+            kind = match.lastindex
+            if kind is None:
+                return self._odd_name(data, at)
+            child = node.children.get(match[1])
+            if kind == 1:
+                return self._value(data, at, child)
+            if child is not None:
+                self._found &= ~child.below
+                if child.slot >= 0:
+                    self._want = child
+                    if len(match[2]) > child.limit:
+                        self.over_long += 1
+                    elif self._take(match[2]):
+                        return at
+
+    def _odd_name(self, data: bytes, at: int) -> int:
+        """No name: the object's end, or one with escapes, or that is not whole, or something else."""
+        if at == len(data):
+            return -1
+        if data[at] == 125:  # }
+            return self._close(at + 1)
+        if data[at] != 34:
+            return self._finish()
+        match = _TEXT.match(data, at)
         if match is None:
             if len(data) - at <= _LONGEST_NAME:
                 self._pending = data[at:]
@@ -217,10 +234,7 @@ class Scanner:
             self._state = _IN_NAME
             return at + 1
         name = match[1]
-        child = node.children.get(name if b"\\" not in name else decoded(name))
-        if whole:
-            return self._value(data, match.end(), child)
-        self._want = child
+        self._want = self._node.children.get(name if b"\\" not in name else decoded(name))
         self._state = _AT_COLON
         return match.end()
 
@@ -282,12 +296,14 @@ class Scanner:
         if len(text) > limit:
             self.over_long += 1
             return self._after(match.end())
-        return self._take(text if b"\\" not in text else decoded(text), match.end())
+        self._take(text if b"\\" not in text else decoded(text))
+        return self._after(match.end())
 
     def _number(self, data: bytes, at: int) -> int:
         match = _NUMBER.match(data, at)
         if match is not None:
-            return self._take(match[0], match.end())
+            self._take(match[0])
+            return self._after(match.end())
         if _end(_SCALAR.match(data, at)) == len(data) and len(data) - at <= _LONGEST_NUMBER:
             self._pending = data[at:]
             return -1
@@ -320,17 +336,21 @@ class Scanner:
                 return self._after(at + 1)
         return at + 1
 
-    def _take(self, value: bytes, at: int) -> int:
+    def _take(self, value: bytes) -> bool:
+        """A value that is wanted. True: that is enough."""
         assert self._want is not None
         slot = self._want.slot
         self._values[slot] = value
         self._found |= 1 << slot
         if self._taker.enough(self._found, self._values):
-            return self._finish()
-        return self._after(at)
+            self._finish()
+            return True
+        return False
 
     def _after(self, at: int) -> int:
         """A value is over."""
+        if self._state == _OVER:
+            return at
         if self._depth:
             self._state = _IN_BRACKETS
         elif self._count == _OBJECT:

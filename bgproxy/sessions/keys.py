@@ -34,8 +34,10 @@ def is_id(value: bytes) -> bool:
 def joined_id(parts: Sequence[bytes]) -> bytes:
     """One id of several parts, `MAX_ID` bytes at most; b"" where a part can be none. No part has a space in it."""
     for part in parts:
-        if not is_id(part):
+        if _ID.fullmatch(part) is None:
             return b""
+    if len(parts) == 1:
+        return parts[0]
     value = b" ".join(parts)
     return value if len(value) <= MAX_ID else b""
 

@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from typing import Final
 
 from bgproxy.sessions.events import Event, EventReader
-from bgproxy.sessions.jsonpath import Scanner
 from bgproxy.sessions.keys import Key, add_key, is_id, joined_id, unquoted
 from bgproxy.sessions.plan import Plan, Reading
 from bgproxy.sessions.preset import SESSION, EventLink, Field, Group, Path, Preset
@@ -23,6 +22,7 @@ JSON_TYPE: Final = re.compile(
 )
 _EVENTS_TYPE: Final = re.compile(rb"[ \t]*+text/event-stream[ \t]*+(?:;.*+)?", re.IGNORECASE)
 _PATH: Final = re.compile(rb"\A(?:[A-Za-z][A-Za-z0-9+.-]*+:)?+//[^/?#]*+|[?#].*+", re.DOTALL)  # what is not of it
+_NEVER: Final = re.compile(rb"(?!)")
 _REMEMBERED: Final = 16  # keys of an endless answer, so that they are told once
 _NONE: Final[list[Key]] = []
 _LOCATIONS: Final = (b"location", b"content-location")
@@ -31,7 +31,7 @@ _LOCATIONS: Final = (b"location", b"content-location")
 class AnswerRules:
     """Where the ids of some presets stand in an answer."""
 
-    __slots__ = ("_event_ids", "_fields", "_limit", "_links", "_locations", "_plan", "_words", "endless")
+    __slots__ = ("_event_ids", "_fields", "_limit", "_links", "_locations", "_plan", "_words", "endless", "mint")
 
     def __init__(self, presets: Sequence[Preset], groups: Sequence[tuple[int, bool, Group]], limit: int) -> None:
         """`groups`: those of the presets' `learn_groups` that hold. `limit`: bytes of a body, or of an event."""
@@ -48,11 +48,9 @@ class AnswerRules:
         self._plan = Plan(groups) if groups else None
         self._limit = limit
         self._words = self._event_words()
+        self.mint = bool(self._fields or self._locations or self._words)  # an answer may have an id at all
         # Places that an operator named, and events' own ids, may be new in each event.
         self.endless = bool(self._event_ids) or any(not protocol for _, protocol, _ in groups)
-
-    def __bool__(self) -> bool:
-        return bool(self._fields or self._locations or self._words)
 
     @property
     def fields(self) -> frozenset[bytes]:
@@ -64,14 +62,14 @@ class AnswerRules:
             names.update((b"content-type", b"content-encoding"))
         return frozenset(names)
 
-    def _event_words(self) -> re.Pattern[bytes] | None:
-        words = []
-        if self._plan is not None:
-            words.append(rb'"(?:%b)"' % b"|".join(re.escape(word.encode()) for word in sorted(self._plan.words)))
-        words += [rb"event: ?%b" % re.escape(link.event) for link in self._links]
+    def _event_words(self) -> tuple[re.Pattern[bytes], tuple[bytes, ...]] | None:
+        """What is in each event that may have a key: a match of the pattern, or one of the words."""
+        words = tuple(link.event for link in self._links)
         if self._event_ids:
-            words.append(rb"(?<![^\r\n])id:")
-        return re.compile(b"|".join(words)) if words else None
+            words += (b"id:",)
+        if self._plan is None and not words:
+            return None
+        return self._plan.names if self._plan is not None else _NEVER, words
 
     def learner(self, known: Sequence[Key], marks: Marks) -> Learner | None:
         """What reads an answer with this head; None where it can mint nothing. `known`: keys that are no news."""
@@ -92,10 +90,9 @@ class AnswerRules:
             learner.done = True
             learner.unread = "compressed"
         elif _EVENTS_TYPE.fullmatch(kind) is not None:
-            learner.events = EventReader(self._words, self._limit)
+            learner.events = EventReader(*self._words, self._limit)
         elif self._plan is not None and JSON_TYPE.fullmatch(kind) is not None:
             learner.reading = Reading(self._plan)
-            learner.scanner = self._plan.scanner(learner.reading)
             learner.left = self._limit
         else:
             learner.done = True
@@ -121,10 +118,8 @@ class AnswerRules:
         if self._plan is None or not event.data:
             return None
         reading = Reading(self._plan)
-        scanner = self._plan.scanner(reading)
-        if not scanner.feed(event.data):
-            scanner.end()
-        reading.ignored += scanner.over_long
+        reading.feed(event.data)
+        reading.end()
         return reading
 
     def links(self, event: Event) -> list[Key]:
@@ -142,7 +137,7 @@ class AnswerRules:
 class Learner:
     """Reads one answer."""
 
-    __slots__ = ("_known", "_rules", "done", "events", "ignored", "keys", "left", "reading", "scanner", "unread")
+    __slots__ = ("_known", "_rules", "done", "events", "ignored", "keys", "left", "reading", "unread")
 
     def __init__(self, rules: AnswerRules, known: Sequence[Key]) -> None:
         self.keys: list[Key] = []  # minted in the head
@@ -151,7 +146,6 @@ class Learner:
         self.unread = ""  # why a body that may mint a key was not read (to its end): compressed, oversized
         self.events: EventReader | None = None
         self.reading: Reading | None = None
-        self.scanner: Scanner | None = None
         self.left = 0  # bytes of the body that may still be read
         self._rules = rules
         self._known = list(known)
@@ -194,24 +188,22 @@ class Learner:
         return minted
 
     def _from_body(self, data: bytes) -> list[Key]:
-        scanner = self.scanner
         reading = self.reading
-        assert scanner is not None
         assert reading is not None
         if len(data) >= self.left:
             self.done = True
-            self.unread = "" if scanner.feed(data[: self.left]) else "oversized"
-            scanner.end()
+            self.unread = "" if reading.feed(data[: self.left]) else "oversized"
         else:
             self.left -= len(data)
-            self.done = scanner.feed(data)
+            self.done = reading.feed(data)
+        if self.done:
+            reading.end()
+            self.ignored += reading.ignored
         minted: list[Key] = []
         if reading.keys:
             for _, key in reading.keys:
                 self._news(key, minted)
             reading.keys = []
-        if self.done:
-            self.ignored += reading.ignored + scanner.over_long
         return minted
 
     def _news(self, key: Key, minted: list[Key]) -> None:

@@ -1,11 +1,13 @@
 """What is looked for in one JSON document, by the groups of several presets at once, and which keys it has.
 
-Reading ends as soon as one protocol's group is complete and what an operator named is there: what stands behind is not
-looked at. What a group needs beside its members (its guard) must be there too, or it says nothing.
+A document is walked only once one of the names of interest was seen in it; most never are. Reading ends as soon as one
+protocol's group is complete and what an operator named is there: what stands behind is not looked at. What a group
+needs beside its members (its guard) must be there too, or it says nothing.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from hashlib import blake2b
 from typing import Final
@@ -16,12 +18,15 @@ from bgproxy.sessions.preset import Group, Member
 
 MAX_OPAQUE: Final = 16_384  # bytes of a text that is no id, but whose hash may stand for one
 _MAX_TEXT: Final = 6 * MAX_ID  # each character may be written as \uXXXX
+_PLAIN: Final = re.compile(r"[A-Za-z0-9_.:@$-]+")
+_GLANCE: Final = 1_024  # bytes; the ids of most protocols stand at the beginning
+_ESCAPED: Final = re.compile(rb"\\u00[2-7]")  # of what needs no escape
 
 
 class Plan:
     """The groups that one document is read for, each with the number of its preset."""
 
-    __slots__ = ("_groups", "_named", "_protocols", "_root", "_slots", "best", "words")
+    __slots__ = ("_groups", "_named", "_protocols", "_words", "best", "names", "overlap", "root", "slots")
 
     def __init__(self, groups: Sequence[tuple[int, bool, Group]]) -> None:
         """`groups`: preset's number, whether that is a protocol (and not an operator's own place), and the group."""
@@ -33,8 +38,8 @@ class Plan:
                 limits.setdefault(group.guard, _MAX_TEXT)
         slots = {path: slot for slot, path in enumerate(limits)}
         self._groups = [_Compiled(preset, protocol, group, slots) for preset, protocol, group in groups]
-        self._slots = len(slots)
-        self._root: Node = compile_paths(list(limits), list(limits.values()))
+        self.slots = len(slots)
+        self.root: Node = compile_paths(list(limits), list(limits.values()))
         self._protocols = [group for group in self._groups if group.protocol]
         named: dict[int, list[_Compiled]] = {}
         for compiled in self._groups:
@@ -42,12 +47,20 @@ class Plan:
                 named.setdefault(compiled.preset, []).append(compiled)
         self._named = list(named.values())  # what an operator named, each with its alternatives
         self.best = min(member.rank for _, _, group in groups for member in group.members)
-        # In each document that has a key there is one of these names.
-        self.words = frozenset(max((*member.at, *g.guard), key=len) for _, _, g in groups for member in g.members)
+        # In each document that has a key there is one of these names, if only with escapes.
+        words = {_telling((*member.at, *group.guard)) for _, _, group in groups for member in group.members}
+        self._words = sorted(words)
+        names = b"|".join(re.escape(word) for word in self._words)
+        self.names = re.compile(rb'"(?:%b)"' % names if all(words) else b"")
+        self.overlap = max(len(word) for word in words) + 6  # bytes that may be the beginning of a name
 
-    def scanner(self, reading: Reading) -> Scanner:
-        """A reader of one document, whose keys go to `reading`."""
-        return Scanner(self._root, self._slots, reading)
+    def mentions(self, data: bytes) -> bool:
+        """Whether there may be a key in a document with these bytes in it."""
+        if self.names.search(data, 0, _GLANCE) is not None:
+            return True
+        if len(data) > _GLANCE and any(word in data for word in self._words) and self.names.search(data) is not None:
+            return True
+        return _ESCAPED.search(data) is not None
 
     def enough(self, found: int, values: list[bytes]) -> bool:
         """Whether a document has said all that can be asked of it."""
@@ -75,14 +88,51 @@ class Plan:
 
 
 class Reading:
-    """What one body, or one event, was found to hold: keys, each with its preset's number."""
+    """Reads one document by a plan: what it holds is a few keys, each with its preset's number."""
 
-    __slots__ = ("_plan", "ignored", "keys")
+    __slots__ = ("_begun", "_plan", "_scanner", "_seen", "_waiting", "ignored", "json", "keys")
 
     def __init__(self, plan: Plan) -> None:
         self.keys: list[tuple[int, Key]] = []
         self.ignored = 0  # values that stood where a key stands, and were none
+        self.json = True  # False: it does not even begin like a document
         self._plan = plan
+        self._begun = False
+        self._waiting: list[bytes] = []  # what was looked at, and not walked yet
+        self._seen = b""  # the last bytes of it
+        self._scanner: Scanner | None = None
+
+    def feed(self, data: bytes) -> bool:
+        """The next bytes. True: the rest does not matter. The caller bounds how many there are."""
+        scanner = self._scanner
+        if scanner is not None:
+            return scanner.feed(data)
+        if not self._begun:
+            data = data.lstrip()
+            if not data:
+                return False
+            self._begun = True
+            self.json = data[0] in b"{["
+        if not self.json:
+            return True
+        plan = self._plan
+        if not plan.mentions(self._seen + data if self._seen else data):
+            self._waiting.append(data)
+            self._seen = (self._seen + data)[-plan.overlap :]
+            return False
+        scanner = self._scanner = Scanner(plan.root, plan.slots, self)
+        if self._waiting:
+            data = b"".join((*self._waiting, data))
+            self._waiting = []
+        return scanner.feed(data)
+
+    def end(self) -> None:
+        """There are no more bytes, or no more are read."""
+        if self._scanner is not None:
+            self._scanner.end()
+            self.ignored += self._scanner.over_long
+            self._scanner = None
+        self._waiting = []
 
     def enough(self, found: int, values: list[bytes]) -> bool:
         """See `Taker`. In a batch this is asked of each element, and the first that is complete ends it."""
@@ -143,3 +193,12 @@ class _Compiled:
 
 def _hashed(value: bytes) -> bytes:
     return blake2b(value, digest_size=16).hexdigest().encode()
+
+
+def _telling(names: Sequence[str]) -> bytes:
+    """The longest of these names that has one spelling, but for needless escapes; b"" where there is none.
+
+    A name of digits may stand for a place in an array, and is not to be seen then.
+    """
+    plain = [name.encode() for name in names if _PLAIN.fullmatch(name) is not None and not name.isdigit()]
+    return max(plain, key=len, default=b"")

@@ -56,11 +56,11 @@ class Query:
 class Path:
     """A pattern of paths. Its groups, if it has any, are the id (several are one id of several parts).
 
-    `place` names what is found there, for those rules that hold in such a place only. A pattern never matches where
-    none of a preset's `hints` is in the path: those are what is looked for first.
+    `place` names what is found there, for those rules that hold in such a place only.
     """
 
     pattern: re.Pattern[bytes]
+    hint: bytes = b""  # what is in every path that matches: it is looked for first
     space: str = ""
     rank: int = 0
     place: str = ""
@@ -110,7 +110,6 @@ class Preset:
     gone: int = 0  # the status that says of a request with a key: this session is over
     delete_ends: bool = False  # a DELETE with a key in a field ends the session
     own_cookie: bytes = b""  # the name of a cookie that the proxy itself is to set where the client has none
-    hints: tuple[bytes, ...] = ()
     fields: tuple[Field, ...] = ()
     queries: tuple[Query, ...] = ()
     paths: tuple[Path, ...] = ()

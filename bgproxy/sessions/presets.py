@@ -106,11 +106,11 @@ def _a2a_answers(*envelope: str) -> tuple[Group, ...]:
 
 A2A: Final = Preset(
     "a2a",
-    hints=(b"/tasks",),
     queries=(Query(b"contextId", "a2a.context", CONTEXT, re.compile(rb"/tasks\Z")),),
     paths=(
         Path(
             re.compile(rb"/tasks/([^/:]+)(?::[a-z]+|/pushNotificationConfigs(?:/[^/]*)?)?\Z"),
+            b"/tasks/",
             "a2a.task",
             TASK,
             place="task",
@@ -143,24 +143,23 @@ _THREAD_ID = ("openai.thread", CONTEXT)
 
 OPENAI: Final = Preset(
     "openai",
-    hints=(b"/responses", b"/conversations", b"/threads", b"/realtime"),
     queries=(Query(b"call_id", "openai.call", SESSION, re.compile(rb"/realtime\Z")),),
     paths=(
-        Path(re.compile(rb"/responses\Z"), place="responses"),
-        Path(re.compile(rb"/v1/responses/([^/]+)"), *_RESPONSE_ID),
-        Path(re.compile(rb"/v1/conversations\Z"), place="conversations"),
-        Path(re.compile(rb"/v1/conversations/([^/]+)"), *_CONVERSATION_ID, ends=True),
-        Path(re.compile(rb"/v1/threads\Z"), place="threads"),
-        Path(re.compile(rb"/v1/threads/runs\Z"), place="runs"),
-        Path(re.compile(rb"/v1/threads/(thread_[^/]+)"), *_THREAD_ID, ends=True),
-        Path(re.compile(rb"/v1/realtime/calls/([^/]+)"), "openai.call", SESSION),
+        Path(re.compile(rb"/responses\Z"), b"/responses", place="responses"),
+        Path(re.compile(rb"/v1/responses/([^/]+)"), b"/v1/responses/", *_RESPONSE_ID),
+        Path(re.compile(rb"/v1/conversations\Z"), b"/v1/conversations", place="conversations"),
+        Path(re.compile(rb"/v1/conversations/([^/]+)"), b"/v1/conversations/", *_CONVERSATION_ID, ends=True),
+        Path(re.compile(rb"/v1/threads\Z"), b"/v1/threads", place="threads"),
+        Path(re.compile(rb"/v1/threads/runs\Z"), b"/v1/threads/runs", place="runs"),
+        Path(re.compile(rb"/v1/threads/(thread_[^/]+)"), b"/v1/threads/thread_", *_THREAD_ID, ends=True),
+        Path(re.compile(rb"/v1/realtime/calls/([^/]+)"), b"/v1/realtime/calls/", "openai.call", SESSION),
     ),
     groups=(
         Group((Member(("previous_response_id",), *_RESPONSE_ID),), place="responses"),
         Group((Member(("conversation",), *_CONVERSATION_ID),), place="responses"),
         Group((Member(("conversation", "id"), *_CONVERSATION_ID),), place="responses"),
     ),
-    learn_locations=(Path(re.compile(rb"/realtime/calls/([^/?#]+)"), "openai.call", SESSION),),
+    learn_locations=(Path(re.compile(rb"/realtime/calls/([^/]+)"), b"", "openai.call", SESSION),),
     learn_groups=(
         Group((Member(("id",), *_RESPONSE_ID), Member(("conversation", "id"), *_CONVERSATION_ID)), place="responses"),
         Group(
@@ -177,18 +176,17 @@ OPENAI: Final = Preset(
 )
 
 # OpenAI's threads have the same paths and another form of id.
-_LANGGRAPH_THREAD = rb"/threads/(?!thread_|(?:search|count|runs|crons|state)(?:/|\Z))([^/?#]+)"
+_LANGGRAPH_THREAD = rb"/threads/(?!thread_|(?:search|count|runs|crons|state)(?:/|\Z))([^/]+)"
 
 LANGGRAPH: Final = Preset(
     "langgraph",
     sticky_host=False,  # its threads live in a database
-    hints=(b"/threads",),
     paths=(
-        Path(re.compile(rb"/threads\Z"), place="threads"),
-        Path(re.compile(_LANGGRAPH_THREAD), "langgraph.thread", SESSION, ends=True),
+        Path(re.compile(rb"/threads\Z"), b"/threads", place="threads"),
+        Path(re.compile(_LANGGRAPH_THREAD), b"/threads/", "langgraph.thread", SESSION, ends=True),
     ),
     groups=(Group((Member(("thread_id",), "langgraph.thread", SESSION),), place="threads"),),
-    learn_locations=(Path(re.compile(_LANGGRAPH_THREAD), "langgraph.thread", SESSION),),
+    learn_locations=(Path(re.compile(_LANGGRAPH_THREAD), b"/threads/", "langgraph.thread", SESSION),),
     learn_groups=(Group((Member(("thread_id",), "langgraph.thread", SESSION),), place="threads"),),
 )
 
@@ -208,11 +206,10 @@ def _adk(*names: str) -> tuple[Member, ...]:
 
 ADK: Final = Preset(
     "adk",
-    hints=(b"/sessions", b"/run"),
     paths=(
-        Path(re.compile(rb"/run(?:_sse)?\Z"), place="run"),
-        Path(re.compile(rb"/apps/[^/]+/users/[^/]+/sessions/?\Z"), place="sessions"),
-        Path(re.compile(rb"/apps/([^/]+)/users/([^/]+)/sessions/([^/:]+)"), "adk", SESSION, ends=True),
+        Path(re.compile(rb"/run(?:_sse)?\Z"), b"/run", place="run"),
+        Path(re.compile(rb"/apps/[^/]+/users/[^/]+/sessions/?\Z"), b"/sessions", place="sessions"),
+        Path(re.compile(rb"/apps/([^/]+)/users/([^/]+)/sessions/([^/:]+)"), b"/sessions/", "adk", SESSION, ends=True),
     ),
     groups=(
         Group(_adk("app_name", "user_id", "session_id"), joined=True, place="run"),

@@ -12,7 +12,7 @@ from binascii import a2b_base64
 from collections.abc import Sequence
 from typing import Final
 
-from bgproxy.sessions.keys import Key, credentials_hash, is_id, joined_id, unquoted
+from bgproxy.sessions.keys import Key, credentials_hash, joined_id, unquoted
 from bgproxy.sessions.learn import JSON_TYPE
 from bgproxy.sessions.preset import Field, Preset
 from bgproxy.sessions.sighting import BodyReader, Sighting
@@ -63,7 +63,7 @@ class Recogniser:
         return sighting
 
     def _fields(self, sighting: Sighting, method: bytes, name: bytes, raw: bytes, marks: Marks) -> None:
-        """The keys in a field, into the sighting. Of a field that comes again the first is the one that counts."""
+        """The keys in a field, into the sighting."""
         for number, field in self._tables.fields[name]:
             value = raw.strip(b" \t")
             if field.form != "whole":
@@ -73,40 +73,41 @@ class Recogniser:
                 value = found
             if field.needs and not _needs_met(field, marks):
                 continue
-            if not is_id(value) or any(key.space == field.space for key in sighting.keys):
-                sighting.ignored += 1
-                continue
             deleted = method == b"DELETE" and self._tables.presets[number].delete_ends
-            sighting.take(number, Key(field.space, value, field.rank), deleted)
+            self._take(sighting, number, field.space, field.rank, [value], deleted)
 
     def _target(self, sighting: Sighting, method: bytes, target: bytes) -> None:
         """The keys in the path and the query, into the sighting, and where the path leads."""
         tables = self._tables
         path, _, query = target.partition(b"?")
-        for number, patterns in tables.paths:
-            for rule in patterns:
-                match = rule.pattern.search(path)
-                if match is None:
+        matched = 0  # the presets one of whose rules did: the first one counts
+        for hint, rules in tables.paths:
+            if hint not in path:
+                continue
+            for number, place, rule in rules:
+                if matched >> number & 1 or rule.hint not in path:
                     continue
-                if rule.place:
-                    sighting.places |= tables.places[number, rule.place]
-                if match.lastindex:
-                    value = joined_id([unquoted(part) for part in match.groups()])
-                    deleted = rule.ends and method == b"DELETE" and match.end() == len(path)
-                    self._take(sighting, number, Key(rule.space, value, rule.rank), deleted)
-                break
+                match = rule.pattern.search(path)
+                if match is not None:
+                    matched |= 1 << number
+                    sighting.places |= place
+                    if match.lastindex:
+                        deleted = rule.ends and method == b"DELETE" and match.end() == len(path)
+                        pieces = [unquoted(piece) for piece in match.groups()]
+                        self._take(sighting, number, rule.space, rule.rank, pieces, deleted)
         if query:
             for name, raw in tables.query_names.findall(target, len(path)):
                 for number, parameter in tables.queries[name]:
                     if parameter.path is None or parameter.path.search(path) is not None:
-                        value = joined_id([unquoted(raw)])
-                        self._take(sighting, number, Key(parameter.space, value, parameter.rank), False)
+                        self._take(sighting, number, parameter.space, parameter.rank, [unquoted(raw)], False)
 
-    def _take(self, sighting: Sighting, number: int, key: Key, deleted: bool) -> None:
-        if key.value and not any(other.space == key.space for other in sighting.keys):
-            sighting.take(number, key, deleted)
-        else:
+    def _take(self, sighting: Sighting, number: int, space: str, rank: int, pieces: list[bytes], deleted: bool) -> None:
+        """A key, unless it can be none. Of several of one kind the first is the one that counts."""
+        value = joined_id(pieces)
+        if not value or sighting.knows(space):
             sighting.ignored += 1
+        else:
+            sighting.take(number, Key(space, value, rank), deleted)
 
     def _others(self, sighting: Sighting, upgrade: bytes) -> None:
         """What needs no key: a connection that is a session, and a cookie of our own."""

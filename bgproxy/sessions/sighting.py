@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from bgproxy.sessions.jsonpath import Scanner
 from bgproxy.sessions.keys import Key, add_key
 from bgproxy.sessions.learn import Learner
 from bgproxy.sessions.plan import Plan, Reading
@@ -65,6 +64,11 @@ class Sighting:
         if add_key(keys, key):
             self.spoken |= 1 << number
 
+    def knows(self, space: str) -> bool:
+        """Whether there is a key of this kind."""
+        keys = self.keys
+        return bool(keys) and any(key.space == space for key in keys)
+
     def asked(self) -> int:
         """The presets that still have a say, as bits: of the protocols, if one has spoken, only that one."""
         tables = self._tables
@@ -76,7 +80,10 @@ class Sighting:
         keys = self.keys
         if keys:
             self.own_cookie = b""
-        self.minting = not (keys and keys[0].rank <= SESSION) and bool(self._tables.answer(self.asked(), self.places))
+            if keys[0].rank <= SESSION:
+                self.minting = False
+                return
+        self.minting = self._tables.answer(self.asked(), self.places).mint
 
     def response(self, status: int, marks: Marks) -> Learner | None:
         """What reads the answer for new keys; None where there can be none. `marks`: its `response_fields`."""
@@ -95,41 +102,41 @@ class Sighting:
 class BodyReader:
     """Reads a request's body for keys. What it finds stands in its `Sighting`, and is final when reading ends."""
 
-    __slots__ = ("_left", "_reading", "_scanner", "_sighting")
+    __slots__ = ("_done", "_left", "_reading", "_sighting")
 
     def __init__(self, sighting: Sighting, plan: Plan, limit: int) -> None:
         """`limit`: so many bytes are read at most."""
         self._sighting = sighting
         self._reading = Reading(plan)
-        self._scanner: Scanner | None = plan.scanner(self._reading)
         self._left = limit
+        self._done = False
 
     def feed(self, data: bytes) -> bool:
         """Bytes of the body, framing removed. True: enough, the keys are final. Never raises."""
-        scanner = self._scanner
-        if scanner is None:
+        if self._done:
             return True
         if len(data) < self._left:
             self._left -= len(data)
-            if not scanner.feed(data):
+            if not self._reading.feed(data):
                 return False
-        elif not scanner.feed(data[: self._left]):
+        elif not self._reading.feed(data[: self._left]):
             self._sighting.unread = "oversized"
-        self._finish(scanner)
+        self._finish()
         return True
 
     def end(self) -> None:
         """The body is whole."""
-        if self._scanner is not None:
-            self._finish(self._scanner)
+        if not self._done:
+            self._finish()
 
-    def _finish(self, scanner: Scanner) -> None:
-        scanner.end()
-        self._scanner = None
+    def _finish(self) -> None:
+        self._done = True
+        reading = self._reading
+        reading.end()
         sighting = self._sighting
-        if not scanner.json:
+        if not reading.json:
             sighting.unread = "not_json"
-        for number, key in self._reading.keys:
+        for number, key in reading.keys:
             sighting.take(number, key, False)
-        sighting.ignored += self._reading.ignored + scanner.over_long
+        sighting.ignored += reading.ignored
         sighting.settle()

@@ -97,7 +97,6 @@ def preset_from(document: Mapping[str, object]) -> Preset:
         protocol=False,
         sticky_host=sticky_host,
         gone=gone,
-        hints=tuple(hint for preset in asked for hint in preset.hints),
         fields=tuple(field for preset in asked for field in preset.fields),
         queries=tuple(query for preset in asked for query in preset.queries),
         paths=tuple(path for preset in asked for path in preset.paths),
@@ -128,7 +127,7 @@ def _answer_place(text: str) -> Preset:
         return Preset(text, learn_event_ids=(("", NAMED),))
     if kind == "location":
         pattern, _ = path_pattern(text, value)
-        return Preset(text, learn_locations=(Path(pattern, text, NAMED),))
+        return Preset(text, learn_locations=(Path(pattern, b"", text, NAMED),))
     made = preset_named(text)
     return replace(made, learn_groups=made.groups)
 
@@ -175,7 +174,7 @@ def _query(text: str, value: str) -> Preset:
 
 def _path(text: str, value: str) -> Preset:
     pattern, hint = path_pattern(text, value)
-    return Preset(text, protocol=False, hints=(hint,), paths=(Path(pattern, text, NAMED),))
+    return Preset(text, protocol=False, paths=(Path(pattern, hint, text, NAMED),))
 
 
 def path_pattern(text: str, template: str) -> tuple[re.Pattern[bytes], bytes]:

@@ -45,16 +45,19 @@ class Tables:
         self.own_cookie = b""
         self.fields: dict[bytes, list[tuple[int, Field]]] = {}
         self.queries: dict[bytes, list[tuple[int, Query]]] = {}
-        self.paths: list[tuple[int, tuple[Path, ...]]] = []
-        self.places: dict[tuple[int, str], int] = {}  # of a preset, each with its bit
+        # By what is in the path of each that matches: the preset, the bit of its place, the rule.
+        self.paths: list[tuple[bytes, list[tuple[int, int, Path]]]] = []
+        self.places: dict[tuple[int, str], int] = {}  # by preset, each with its bit
         self.reads_bodies = False
         self._limit = limit
         self._bodies: dict[tuple[int, int], Plan | None] = {}
         self._answers: dict[tuple[int, int], AnswerRules] = {}
         for number, preset in enumerate(self.presets):
             self._add(number, preset)
+        short = _shortest([rule.hint for preset in presets for rule in preset.paths])
+        self.paths = [(hint, self._rules_with(hint)) for hint in short]
         names = b"|".join(re.escape(name) for name in sorted(self.queries))
-        hints = [re.escape(hint) for hint in sorted({hint for preset in presets for hint in preset.hints})]
+        hints = [re.escape(hint) for hint in short]
         if names:
             hints.append(rb"[?&](?:%b)=" % names)
         # One look says of most targets that there is nothing in them.
@@ -72,11 +75,17 @@ class Tables:
             self.fields.setdefault(field.name, []).append((number, field))
         for query in preset.queries:
             self.queries.setdefault(query.name, []).append((number, query))
-        if preset.paths:
-            self.paths.append((number, preset.paths))
         for path in preset.paths:
             if path.place:
                 self.places.setdefault((number, path.place), 1 << len(self.places))
+
+    def _rules_with(self, hint: bytes) -> list[tuple[int, int, Path]]:
+        return [
+            (number, self.places.get((number, rule.place), 0), rule)
+            for number, preset in enumerate(self.presets)
+            for rule in preset.paths
+            if hint in rule.hint
+        ]
 
     def body(self, asked: int, places: int) -> Plan | None:
         """What a body is read for, if only the presets in `asked` are; None for nothing."""
@@ -107,7 +116,7 @@ class Tables:
 
     def _holding(self, number: int, groups: Sequence[Group], places: int) -> list[Group]:
         """Those groups of a preset that hold where the path has led."""
-        return [group for group in groups if not group.place or places & self.places[number, group.place]]
+        return [group for group in groups if not group.place or places & self.places.get((number, group.place), 0)]
 
     def request_fields(self) -> frozenset[bytes]:
         """The fields of a request that must be known, their names in lower case."""
@@ -121,3 +130,8 @@ class Tables:
         """The fields of an answer that must be known."""
         everywhere = (1 << len(self.places)) - 1
         return self.answer(self.all, everywhere).fields
+
+
+def _shortest(hints: Sequence[bytes]) -> list[bytes]:
+    """Those of the hints that have none of the others in them."""
+    return sorted({hint for hint in hints if not any(other != hint and other in hint for other in hints)})

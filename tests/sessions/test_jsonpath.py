@@ -159,13 +159,6 @@ def test_what_is_no_object_or_array_has_no_members(document: bytes) -> None:
     assert scan(document) == bytewise(document) == []
 
 
-def test_it_says_what_does_not_begin_like_json() -> None:
-    for document, json_like in ((b"  {", True), (b"[", True), (b"--boundary", False), (b"", True)):
-        scanner = Scanner(ROOT, len(PATHS), Taker())
-        scanner.feed(document)
-        assert scanner.json is json_like
-
-
 @pytest.mark.parametrize("length", [LIMIT - 1, LIMIT, LIMIT + 1, 10 * LIMIT])
 def test_an_over_long_string_is_no_value_and_is_counted(length: int) -> None:
     document = b'{"a":"%b","b":{"a":"x"}}' % (b"x" * length)
