@@ -13,8 +13,8 @@ from bgproxy.rules.pin import OnRollback, Pin, Policy
 from bgproxy.rules.pointer import Pointer
 from bgproxy.rules.release import Release
 
-MOVES: Final = frozenset({"gone", "rollback", "follow"})
-"""Of a choice's reasons those for which the session must be moved in the store before it is served there."""
+MOVES: Final = frozenset({"gone", "rollback", "follow", "confirm"})
+"""Of a choice's reasons those for which the store must be asked to move the session before it is served."""
 
 
 class Choice(NamedTuple):
@@ -34,18 +34,21 @@ def choose(
     """The color that is to serve.
 
     gone: the pin's release does not stand on its color any more. rollback: a rollback left that release after the
-    session came to it. follow: the pointer has moved since. By the last two a session moves once per flip at most,
-    for moving gives its pin the pointer's epoch.
+    session came to it. follow: the pointer has moved since. confirm: the pointer has come back to the session's color,
+    but meanwhile another node may have moved the session away, and this one not have heard of it. Each comes at most
+    once per flip, for asking the store gives the pin the pointer's epoch.
     """
     if pin is None:
         return Choice(pointer.active, "active")
     release = releases.get(pin.color)
     if release is None or release.label != pin.release:
         return Choice(pointer.active, "gone")
-    if pin.color == pointer.active or pin.epoch >= pointer.epoch:
+    if pin.epoch >= pointer.epoch:
         return Choice(pin.color, "pinned")
     if policy is Policy.FOLLOW:
-        return Choice(pointer.active, "follow")
-    if on_rollback is OnRollback.MOVE and release.rolled_back > pin.epoch:
-        return Choice(pointer.active, "rollback")
-    return Choice(pin.color, "pinned")
+        why = "follow"
+    elif on_rollback is OnRollback.MOVE and release.rolled_back > pin.epoch:
+        why = "rollback"
+    else:
+        return Choice(pin.color, "pinned")
+    return Choice(pointer.active, why if pin.color != pointer.active else "confirm")

@@ -271,13 +271,13 @@ def _move(
     origin = state.pointer.active
     new: dict[str, Release] = {}
     if (left := state.releases.get(origin)) is not None:
-        rolled_back = state.pointer.epoch + 1 if leaving is Event.ROLL_BACK else 0
+        rolled_back = state.pointer.epoch + 1 if leaving is Event.ROLL_BACK else left.rolled_back
         new[origin] = replace(left.after(leaving), at=at, rolled_back=rolled_back)
     if (target := state.releases.get(to)) is not None:
         arrived = target.after(_arrival(target, bool(forced)))
         if arrived.phase is Phase.BAKING and not bake:
             arrived = arrived.after(Event.SETTLE)
-        new[to] = replace(arrived, at=at, rolled_back=0)
+        new[to] = replace(arrived, at=at)
     facts: dict[str, object] = {"from": origin, "to": to, **_facts(state, new, forced=forced)}
     if target is not None:
         facts["release"] = target.label

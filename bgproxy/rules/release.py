@@ -121,7 +121,7 @@ class Release:
     """What a color holds: a version's label, where its agents listen, and its phase.
 
     `routes` gives single routes their own upstreams; all others use `upstreams`. `at`: unix seconds, store's clock.
-    `rolled_back` is the epoch of the rollback that left it, 0 while none has: by it sessions know what to flee from.
+    `rolled_back` is the epoch of the last rollback that left it, 0 while none has: sessions that came before flee.
     """
 
     label: str

@@ -232,7 +232,9 @@ class MemoryPins:
         own = state.releases.get(pin.color)
         if own is None or own.label != pin.release:
             self._moved(kept, pointer.active, target, pointer.epoch)
-        elif pin.epoch < pointer.epoch and (pin.color, pin.release) != (pointer.active, target):
+        elif pin.epoch < pointer.epoch and pin.color == pointer.active:
+            kept.pin = replace(pin, epoch=pointer.epoch)  # it stays, and is asked about no more before the next flip
+        elif pin.epoch < pointer.epoch:
             everywhere = all(self._epochs.get(other, 0) >= pointer.epoch for other in nodes)
             if everywhere and not any((pin.id, other) in self._turns for other in nodes):
                 self._moved(kept, pointer.active, target, pointer.epoch)

@@ -45,9 +45,9 @@ class Journal:
             entries = [*islice(self._entries.values(), LARGEST)]
             wants = [entry for entry in entries if isinstance(entry, Want)]
             learned = [entry for entry in entries if isinstance(entry, Learned)]
-            for want, found in zip(wants, await pins.resolve(wants), strict=True):
+            for want, found in zip(wants, await pins.resolve(wants) if wants else (), strict=True):
                 self._written(want, found, told)
-            for one, found in zip(learned, await pins.learn(learned), strict=True):
+            for one, found in zip(learned, await pins.learn(learned) if learned else (), strict=True):
                 self._written(one, found, told)
 
     def _written(self, entry: Want | Learned, found: Resolved, told: Told) -> None:

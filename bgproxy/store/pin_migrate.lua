@@ -40,7 +40,10 @@ for turn, id in ipairs(ids(5, #KEYS)) do
   local pin = find(id)
   if pin and label(pin.color) ~= pin.release then
     moved(pin, active, target, epoch) -- its release is not there any more
-  elseif pin and tonumber(pin.epoch) < tonumber(epoch) and pin.color ~= active then
+  elseif pin and tonumber(pin.epoch) < tonumber(epoch) and pin.color == active then
+    pin.epoch = epoch -- it stays, and is asked about no more before the next flip
+    keep(pin)
+  elseif pin and tonumber(pin.epoch) < tonumber(epoch) then
     if everywhere and idle(pin) then
       moved(pin, active, target, epoch)
     else

@@ -142,8 +142,9 @@ class PinStore(Protocol):
         """Move sessions to the active color for turns that are about to begin; the pins that stand, None if gone.
 
         One moves if its epoch is below the pointer's, every live node has applied the pointer, and no node has a turn
-        of it under way. One whose release does not stand on its color any more moves at once. One that may not move
-        yet stays, and the turn counts as under way on this node until `idle`.
+        of it under way. One that is on the active color already gets the pointer's epoch and stays. One whose release
+        does not stand on its color any more moves at once. One that may not move yet stays, and the turn counts as
+        under way on this node until `idle`.
         """
 
     async def applied(self, node: str, epoch: int, turns: Sequence[Turn]) -> None:

@@ -38,7 +38,8 @@ def test_a_release_that_does_not_stand_there(
     ("place", "policy", "on_rollback", "choice"),
     [
         (("green", "v2", 1), Policy.PINNED, OnRollback.MOVE, ("green", "pinned")),
-        (("green", "v2", 1), Policy.FOLLOW, OnRollback.MOVE, ("green", "pinned")),
+        (("green", "v2", 1), Policy.FOLLOW, OnRollback.MOVE, ("green", "confirm")),
+        (("green", "v2", 5), Policy.FOLLOW, OnRollback.MOVE, ("green", "pinned")),
         (("green", "v2", 6), Policy.FOLLOW, OnRollback.MOVE, ("green", "pinned")),
         (("blue", "v1", 4), Policy.PINNED, OnRollback.MOVE, ("blue", "pinned")),
         (("blue", "v1", 4), Policy.FOLLOW, OnRollback.MOVE, ("green", "follow")),
@@ -56,7 +57,15 @@ def test_where_the_release_stands(
 ) -> None:
     found = choose(POINTER, RELEASES, pin(*place), policy, on_rollback)
     assert found == choice
-    assert (found.color != place[0]) == (found.why in MOVES)
+    assert (found.color != place[0]) == (found.why in MOVES - {"confirm"})
+
+
+@pytest.mark.parametrize("epoch", [4, 5, 8])
+def test_the_pointer_has_come_back_to_what_a_rollback_had_left(epoch: int) -> None:
+    back = Pointer("red", "green", 8, "ada", "why", 1.0)
+    choice = choose(back, RELEASES, pin("red", "v0", epoch), Policy.PINNED, OnRollback.MOVE)
+    assert choice == ("red", "confirm" if epoch < 5 else "pinned")
+    assert choose(back, RELEASES, pin("red", "v0", epoch), Policy.PINNED, OnRollback.STAY) == ("red", "pinned")
 
 
 def test_a_session_that_came_after_the_rollback_stays() -> None:

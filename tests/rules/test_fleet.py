@@ -216,10 +216,13 @@ class TestWhatARollbackLeft:
         assert moved is not None
         assert moved.state.releases["green"].rolled_back == 8
 
-    def test_it_is_over_when_the_pointer_comes_or_another_release_does(self) -> None:
+    def test_the_pointers_coming_back_keeps_it_and_another_release_does_not(self) -> None:
         again = fleet.flip(self.rolled_back(Phase.ACTIVE), "green", **WHO)
         assert again is not None
-        assert again.state.releases["green"].rolled_back == 0
+        assert again.state.releases["green"].rolled_back == 8
+        left = fleet.flip(again.state, "blue", **WHO)
+        assert left is not None
+        assert left.state.releases["green"].rolled_back == 8
         before = self.rolled_back()
         staged = fleet.stage(before, "green", before.releases["green"], force=True, **WHO)
         assert staged is not None

@@ -466,6 +466,15 @@ class TestMigrate:
         [moved] = await pins.migrate("one", [Turn(pin.id, 1)])
         assert moved == replace(pin, color="green", release="v2", epoch=epoch, moved=1)
 
+    async def test_the_pointer_has_come_back(
+        self, store: Any, pins: PinStore, flips: Any, nodes: tuple[str, str]
+    ) -> None:
+        pin = (await ask(pins, "a")).pin
+        await flip(store, flips)
+        epoch = await flip(store, flips)
+        assert await pins.migrate("one", [Turn(pin.id, 1)]) == [replace(pin, epoch=epoch)]
+        assert await pins.find(pin.id) == replace(pin, epoch=epoch)
+
     async def test_a_pin_that_is_gone(self, pins: PinStore, nodes: tuple[str, str]) -> None:
         assert await pins.migrate("one", [Turn(key("nobody"), 1)]) == [None]
 

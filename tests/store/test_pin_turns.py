@@ -1,0 +1,218 @@
+"""Moving sessions between two of their turns: what nodes tell one another through the store, and in which order."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from bgproxy.rules.pin import Pin
+from bgproxy.store.pins import PinCache
+from tests.store.pin_rig import Answers, Line, Rig, key, resolved, settle
+
+
+@pytest.fixture
+def rig(flips: Any) -> Rig:
+    return Rig(flips)
+
+
+async def migrated(cache: PinCache, pin: Pin) -> Answers:
+    answers = Answers()
+    cache.migrate(pin, answers)
+    await settle()
+    return answers
+
+
+async def two_nodes(rig: Rig) -> tuple[tuple[PinCache, Line], tuple[PinCache, Line], Pin]:
+    """Both have applied the first epoch, and know a session on blue."""
+    one, two = rig.node("one"), rig.node("two")
+    for cache, _ in (one, two):
+        cache.applied(1, ())
+        pin = (await resolved(cache, "a")).pin
+    return one, two, pin
+
+
+async def test_a_session_moves_between_two_turns(rig: Rig) -> None:
+    (one, _), (two, _), pin = await two_nodes(rig)
+    epoch = rig.flip()
+    one.applied(epoch, ())
+    stays = await migrated(one, pin)
+    assert (stays.pin, stays.why) == (pin, "stays")  # the other may still begin a turn on blue
+    two.applied(epoch, ())
+    await settle()
+    assert (await migrated(two, pin)).why == "stays"  # the first one's turn is under way
+    two.idle(pin.id)
+    one.idle(pin.id)
+    await settle()
+    moved = await migrated(two, pin)
+    assert (moved.why, moved.pin.color, moved.pin.epoch, moved.pin.moved) == ("moved", "green", epoch, 1)
+    assert (await migrated(one, pin)).pin == moved.pin
+    assert (one.moves, two.moves) == (1, 1)
+    assert two.get([key("a")]) == moved.pin
+
+
+async def test_turns_that_began_before_the_flip_hold_their_sessions(rig: Rig) -> None:
+    (one, _), (two, _), pin = await two_nodes(rig)
+    epoch = rig.flip()
+    one.applied(epoch, ())
+    two.applied(epoch, [pin.id])
+    await settle()
+    assert (await migrated(one, pin)).why == "stays"
+    one.idle(pin.id)
+    two.idle(pin.id)
+    await settle()
+    assert (await migrated(one, pin)).why == "moved"
+
+
+async def test_one_session_asked_for_twice_is_one_question(rig: Rig) -> None:
+    (one, line), (two, _), pin = await two_nodes(rig)
+    epoch = rig.flip()
+    one.applied(epoch, ())
+    two.applied(epoch, ())
+    await settle()
+    answers = [Answers() for _ in range(5)]
+    for told in answers:
+        one.migrate(pin, told)
+    await settle()
+    assert {told.pin.color for told in answers} == {"green"}
+    assert line.count("migrate") == 1
+
+
+async def test_an_earlier_turns_end_does_not_free_one_that_is_about_to_begin(rig: Rig) -> None:
+    (one, line), (two, _), pin = await two_nodes(rig)
+    epoch = rig.flip()
+    one.applied(epoch, [pin.id])
+    two.applied(epoch, ())
+    await settle()
+    line.gate = asyncio.Event()
+    answers = Answers()
+    one.migrate(pin, answers)
+    await settle()
+    one.idle(pin.id)
+    line.gate.set()
+    await settle()
+    line.gate = None
+    assert answers.why == "stays"
+    assert (await migrated(two, pin)).why == "stays"
+    two.idle(pin.id)
+    one.idle(pin.id)
+    await settle()
+    assert (await migrated(two, pin)).why == "moved"
+
+
+async def test_an_end_cannot_overtake_its_beginning(rig: Rig) -> None:
+    (one, line), (two, _), pin = await two_nodes(rig)
+    epoch = rig.flip()
+    line.gate = asyncio.Event()
+    one.applied(epoch, [pin.id])
+    await asyncio.sleep(0)
+    one.idle(pin.id)
+    two.applied(epoch, ())
+    await settle()
+    line.gate.set()
+    await settle()
+    assert line.calls[-2:] == [("applied", 1), ("idle", 1)]
+    assert (await migrated(two, pin)).why == "moved"
+
+
+async def test_what_could_not_be_told_is_told_when_the_store_is_back(rig: Rig) -> None:
+    (one, line), (two, _), pin = await two_nodes(rig)
+    await settle()
+    line.cut()
+    epoch = rig.flip()
+    one.applied(epoch, [pin.id])
+    two.applied(epoch, ())
+    await settle()
+    assert (await migrated(two, pin)).why == "stays"
+    two.idle(pin.id)
+    line.mend()
+    await one.tell()
+    assert line.calls[-1] == ("applied", 1)
+    assert (await migrated(two, pin)).why == "stays"
+    two.idle(pin.id)
+    line.cut()
+    one.idle(pin.id)
+    await settle()
+    line.mend()
+    await one.tell()
+    await settle()
+    assert (await migrated(two, pin)).why == "moved"
+
+
+async def test_it_is_told_again_from_time_to_time(rig: Rig) -> None:
+    (one, line), (two, other), pin = await two_nodes(rig)
+    epoch = rig.flip()
+    one.applied(epoch, [pin.id])
+    two.applied(epoch, ())
+    await settle()
+    before = line.count("applied")
+    await one.tell()
+    assert line.count("applied") == before
+    rig.lose_everything()
+    await resolved(two, "a")
+    rig.clock.now += 6
+    await one.tell()
+    await two.tell()
+    assert (line.count("applied"), other.count("applied") > 0) == (before + 1, True)
+    await resolved(two, "b")
+    [pinned] = await rig.pins.resolve([_was(pin)])
+    assert (await migrated(two, pinned.pin)).why == "stays"
+
+
+async def test_a_turn_that_is_being_asked_for_is_told_with_the_others(rig: Rig) -> None:
+    (one, line), (two, _), pin = await two_nodes(rig)
+    epoch = rig.flip()
+    one.applied(epoch, ())
+    await settle()
+    line.gate = asyncio.Event()
+    answers = Answers()
+    one.migrate(pin, answers)  # refused, as two has not applied yet; the answer is on its way
+    await settle()
+    line.gate.set()
+    rig.clock.now += 6
+    await one.tell()  # replaces all that this node has said
+    await settle()
+    two.applied(epoch, ())
+    await settle()
+    assert answers.why == "stays"
+    assert (await migrated(two, pin)).why == "stays"
+
+
+async def test_a_node_that_has_said_nothing_yet_lets_nothing_move(rig: Rig) -> None:
+    (one, _), (two, _), pin = await two_nodes(rig)
+    third, _ = rig.node("three")
+    epoch = rig.flip()
+    one.applied(epoch, ())
+    two.applied(epoch, ())
+    await settle()
+    assert (await migrated(one, pin)).why == "stays"
+    one.idle(pin.id)
+    third.applied(epoch, ())
+    await settle()
+    assert (await migrated(one, pin)).why == "moved"
+
+
+async def test_a_session_whose_pin_the_store_has_lost_is_pinned_where_it_was_to_go(rig: Rig) -> None:
+    (one, _), _, pin = await two_nodes(rig)
+    epoch = rig.flip()
+    one.applied(epoch, ())
+    rig.lose_everything()
+    answers = await migrated(one, pin)
+    assert (answers.why, answers.pin.color, answers.pin.id) == ("created", "green", pin.id)
+
+
+async def test_the_end_of_a_turn_that_holds_nothing_costs_nothing(rig: Rig) -> None:
+    (one, line), _, pin = await two_nodes(rig)
+    await settle()
+    before = len(line.calls)
+    one.idle(pin.id)
+    one.idle(key("nobody"))
+    await settle()
+    assert len(line.calls) == before
+
+
+def _was(pin: Pin) -> Any:
+    from tests.store.pin_rig import want
+
+    return want("a", was=pin)
