@@ -80,7 +80,7 @@ class EventReader:
             self.over_long += 1
 
     def _wanted(self, data: bytes) -> bool:
-        return self._names.search(data) is not None or any(word in data for word in self._words)
+        return self._names.search(data) is not None or any(data.find(word) >= 0 for word in self._words)
 
     def _cut(self, whole: bytes) -> list[Event]:
         events = []

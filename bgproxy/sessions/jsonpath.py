@@ -54,6 +54,7 @@ _AT_COLON: Final = 9
 _AT_VALUE: Final = 10
 _OVER: Final = 11
 
+_BACKSLASH: Final = 92
 _LONGEST_NAME: Final = 4_096  # bytes
 _LONGEST_NUMBER: Final = 65
 # In place of a count of elements.
@@ -234,7 +235,7 @@ class Scanner:
             self._state = _IN_NAME
             return at + 1
         name = match[1]
-        self._want = self._node.children.get(name if b"\\" not in name else decoded(name))
+        self._want = self._node.children.get(name if _BACKSLASH not in name else decoded(name))
         self._state = _AT_COLON
         return match.end()
 
@@ -296,7 +297,7 @@ class Scanner:
         if len(text) > limit:
             self.over_long += 1
             return self._after(match.end())
-        self._take(text if b"\\" not in text else decoded(text))
+        self._take(text if _BACKSLASH not in text else decoded(text))
         return self._after(match.end())
 
     def _number(self, data: bytes, at: int) -> int:

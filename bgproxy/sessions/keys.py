@@ -44,7 +44,7 @@ def joined_id(parts: Sequence[bytes]) -> bytes:
 
 def unquoted(value: bytes) -> bytes:
     """A piece of a path or query without its percent encoding (RFC 3986 §2.1); what is no encoding stays."""
-    if b"%" not in value:
+    if 37 not in value:  # %
         return value
     return _PERCENT.sub(lambda match: bytes((int(match[1], 16),)), value)
 

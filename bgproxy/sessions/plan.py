@@ -58,7 +58,11 @@ class Plan:
         """Whether there may be a key in a document with these bytes in it."""
         if self.names.search(data, 0, _GLANCE) is not None:
             return True
-        if len(data) > _GLANCE and any(word in data for word in self._words) and self.names.search(data) is not None:
+        if (
+            len(data) > _GLANCE
+            and any(data.find(word) >= 0 for word in self._words)
+            and self.names.search(data) is not None
+        ):
             return True
         return _ESCAPED.search(data) is not None
 

@@ -12,11 +12,11 @@ from binascii import a2b_base64
 from collections.abc import Sequence
 from typing import Final
 
-from bgproxy.sessions.keys import Key, credentials_hash, joined_id, unquoted
+from bgproxy.sessions.keys import Key, credentials_hash, is_id, joined_id, unquoted
 from bgproxy.sessions.learn import JSON_TYPE
 from bgproxy.sessions.preset import Field, Preset
 from bgproxy.sessions.sighting import BodyReader, Sighting
-from bgproxy.sessions.tables import Tables
+from bgproxy.sessions.tables import FieldRule, Speaker, Tables
 
 Marks = Sequence[tuple[bytes, bytes]]
 
@@ -50,31 +50,32 @@ class Recogniser:
         sighting = Sighting(tables)
         fields = tables.fields
         for name, value in marks:
-            if name in fields:
-                self._fields(sighting, method, name, value, marks)
+            rules = fields.get(name)
+            if rules is not None:
+                self._fields(sighting, method, rules, value, marks)
         if hinted:
             self._target(sighting, method, target)
         if upgrade or tables.own_cookie:
             self._others(sighting, upgrade)
-        if has_body:
+        if has_body and tables.best is not None and not (sighting.keys and sighting.keys[0].rank <= tables.best):
             self._body(sighting, marks)
-        else:
-            sighting.settle()
+        sighting.settle()
         return sighting
 
-    def _fields(self, sighting: Sighting, method: bytes, name: bytes, raw: bytes, marks: Marks) -> None:
+    def _fields(self, sighting: Sighting, method: bytes, rules: list[FieldRule], raw: bytes, marks: Marks) -> None:
         """The keys in a field, into the sighting."""
-        for number, field in self._tables.fields[name]:
+        for rule in rules:
             value = raw.strip(b" \t")
-            if field.form != "whole":
-                found = _within(field, value)
+            if not rule.plain:
+                found = _within(rule.field, value, marks)
                 if found is None:
                     continue
                 value = found
-            if field.needs and not _needs_met(field, marks):
-                continue
-            deleted = method == b"DELETE" and self._tables.presets[number].delete_ends
-            self._take(sighting, number, field.space, field.rank, [value], deleted)
+            if not is_id(value) or sighting.knows(rule.space):
+                sighting.ignored += 1
+            else:
+                deleted = method == b"DELETE" and rule.speaker.delete_ends
+                sighting.take(rule.speaker, Key(rule.space, value, rule.rank), deleted)
 
     def _target(self, sighting: Sighting, method: bytes, target: bytes) -> None:
         """The keys in the path and the query, into the sighting, and where the path leads."""
@@ -82,32 +83,34 @@ class Recogniser:
         path, _, query = target.partition(b"?")
         matched = 0  # the presets one of whose rules did: the first one counts
         for hint, rules in tables.paths:
-            if hint not in path:
+            if path.find(hint) < 0:
                 continue
-            for number, place, rule in rules:
-                if matched >> number & 1 or rule.hint not in path:
+            for speaker, place, rule in rules:
+                if matched & speaker.bit or path.find(rule.hint) < 0:
                     continue
                 match = rule.pattern.search(path)
                 if match is not None:
-                    matched |= 1 << number
+                    matched |= speaker.bit
                     sighting.places |= place
                     if match.lastindex:
                         deleted = rule.ends and method == b"DELETE" and match.end() == len(path)
                         pieces = [unquoted(piece) for piece in match.groups()]
-                        self._take(sighting, number, rule.space, rule.rank, pieces, deleted)
+                        self._take(sighting, speaker, rule.space, rule.rank, pieces, deleted)
         if query:
             for name, raw in tables.query_names.findall(target, len(path)):
-                for number, parameter in tables.queries[name]:
+                for speaker, parameter in tables.queries[name]:
                     if parameter.path is None or parameter.path.search(path) is not None:
-                        self._take(sighting, number, parameter.space, parameter.rank, [unquoted(raw)], False)
+                        self._take(sighting, speaker, parameter.space, parameter.rank, [unquoted(raw)], False)
 
-    def _take(self, sighting: Sighting, number: int, space: str, rank: int, pieces: list[bytes], deleted: bool) -> None:
+    def _take(
+        self, sighting: Sighting, speaker: Speaker, space: str, rank: int, pieces: list[bytes], deleted: bool
+    ) -> None:
         """A key, unless it can be none. Of several of one kind the first is the one that counts."""
         value = joined_id(pieces)
         if not value or sighting.knows(space):
             sighting.ignored += 1
         else:
-            sighting.take(number, Key(space, value, rank), deleted)
+            sighting.take(speaker, Key(space, value, rank), deleted)
 
     def _others(self, sighting: Sighting, upgrade: bytes) -> None:
         """What needs no key: a connection that is a session, and a cookie of our own."""
@@ -135,11 +138,12 @@ class Recogniser:
                 sighting.unread = "not_json"
             if not sighting.unread:
                 sighting.body = BodyReader(sighting, plan, self._limit)
-        sighting.settle()
 
 
-def _within(field: Field, value: bytes) -> bytes | None:
+def _within(field: Field, value: bytes, marks: Marks) -> bytes | None:
     """The id within a field's value; None where there is none, b"" where it is wrong."""
+    if field.needs and not _needs_met(field, marks):
+        return None
     if field.cookie is not None:
         match = field.cookie.search(value)
         return match[1] if match is not None else None

@@ -11,7 +11,7 @@ from bgproxy.sessions.keys import Key, add_key
 from bgproxy.sessions.learn import Learner
 from bgproxy.sessions.plan import Plan, Reading
 from bgproxy.sessions.preset import SESSION
-from bgproxy.sessions.tables import Tables
+from bgproxy.sessions.tables import Speaker, Tables
 
 Marks = Sequence[tuple[bytes, bytes]]
 
@@ -52,22 +52,28 @@ class Sighting:
         self._gone = 0  # the status that says that the session is over
         self._deleted = False  # success ends the session
 
-    def take(self, number: int, key: Key, deleted: bool) -> None:
-        """One more key, found by the preset of this number. `deleted`: the request is to end what it names."""
+    def take(self, speaker: Speaker, key: Key, deleted: bool) -> None:
+        """One more key. `deleted`: the request is to end what it names."""
         keys = self.keys
         if not keys or key.rank < keys[0].rank:
-            preset = self._tables.presets[number]
-            self.preset = preset.name
-            self.sticky_host = preset.sticky_host
-            self._gone = preset.gone if key.rank <= SESSION else 0
+            self.preset = speaker.name
+            self.sticky_host = speaker.sticky_host
+            self._gone = speaker.gone if key.rank <= SESSION else 0
             self._deleted = deleted
-        if add_key(keys, key):
-            self.spoken |= 1 << number
+        if not keys:
+            keys.append(key)
+            self.spoken |= speaker.bit
+        elif add_key(keys, key):
+            self.spoken |= speaker.bit
 
     def knows(self, space: str) -> bool:
         """Whether there is a key of this kind."""
         keys = self.keys
         return bool(keys) and any(key.space == space for key in keys)
+
+    def speaker(self, number: int) -> Speaker:
+        """The preset of this number."""
+        return self._tables.speakers[number]
 
     def asked(self) -> int:
         """The presets that still have a say, as bits: of the protocols, if one has spoken, only that one."""
@@ -137,6 +143,6 @@ class BodyReader:
         if not reading.json:
             sighting.unread = "not_json"
         for number, key in reading.keys:
-            sighting.take(number, key, False)
+            sighting.take(sighting.speaker(number), key, False)
         sighting.ignored += reading.ignored
         sighting.settle()

@@ -13,6 +13,32 @@ from bgproxy.sessions.plan import Plan
 from bgproxy.sessions.preset import Field, Group, Path, Preset, Query
 
 
+class Speaker:
+    """What of a preset matters to a request that it has found a key in."""
+
+    __slots__ = ("bit", "delete_ends", "gone", "name", "sticky_host")
+
+    def __init__(self, number: int, preset: Preset) -> None:
+        self.bit = 1 << number
+        self.name = preset.name
+        self.sticky_host = preset.sticky_host
+        self.gone = preset.gone
+        self.delete_ends = preset.delete_ends
+
+
+class FieldRule:
+    """A field of a request, and who speaks by it."""
+
+    __slots__ = ("field", "plain", "rank", "space", "speaker")
+
+    def __init__(self, field: Field, speaker: Speaker) -> None:
+        self.field = field
+        self.space = field.space
+        self.rank = field.rank
+        self.plain = field.form == "whole" and not field.needs  # the whole value is the id
+        self.speaker = speaker
+
+
 class Tables:
     """Presets are numbered by their order; a set of them is an integer, one bit for each."""
 
@@ -23,6 +49,7 @@ class Tables:
         "_placed",
         "_unplaced",
         "all",
+        "best",
         "connection",
         "fields",
         "hints",
@@ -33,7 +60,7 @@ class Tables:
         "protocols",
         "queries",
         "query_names",
-        "reads_bodies",
+        "speakers",
     )
 
     def __init__(self, presets: Sequence[Preset], limit: int) -> None:
@@ -43,12 +70,14 @@ class Tables:
         self.protocols = 0
         self.connection: Preset | None = None  # for which a WebSocket is a session
         self.own_cookie = b""
-        self.fields: dict[bytes, list[tuple[int, Field]]] = {}
-        self.queries: dict[bytes, list[tuple[int, Query]]] = {}
-        # By what is in the path of each that matches: the preset, the bit of its place, the rule.
-        self.paths: list[tuple[bytes, list[tuple[int, int, Path]]]] = []
+        self.speakers = [Speaker(number, preset) for number, preset in enumerate(self.presets)]
+        self.fields: dict[bytes, list[FieldRule]] = {}
+        self.queries: dict[bytes, list[tuple[Speaker, Query]]] = {}
+        # By what is in the path of each that matches: who speaks, the bit of its place, the rule.
+        self.paths: list[tuple[bytes, list[tuple[Speaker, int, Path]]]] = []
         self.places: dict[tuple[int, str], int] = {}  # by preset, each with its bit
-        self.reads_bodies = False
+        # The most specific that a key in a body can be; None where there are none.
+        self.best = min((m.rank for p in self.presets for group in p.groups for m in group.members), default=None)
         self._limit = limit
         self._bodies: dict[tuple[int, int], Plan | None] = {}
         self._answers: dict[tuple[int, int], AnswerRules] = {}
@@ -70,18 +99,17 @@ class Tables:
         if preset.connection and self.connection is None:
             self.connection = preset
         self.own_cookie = self.own_cookie or preset.own_cookie
-        self.reads_bodies = self.reads_bodies or bool(preset.groups)
         for field in preset.fields:
-            self.fields.setdefault(field.name, []).append((number, field))
+            self.fields.setdefault(field.name, []).append(FieldRule(field, self.speakers[number]))
         for query in preset.queries:
-            self.queries.setdefault(query.name, []).append((number, query))
+            self.queries.setdefault(query.name, []).append((self.speakers[number], query))
         for path in preset.paths:
             if path.place:
                 self.places.setdefault((number, path.place), 1 << len(self.places))
 
-    def _rules_with(self, hint: bytes) -> list[tuple[int, int, Path]]:
+    def _rules_with(self, hint: bytes) -> list[tuple[Speaker, int, Path]]:
         return [
-            (number, self.places.get((number, rule.place), 0), rule)
+            (self.speakers[number], self.places.get((number, rule.place), 0), rule)
             for number, preset in enumerate(self.presets)
             for rule in preset.paths
             if hint in rule.hint
@@ -121,8 +149,8 @@ class Tables:
     def request_fields(self) -> frozenset[bytes]:
         """The fields of a request that must be known, their names in lower case."""
         names = set(self.fields)
-        names.update(need for listed in self.fields.values() for _, field in listed for need, _ in field.needs)
-        if self.reads_bodies:
+        names.update(need for rules in self.fields.values() for rule in rules for need, _ in rule.field.needs)
+        if self.best is not None:
             names.update((b"content-type", b"content-encoding"))
         return frozenset(names)
 
