@@ -166,6 +166,8 @@ class Learner:
             return _NONE
         if self.events is not None:
             events = self.events.feed(data)
+            if self.events.over_long:
+                self.unread = "oversized"
             return _NONE if events is None else self._from_events(events)
         return self._from_body(data)
 
