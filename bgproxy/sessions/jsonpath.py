@@ -264,7 +264,7 @@ class Scanner:
                 if first == 45 or 48 <= first <= 57:  # - or a digit
                     self._state = _AT_NUMBER
                     return at
-            if want.children and (first == 123 or (first == 91 and self._count != _BATCH)):
+            if want.children and (first == 123 or first == 91):
                 self._stack.append((self._node, self._count))
                 self._node = want
                 self._count = _OBJECT if first == 123 else 0

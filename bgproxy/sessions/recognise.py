@@ -81,16 +81,14 @@ class Recogniser:
         """The keys in the path and the query, into the sighting, and where the path leads."""
         tables = self._tables
         path, _, query = target.partition(b"?")
-        matched = 0  # the presets one of whose rules did: the first one counts
         for hint, rules in tables.paths:
             if path.find(hint) < 0:
                 continue
             for speaker, place, rule in rules:
-                if matched & speaker.bit or path.find(rule.hint) < 0:
+                if path.find(rule.hint) < 0:
                     continue
                 match = rule.pattern.search(path)
                 if match is not None:
-                    matched |= speaker.bit
                     sighting.places |= place
                     if match.lastindex:
                         deleted = rule.ends and method == b"DELETE" and match.end() == len(path)

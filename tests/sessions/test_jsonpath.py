@@ -139,6 +139,7 @@ def test_of_a_member_that_comes_twice_the_last_value_counts() -> None:
     assert scan(b'{"a":"1","a":"2"}') == [{("a",): b"2"}]
     assert scan(b'{"b":{"a":"1"},"b":{}}') == []
     assert scan(b'{"a":"1","a":null}') == []
+    assert scan(b'{"b":{"a":"1"},"b":"x"}') == scan(b'{"b":{"a":"1"},"b":[]}') == []
 
 
 def test_what_comes_after_enough_is_not_read() -> None:

@@ -44,6 +44,13 @@ data: {"jsonrpc":"2.0","id":1,"result":{"protocolVersion":"2025-03-26"}}
     assert seen.minted == SESSION
 
 
+def test_a_stream_whose_head_names_the_session_is_not_looked_at() -> None:
+    sighting, _ = sighted(DEFAULT, INITIALIZE)
+    learner = sighting.response(200, [(b"mcp-session-id", b"a"), (b"content-type", b"text/event-stream")])
+    assert learner is not None
+    assert learner.done
+
+
 @pytest.mark.parametrize("method", ["POST", "GET", "DELETE"])
 def test_each_request_after_it_names_the_session_and_its_body_is_let_pass(method: str) -> None:
     body = '{"jsonrpc":"2.0","id":2,"method":"tools/call","params":{"name":"t"}}' if method == "POST" else ""

@@ -89,6 +89,19 @@ def test_ag_ui_names_its_thread_first_and_is_read_no_further() -> None:
     assert seen.read < 40
 
 
+def test_a_name_may_be_written_with_escapes() -> None:
+    body = '{"x":"' + "y" * 3_000 + '","thread\\u0049d":"thread\\u005F1"}'
+    assert turn(f"POST /agent HTTP/1.1\nContent-Type: application/json\n\n{body}").keys == [AG_THREAD]
+
+
+def test_a_body_speaks_one_protocol_the_first_of_the_route() -> None:
+    body = {"params": {"message": {"contextId": "c"}}, "threadId": "thread_1", "x": 1}
+    assert turn(post("/agent", body)).keys == [("a2a.context", b"c")]
+    assert turn(post("/agent", body), of=recogniser("ag-ui", "a2a")).keys == [AG_THREAD]
+    both = {"params": {"message": {"contextId": "c"}, "requestState": "s"}}
+    assert turn(post("/agent", both)).keys == [("mcp.state", b"s")]
+
+
 def test_ag_ui_takes_no_run_for_a_session() -> None:
     assert turn(post("/agent", {"runId": "run_1", "messages": [{"threadId": "x"}]})).keys == []
 
