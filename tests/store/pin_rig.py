@@ -48,6 +48,8 @@ class Line:
         self.is_cut = False
         self.loses_answers = False
         self.gate: asyncio.Event | None = None  # answers wait for it
+        self.ears = asyncio.Event()  # bells wait for it
+        self.ears.set()
         self.state: FleetState | None = None
         self._pins = pins
         self._bells: list[asyncio.Queue[tuple[bytes, ...] | None]] = []
@@ -121,6 +123,7 @@ class Line:
     async def _listen(self, heard: asyncio.Queue[tuple[bytes, ...] | None]) -> None:
         async with aclosing(cast("AsyncGenerator[tuple[bytes, ...], None]", self._pins.watch())) as bells:
             async for ids in bells:
+                await self.ears.wait()
                 heard.put_nowait(ids)
 
     async def _over(self, verb: str, size: int, call: Callable[[], Any]) -> Any:
@@ -188,7 +191,7 @@ class Rig:
 
 
 async def settle() -> None:
-    for _ in range(40):
+    for _ in range(25):
         await asyncio.sleep(0)
 
 

@@ -1,0 +1,323 @@
+"""No session is ever on two releases unless it was moved, and never in two places at once: searched for by chance.
+
+Nodes come and go, hear of flips late, get their answers and bells late, and lose their line; sessions hop between them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+
+from bgproxy.rules import fleet
+from bgproxy.rules.choose import MOVES, choose
+from bgproxy.rules.pin import OnRollback, Pin, Policy
+from bgproxy.rules.pointer import Pointer
+from bgproxy.store.pins import PinCache
+from tests.store.conftest import Fleet
+from tests.store.pin_rig import Line, Rig, key, learned, settle, want
+
+FEW = 3  # sessions at once: so their turns meet
+BUDGET = 500.0  # seconds that may pass in one run: less than the ttl, so no session idles out
+
+
+class Session:
+    def __init__(self, name: str) -> None:
+        self.keys = [name]
+        self.place: tuple[str, str] | None = None  # where it has last run
+        self.running: list[Turn] = []
+        self.asking = 0
+        self.is_split_by_an_outage = False  # it was let in without the store: that is counted, and no promise
+
+
+class Node:
+    def __init__(self, name: str, cache: PinCache, line: Line) -> None:
+        self.name, self.cache, self.line = name, cache, line
+        self.turns: Counter[bytes] = Counter()
+        self.is_dead = False
+
+
+class Turn:
+    """One exchange of a session on a node, as the data path goes about it."""
+
+    def __init__(self, model: Model, node: Node, session: Session) -> None:
+        self.model, self.node, self.session = model, node, session
+        self.pin: Pin | None = None
+        session.asking += 1
+
+    def begin(self, keys: tuple[str, ...]) -> None:
+        pin = self.node.cache.get([*map(key, keys)])
+        if pin is not None:
+            self.choose(pin, "hit")
+        else:
+            self.node.cache.resolve(want(*keys), self.choose)
+
+    def choose(self, pin: Pin | None, why: str) -> None:
+        state = self.node.line.state
+        assert pin is not None
+        assert state is not None
+        if why == "journalled":
+            self.session.is_split_by_an_outage = True
+        policy, on_rollback = self.model.policies
+        if choose(state.pointer, state.releases, pin, policy, on_rollback).why in MOVES:
+            self.node.cache.migrate(pin, self.run)
+        else:
+            self.run(pin, why)
+
+    def run(self, pin: Pin | None, why: str) -> None:
+        assert pin is not None
+        self.session.asking -= 1
+        if self.node.is_dead:
+            return
+        self.pin = pin
+        self.node.turns[pin.id] += 1
+        self.model.ran(self.session, (pin.color, pin.release))
+        self.session.running.append(self)
+
+    def end(self) -> None:
+        assert self.pin is not None
+        self.session.running.remove(self)
+        self.node.turns[self.pin.id] -= 1
+        if not self.node.turns[self.pin.id]:
+            self.node.cache.idle(self.pin.id)
+
+
+class Model(RuleBasedStateMachine):
+    policies = (Policy.PINNED, OnRollback.STAY)
+    outages = False
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.loop = asyncio.new_event_loop()
+        self.problems: list[str] = []
+        self.names = iter(range(1_000_000))
+        self.spent = 0.0
+
+    @initialize()
+    def begin(self) -> None:
+        self.rig = Rig(Fleet)
+        self.sessions: list[Session] = []
+        self.nodes: list[Node] = []
+        for _ in range(2):
+            self.join()
+
+    def do(self, act: Callable[[], Any]) -> None:
+        async def acted() -> None:
+            act()
+            await settle()
+
+        self.loop.run_until_complete(acted())
+
+    def join(self) -> None:
+        def start() -> None:
+            name = f"node-{next(self.names)}"
+            cache, line = self.rig.node(name, cache_size=6, refresh_interval=1.0)
+            cache.start()
+            self.nodes.append(Node(name, cache, line))
+            cache.applied(self.pointer.epoch, ())
+
+        self.do(start)
+
+    def hear(self, node: Node) -> None:
+        node.line.state = self.rig.state
+        busy = [pin_id for pin_id, count in node.turns.items() if count]
+        self.do(lambda: node.cache.applied(self.pointer.epoch, busy))
+
+    @property
+    def pointer(self) -> Pointer:
+        assert self.rig.state is not None
+        return self.rig.state.pointer
+
+    def ran(self, session: Session, place: tuple[str, str]) -> None:
+        if session.is_split_by_an_outage:
+            return
+        if any((turn.pin.color, turn.pin.release) != place for turn in session.running if turn.pin):
+            self.problems.append(f"{session.keys} runs in two places at once")
+        may_move = self.policies != (Policy.PINNED, OnRollback.STAY)
+        if session.place not in (None, place) and not may_move:
+            self.problems.append(f"{session.keys} was on {session.place}, and now is on {place}")
+        session.place = place
+
+    @invariant()
+    def nothing_is_split(self) -> None:
+        assert self.problems == []
+
+    @precondition(lambda self: len(self.sessions) < FEW)
+    @rule(data=st.data())
+    def new_session(self, data: st.DataObject) -> None:
+        session = Session(f"s{next(self.names)}")
+        self.sessions.append(session)
+        turn = Turn(self, data.draw(st.sampled_from(self.nodes)), session)
+        self.do(lambda: turn.begin((session.keys[0],)))
+
+    @precondition(lambda self: self.sessions)
+    @rule(data=st.data())
+    def turn(self, data: st.DataObject) -> None:
+        session = data.draw(st.sampled_from(self.sessions))
+        keys = data.draw(st.lists(st.sampled_from(session.keys), min_size=1, max_size=2, unique=True))
+        turn = Turn(self, data.draw(st.sampled_from(self.nodes)), session)
+        self.do(lambda: turn.begin(tuple(keys)))
+
+    @precondition(lambda self: any(session.running for session in self.sessions))
+    @rule(data=st.data())
+    def turn_ends(self, data: st.DataObject) -> None:
+        turn = data.draw(st.sampled_from([turn for session in self.sessions for turn in session.running]))
+        self.do(turn.end)
+
+    @precondition(lambda self: any(session.running for session in self.sessions))
+    @rule(data=st.data())
+    def agent_mints(self, data: st.DataObject) -> None:
+        turn = data.draw(st.sampled_from([turn for session in self.sessions for turn in session.running]))
+        name, pin = f"m{next(self.names)}", turn.pin
+        assert pin is not None
+
+        def told(standing: Pin | None, why: str) -> None:
+            turn.session.keys.append(name)
+
+        place = {"color": pin.color, "release": pin.release, "epoch": pin.epoch}
+        self.do(lambda: turn.node.cache.learn(learned(name, pin=pin.id, **place), told))
+
+    @precondition(lambda self: len(self.sessions) < FEW)
+    @rule(data=st.data())
+    def agent_mints_a_session(self, data: st.DataObject) -> None:
+        """An exchange without any key, on the color that its node holds for active."""
+        node = data.draw(st.sampled_from(self.nodes))
+        name, state = f"s{next(self.names)}", node.line.state
+        assert state is not None
+        assert state.active is not None
+        session = Session(name)
+        session.place = (state.pointer.active, state.active.label)
+        place = {"color": state.pointer.active, "release": state.active.label, "epoch": state.pointer.epoch}
+        self.do(lambda: node.cache.learn(learned(name, **place), lambda *_: self.sessions.append(session)))
+
+    @precondition(lambda self: any(not session.running and not session.asking for session in self.sessions))
+    @rule(data=st.data())
+    def session_ends(self, data: st.DataObject) -> None:
+        quiet = [session for session in self.sessions if not session.running and not session.asking]
+        session = data.draw(st.sampled_from(quiet))
+        self.sessions.remove(session)
+        self.do(lambda: data.draw(st.sampled_from(self.nodes)).cache.end(key(session.keys[0])))
+
+    @rule(data=st.data())
+    def flip(self, data: st.DataObject) -> None:
+        """The one that has flipped hears of it first."""
+        self.do(lambda: self.rig.flip(heard=False))
+        self.hear(data.draw(st.sampled_from(self.nodes)))
+
+    @precondition(lambda self: self.pointer.previous is not None)
+    @rule()
+    def roll_back(self) -> None:
+        assert self.rig.state is not None
+        self.rig.state = fleet.rollback(self.rig.state, actor="ada", reason="bad", at=3.0, force=True).state
+
+    @rule(data=st.data())
+    def node_hears(self, data: st.DataObject) -> None:
+        self.hear(data.draw(st.sampled_from(self.nodes)))
+
+    @rule()
+    def all_hear(self) -> None:
+        for node in self.nodes:
+            self.hear(node)
+
+    @rule(data=st.data(), answers=st.booleans())
+    def line_is_slow(self, data: st.DataObject, answers: bool) -> None:
+        line = data.draw(st.sampled_from(self.nodes)).line
+        if not answers:
+            line.ears.clear()
+        elif line.gate is None:
+            line.gate = asyncio.Event()
+
+    @rule(data=st.data())
+    def line_is_quick_again(self, data: st.DataObject) -> None:
+        line = data.draw(st.sampled_from(self.nodes)).line
+        self.do(lambda: _quick(line))
+
+    @rule(data=st.data())
+    def node_dies(self, data: st.DataObject) -> None:
+        node = data.draw(st.sampled_from(self.nodes))
+        self.nodes.remove(node)
+        del self.rig.nodes[node.name]
+        node.is_dead = True
+        for session in self.sessions:
+            session.running = [turn for turn in session.running if turn.node is not node]
+        self.join()
+
+    @precondition(lambda self: self.spent < BUDGET - 60)
+    @rule(seconds=st.sampled_from([1, 10, 60]))
+    def time_passes(self, seconds: int) -> None:
+        self.spent += seconds
+        self.rig.clock.now += seconds
+        self.loop.run_until_complete(self.rig.wake())
+
+    @precondition(lambda self: self.outages)
+    @rule(data=st.data())
+    def line_is_cut(self, data: st.DataObject) -> None:
+        self.do(data.draw(st.sampled_from(self.nodes)).line.cut)
+
+    @precondition(lambda self: self.outages)
+    @rule(data=st.data())
+    def line_is_mended(self, data: st.DataObject) -> None:
+        self.do(data.draw(st.sampled_from(self.nodes)).line.mend)
+        self.loop.run_until_complete(self.rig.wake())
+
+    def teardown(self) -> None:
+        async def stop() -> None:
+            for node in getattr(self, "nodes", ()):
+                _quick(node.line)
+            await settle()
+            others = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
+            for task in others:
+                task.cancel()
+            await asyncio.gather(*others, return_exceptions=True)
+
+        self.loop.run_until_complete(stop())
+        self.loop.run_until_complete(self.loop.shutdown_asyncgens())
+        self.loop.close()
+        gc.collect()
+
+
+def _quick(line: Line) -> None:
+    line.ears.set()
+    if line.gate is not None:
+        line.gate.set()
+        line.gate = None
+
+
+class Outages(Model):
+    outages = True
+
+
+class MovesOnRollback(Model):
+    policies = (Policy.PINNED, OnRollback.MOVE)
+
+
+class Follows(Model):
+    policies = (Policy.FOLLOW, OnRollback.MOVE)
+
+
+@pytest.mark.parametrize("model", [Model, Outages, MovesOnRollback, Follows])
+def test_no_session_is_ever_on_two_releases_unless_it_was_moved(model: type[Model]) -> None:
+    run_state_machine_as_test(
+        model,
+        settings=settings(
+            max_examples=40,
+            stateful_step_count=40,
+            deadline=None,
+            database=None,
+            suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much],
+        ),
+    )
