@@ -12,7 +12,8 @@ from collections.abc import Mapping, Sequence
 from hashlib import blake2b
 from typing import Final
 
-from bgproxy.sessions.jsonpath import Node, Scanner, compile_paths
+from bgproxy.sessions.jsonpath import Node, compile_paths
+from bgproxy.sessions.jsonscan import Scanner
 from bgproxy.sessions.keys import MAX_ID, MAX_KEYS, Key, is_id, joined_id
 from bgproxy.sessions.preset import Group, Member
 

@@ -92,6 +92,9 @@ class Tables:
         # One look says of most targets that there is nothing in them.
         self.hints = re.compile(b"|".join(hints) or rb"(?!)")
         self.query_names = re.compile(rb"[?&](%b)=([^&#]*)" % (names or rb"(?!)"))
+        for places in (0, *self.places.values()):  # the usual cases, which no request is to wait for
+            self.body(self.all, places)
+            self.answer(self.all, places)
 
     def _add(self, number: int, preset: Preset) -> None:
         if preset.protocol:

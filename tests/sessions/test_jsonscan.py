@@ -8,7 +8,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from bgproxy.sessions.jsonpath import Scanner, compile_paths
+from bgproxy.sessions.jsonpath import compile_paths
+from bgproxy.sessions.jsonscan import Scanner
 
 PATHS = [("a",), ("b", "a"), ("b", "b", "c"), ("c", "0", "a"), ("c", "1"), ("ü",), ("a", "b")]
 LIMIT = 600
@@ -182,6 +183,17 @@ def test_any_depth_is_passed_over() -> None:
     assert scan(deep) == bytewise(deep) == [{("a",): b"v"}]
     assert scan(b"[" * 60_000) == []
     assert scan(b'{"b":' * 10_000) == []
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize(
+    "piece", [(b"[", b"", b"]"), (b'{"x":', b"1", b"}"), (b"[1,[", b"", b"],2]"), (b"[[[[[[[[]]]]]]]],", b"1", b"")]
+)
+def test_the_work_grows_with_the_length_only(piece: tuple[bytes, bytes, bytes]) -> None:
+    opening, middle, closing = piece
+    count = 2_000_000 // (len(opening) + len(closing))
+    document = b'{"x":[%b%b%b],"a":"v"}' % (opening * count, middle, closing * count)
+    assert scan(document) == scan(document, [100_000] * 30) == [{("a",): b"v"}]
 
 
 def test_what_waits_for_the_rest_is_bounded() -> None:
