@@ -5,7 +5,7 @@ import json
 import tracemalloc
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from turns import DEFAULT, learned, recogniser, sighted, split
 
@@ -129,7 +129,6 @@ def test_a_damaged_answer_is_read_without_a_word(answer: object, at: int, byte: 
         assert minted(sighting, stream, sizes, kind) == minted(sighting, stream, [], kind)
 
 
-@settings(max_examples=200)
 @given(
     st.sampled_from([b"GET", b"POST", b"DELETE"]),
     st.binary(max_size=40).map(lambda tail: b"/" + tail)
