@@ -1,8 +1,9 @@
 """Events of a stream, cut out of its bytes: only those that have one of the wanted words in them.
 
-Nearly all events are looked at once, by one pattern, and let go. What waits for its end is bounded; an event that is
-longer is passed over. The format is that of the HTML standard (§9.2): lines end with CR, LF or both, an empty line
-ends an event. An event counts from its empty line on, as it does for its reader.
+Nearly all events are looked at once, by one pattern, and let go; so a name counts only as its protocol prints it,
+without escapes. What waits for its end is bounded; an event that is longer is passed over. The format is that of the
+HTML standard (§9.2): lines end with CR, LF or both, an empty line ends an event. An event counts from its empty line
+on, as it does for its reader.
 """
 
 from __future__ import annotations

@@ -21,7 +21,8 @@ MAX_OPAQUE: Final = 16_384  # bytes of a text that is no id, but whose hash may 
 _MAX_TEXT: Final = 6 * MAX_ID  # each character may be written as \uXXXX
 _PLAIN: Final = re.compile(r"[A-Za-z0-9_.:@$-]+")
 _GLANCE: Final = 1_024  # bytes; the ids of most protocols stand at the beginning
-_ESCAPED: Final = re.compile(rb"\\u00[2-7]")  # of what needs no escape
+# Of what a plain name is made of, and needs no escape. Those that serializers do write, as of `<` or `&`, are not here.
+_ESCAPED: Final = re.compile(rb"\\u00(?:2[4DEde]|3[0-9Aa]|4[0-9A-Fa-f]|5[0-9AaFf]|6[1-9A-Fa-f]|7[0-9Aa])")
 
 
 class Plan:

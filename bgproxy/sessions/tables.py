@@ -46,8 +46,6 @@ class Tables:
         "_answers",
         "_bodies",
         "_limit",
-        "_placed",
-        "_unplaced",
         "all",
         "best",
         "connection",
