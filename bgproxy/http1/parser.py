@@ -118,8 +118,8 @@ class Parser:
         host: bytes | None = None
         length_text: bytes | None = None
         encoding: bytes | None = None
-        odd: list[tuple[bytes, bytes]] | None = None
-        marks: list[tuple[bytes, bytes]] | None = None
+        odd: Found = []
+        marks: Found = []
         ids = 0
         for name, value in found:
             if name == b"host":
@@ -131,13 +131,7 @@ class Parser:
             elif name == b"transfer-encoding":
                 encoding = value if encoding is None else _SEVERAL
             elif name in self._request_marks:
-                mark = (name, value.rstrip(b" \t"))
-                if marks is None:
-                    marks = [mark]
-                else:
-                    marks.append(mark)
-            elif odd is None:
-                odd = [(name, value)]
+                marks.append((name, value.rstrip(b" \t")))
             else:
                 odd.append((name, value))
         if length_text is None and encoding is None:
@@ -155,16 +149,15 @@ class Parser:
         else:
             host = b""
         if ids > 1:
-            odd = [*(odd or ()), (b"x-request-id", b"")]
+            odd = [*odd, (b"x-request-id", b"")]
         request = RequestHead(method, target, minor, host, length, minor == 1, head[:-2], b"", ids == 1)
-        request.marks = marks
-        if dropped:
-            request.dropped = dropped
+        request.marks = marks or None
+        request.dropped = dropped
         if encoding is not None or minor == 0 or method not in _PLAIN_METHODS or not target.startswith(b"/"):
-            _finish(request, head, head.lower(), odd or [], trusted)
+            _finish(request, head, head.lower(), odd, trusted)
         elif odd == _KEEP_ALIVE:
             request.fields = fields_without(head, head.lower(), b"\nconnection:")
-        elif odd is not None:
+        elif odd:
             _finish(request, head, head.lower(), odd, trusted)
         return request
 
@@ -177,8 +170,8 @@ class Parser:
         version, status_text = match.groups()
         length_text: bytes | None = None
         encoding: bytes | None = None
-        odd: list[tuple[bytes, bytes]] | None = None
-        marks: list[tuple[bytes, bytes]] | None = None
+        odd: Found = []
+        marks: Found = []
         has_date = False
         for name, value in found:
             if name == b"content-length":
@@ -188,13 +181,7 @@ class Parser:
             elif name == b"transfer-encoding":
                 encoding = value if encoding is None else _SEVERAL
             elif name in self._response_marks:
-                mark = (name, value.rstrip(b" \t"))
-                if marks is None:
-                    marks = [mark]
-                else:
-                    marks.append(mark)
-            elif odd is None:
-                odd = [(name, value)]
+                marks.append((name, value.rstrip(b" \t")))
             else:
                 odd.append((name, value))
         keep = version == b"1"
@@ -203,12 +190,12 @@ class Parser:
         else:
             length = response_length(length_text, encoding, int(keep))
         status = int(status_text)
-        response = ResponseHead(status, length, keep, head[:-2], has_date, False, b"", marks)
+        response = ResponseHead(status, length, keep, head[:-2], has_date, False, b"", marks or None)
         if length < 0 or not keep or status < 200 or status == 204:
-            _finish_response(response, head, head.lower(), odd or [])
+            _finish_response(response, head, head.lower(), odd)
         elif odd == _KEEP_ALIVE:
             response.fields = fields_without(head, head.lower(), b"\nconnection:")
-        elif odd is not None:
+        elif odd:
             _finish_response(response, head, head.lower(), odd)
         return response
 

@@ -72,12 +72,12 @@ class FieldScanner:
         low = head.lower()
         found: Found = self._wanted.findall(low, start - 1)
         exact = self._exact
-        if exact and any([name in exact for name, _ in found]):
-            found = [
-                (name := match[1], head[match.start(2) : match.end(2)] if name in exact else match[2])
-                for match in self._wanted.finditer(low, start - 1)
-            ]
-        return found
+        if not exact or exact.isdisjoint([name for name, _ in found]):
+            return found
+        return [
+            (name := match[1], head[match.start(2) : match.end(2)] if name in exact else match[2])
+            for match in self._wanted.finditer(low, start - 1)
+        ]
 
     def walk(self, head: bytes, start: i64) -> Found | None:
         """`find` byte by byte. No index can run out: the head ends with CRLF, which neither a name nor a value has."""
