@@ -5,8 +5,12 @@ The configuration builds these; nothing below it sees more than the part that it
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
+
+from bgproxy.rules.pin import OnRollback, Policy
+from bgproxy.sessions.preset import Preset
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +79,27 @@ class Balance:
 
 
 @dataclass(frozen=True, slots=True)
+class RouteSessions:
+    """How one route knows its sessions and keeps them. Times in seconds."""
+
+    presets: tuple[Preset, ...]
+    policy: Policy = Policy.PINNED
+    on_rollback: OnRollback = OnRollback.MOVE
+    bind_credentials: bool = True  # a session belongs to the credentials that its requests bring, where they bring any
+    pin_ttl: float = 3_600.0  # unused for so long, a session is over
+    max_age: float = 0.0  # off: as long as it is used
+
+
+@dataclass(frozen=True, slots=True)
+class SessionOptions:
+    """What is done to know a session, on all routes; a route that is not among `routes` knows none."""
+
+    routes: Mapping[str, RouteSessions] = field(default_factory=dict)
+    inspect_bytes: int = 65_536  # of a request's body read for a key at most, and of an answer's
+    pin_write_timeout: float = 0.05  # seconds that a newly minted id waits for the store before the client gets it
+
+
+@dataclass(frozen=True, slots=True)
 class ProxyOptions:
     """All of the data path's options together."""
 
@@ -83,3 +108,4 @@ class ProxyOptions:
     pool: PoolOptions = field(default_factory=PoolOptions)
     forwarding: Forwarding = field(default_factory=Forwarding)
     balance: Balance = field(default_factory=Balance)
+    sessions: SessionOptions = field(default_factory=SessionOptions)
