@@ -24,12 +24,14 @@ class Answer:
     chunks: ChunkReader | None = None
     done = False
     left = 0  # bytes to come of a body of known length
+    held: list[bytes] | None = None  # what waits for a pin to be written
     tail = b""  # the last bytes of an event stream: whether an event is open
 
     def __init__(self, exchange: Exchange, response: ResponseHead) -> None:
         client = exchange.client
         request = exchange.request
         self._client = client
+        self._turn = exchange.turn
         self.keeps_agent = response.keep_alive
         self.keeps_client = request.keep_alive and exchange.request_done and not client.must_close()
         status = response.status
@@ -57,6 +59,7 @@ class Answer:
         """The head, and what of the body has come with it, in one write. `Malformed`: nothing was written yet."""
         client = self._client
         body = self._framed(data) if data else b""
+        turn = self._turn
         if self._mode == _LENGTH and not self.left:
             self.done = True
         parts = [response.fields]
@@ -70,35 +73,61 @@ class Answer:
             parts.append(b"Connection: keep-alive\r\n")
         if client.plane.debug_header:
             parts.append(exchange.group.debug)
+        if turn is not None and turn.cookie:
+            parts.append(turn.cookie)
         parts.append(b"\r\n")
         parts.append(body)
         if self.is_stream:
             exchange.group.slot.streams += 1
             self.tail = body[-6:]
         client.answer_begun(now)
-        client.transport.write(b"".join(parts))
+        self._write(b"".join(parts))
 
     def body(self, data: bytes) -> None:
         """More of the body. `Malformed`: nothing of these data was written."""
         if self._mode != _CHUNKED or not is_whole_chunk(data) or not self._at_boundary():
             data = self._framed(data)
+        elif self._turn is not None and self._turn.learner is not None:
+            self._tap(data[data.index(b"\n") + 1 : -2])
         if self.is_stream:
             self.tail = data[-6:]
         client = self._client
         if client.stream_idle:
             client.answer_begun(monotonic())
         if data:
-            client.transport.write(data)
+            self._write(data)
+
+    def hold(self) -> None:
+        """Keep what is to be written, until `let_go`."""
+        if self.held is None:
+            self.held = []
+
+    def let_go(self) -> None:
+        """Write what was kept."""
+        held, self.held = self.held, None
+        if held:
+            self._client.transport.write(b"".join(held))
+
+    def _write(self, data: bytes) -> None:
+        if self.held is None:
+            self._client.transport.write(data)
+        else:
+            self.held.append(data)
+
+    def _tap(self, payload: bytes) -> None:
+        """Let the session's turn see a piece of the body; one that mints an id waits for its pin."""
+        if self._turn is not None and self._turn.learner is not None and self._turn.tap(payload):
+            self.hold()
 
     def ended(self) -> None:
         """The agent closed, and with that its answer is whole (RFC 9112 §6.3, item 8)."""
         self.done = True
         if self._mode == _INTO_CHUNKS:
-            self._client.transport.write(last_chunk([]))
+            self._write(last_chunk([]))
 
     def end_stream(self) -> bool:
         """End an event stream between two of its events, in a way that its client can go on from; False: not now."""
-        if not self.is_stream or self._mode == _UNCHUNKED or not _event_over(self.tail):
+        if not self.is_stream or self.held is not None or self._mode == _UNCHUNKED or not _event_over(self.tail):
             return False
         if self._mode != _RAW:
             self._client.transport.write(last_chunk([]))
@@ -109,7 +138,7 @@ class Answer:
 
         Our chunks always end with our writes, and a chunk size may have leading zeros (RFC 9112 §7.1).
         """
-        if self._mode not in (_CHUNKED, _INTO_CHUNKS):
+        if self._mode not in (_CHUNKED, _INTO_CHUNKS) or self.held is not None:
             return False
         self._client.transport.write(b"0")
         return True
@@ -120,15 +149,21 @@ class Answer:
     def _framed(self, data: bytes) -> bytes:
         """The data in the client's framing."""
         if self._mode == _LENGTH:
-            return self._within_length(data)
+            data = self._within_length(data)
+            self._tap(data)
+            return data
         if self._mode == _RAW:
+            self._tap(data)
             return data
         if self._mode == _INTO_CHUNKS:
+            self._tap(data)
             return chunk(data)
         chunks = self.chunks
         assert chunks is not None
         pieces: list[bytes] = []
         taken = chunks.feed(data, pieces)
+        for piece in pieces:
+            self._tap(piece)
         if chunks.done:
             self.done = True
             if taken < len(data):

@@ -7,7 +7,6 @@ connection says what is waited for; a sweep over all connections looks at it, so
 from __future__ import annotations
 
 import asyncio
-from enum import Enum
 from time import monotonic
 from typing import TYPE_CHECKING
 
@@ -16,25 +15,12 @@ from bgproxy.proxy.exchange import Exchange
 from bgproxy.proxy.forwarding import address_of
 from bgproxy.proxy.replies import REPLIES, reply
 from bgproxy.proxy.routing import Group
+from bgproxy.proxy.turn import STORE_WAIT, turn_of
 from bgproxy.proxy.upstream import TCP_CLOSED, reset_when_closed, tcp_state, untaken
+from bgproxy.proxy.wait import NEVER, Wait
 
 if TYPE_CHECKING:
     from bgproxy.proxy.plane import DataPlane
-
-NEVER = float("inf")
-
-
-class Wait(Enum):
-    """What a connection's deadline is about."""
-
-    REQUEST = "a next request"
-    HEAD = "the rest of a head"
-    BODY = "more of a request's body"
-    CONNECTION = "a connection to an agent"
-    AGENT = "an agent to take more of a body"
-    ANSWER = "an agent's answer"
-    STREAM = "more of an answer"
-    LINGER = "the end of a refused request"
 
 
 class ClientConnection:
@@ -114,7 +100,9 @@ class ClientConnection:
             self._refuse_connection("body_too_large", f"the body is longer than {limit} bytes")
             return
         exchange = self.exchange = Exchange(self, request)
-        exchange.start(group, data[end + 4 :], monotonic())
+        rest = data[end + 4 :]
+        turn = turn_of(exchange, group.sessions, rest) if group.sessions is not None else None
+        exchange.start(group, rest, monotonic(), turn)
 
     def _partial(self, data: bytes) -> None:
         """A head that is not whole yet: wait for the rest, unless it cannot become a good one."""
@@ -345,6 +333,9 @@ class ClientConnection:
     def expect_connection(self, now: float) -> None:
         self._expect(Wait.CONNECTION, self.plane.options.pool.wait_timeout, now)
 
+    def expect_store(self, now: float) -> None:
+        self._expect(Wait.STORE, STORE_WAIT, now)
+
     def answer_begun(self, now: float) -> None:
         self._expect(Wait.STREAM, self.stream_idle, now)
 
@@ -375,6 +366,8 @@ class ClientConnection:
             exchange.refuse("request_timeout", "the body did not come in time")
         elif self.wait is Wait.CONNECTION:
             exchange.waited_too_long()
+        elif self.wait is Wait.STORE and exchange.turn is not None:
+            exchange.turn.store_took_too_long()
         elif self.wait is Wait.AGENT and 0 < self._agent_untaken() < self.agent_left:
             exchange.agent_slow()
         else:

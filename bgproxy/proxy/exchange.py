@@ -4,96 +4,116 @@ It is admitted by one routing table, counted before any byte moves, and relayed 
 no copy per chunk. Everything that can happen to either side ends in exactly one of `_finish`, `_refuse`, `client_gone`
 and `_break`, each of which gives the counts back.
 
-The request's body stands in `upload.py`, the answer's relay in `answer.py`; the waiting and the retries here.
+The request's body stands in `sending.py` and `upload.py`, the session in `turn.py`, the answer's relay in `answer.py`;
+the waiting and the retries here.
 """
 
 from __future__ import annotations
 
 from time import monotonic
-from typing import TYPE_CHECKING
 
-from bgproxy.http1.head import CHUNKED, IDEMPOTENT, Malformed, RequestHead, ResponseHead, why_hopeless
+from bgproxy.http1.head import CHUNKED, IDEMPOTENT, Malformed, ResponseHead, why_hopeless
 from bgproxy.proxy.answer import Answer
 from bgproxy.proxy.pool import Upstream
 from bgproxy.proxy.record import settle
 from bgproxy.proxy.routing import Group
+from bgproxy.proxy.sending import Sending
 from bgproxy.proxy.tunnel import Tunnel
+from bgproxy.proxy.turn import Turn
 from bgproxy.proxy.upload import Upload
 from bgproxy.proxy.upstream import UpstreamConnection
 
-if TYPE_CHECKING:
-    from bgproxy.proxy.client import ClientConnection
 
-
-class Exchange:
+class Exchange(Sending):
     """See the module. Class-level values are defaults of what only some requests need."""
 
     # The way to the agent.
-    connection: UpstreamConnection | None = None
     upstream: Upstream | None = None
     tried: tuple[Upstream, ...] = ()
     fresh = False  # only an unused connection will do: the last one was stale
     retries = 0
     over = False
-    # The request's body.
-    upload: Upload | None = None
-    request_done = False
-    bytes_in = 0
-    replay: list[bytes] | None = None  # what was sent, while it may be sent once more
-    replay_size = 0
     # The answer.
-    answer: Answer | None = None
     head_part = b""  # the beginning of an answer's head
-    interim = 0
     status = 0
     first_byte = 0.0
     bytes_out = 0
     end = "complete"
-
-    def __init__(self, client: ClientConnection, request: RequestHead) -> None:
-        self.client = client
-        self.request = request
 
     def __repr__(self) -> str:
         return f"<Exchange {self.request.method!r} {self.request.target!r} {self.status or 'waiting'} {self.end}>"
 
     # 1. admit, claim, send
 
-    def start(self, group: Group, rest: bytes, now: float) -> None:
-        """Take the request on: `rest` is what has come behind its head."""
+    def start(self, group: Group, rest: bytes, now: float, turn: Turn | None = None) -> None:
+        """Take the request on. `rest`: what has come behind its head; `turn`: of the session that it may belong to."""
         request = self.request
         self.group = group
+        self.turn = turn
         self.started = now
         group.slot.in_flight += 1  # the claim, before any byte moves
         client = self.client
-        self.pending = client.forwarded_head(request, group)
         if request.method in IDEMPOTENT:
             self.replay = []
         length = request.length
         come = len(rest)
         if length == CHUNKED or come < length:
             self.upload = Upload(self, length, come)
-            if length != CHUNKED:
-                self.pending.append(rest)
             self.bytes_in = come
-            if length == CHUNKED and rest:
-                self.upload.feed(rest)  # first: of a body that is malformed from its start the agent sees nothing
-            if not self.over:
-                self._find_connection(now)
-            return
-        if come > length:
-            client.stash(rest[length:])
-            rest = rest[:length]
-        if length:
-            self.pending.append(rest)
-            self.bytes_in = length
-        self.request_done = True
+            if length == CHUNKED:
+                if rest:
+                    self.upload.feed(rest)  # first: of a body that is malformed from its start the agent sees nothing
+            elif rest:
+                self.pending.append(rest)
+                self.look_into([rest])
+        else:
+            if come > length:
+                client.stash(rest[length:])
+                rest = rest[:length]
+            if length:
+                self.pending.append(rest)
+                self.bytes_in = length
+            self.request_done = True
+            if turn is not None:
+                turn.read([rest], whole=True)
+        self.begun = True
+        if not self.over:
+            self._go(now)
+
+    def look_into(self, pieces: list[bytes]) -> None:
+        """Pieces of the body, framing off: they may tell the session, and then the request can go on."""
+        turn = self.turn
+        if turn is not None and turn.reading and turn.read(pieces, self.request_done) and self.begun:
+            self._go(monotonic())
+
+    def _go(self, now: float) -> None:
+        """On to the agent, as soon as it is known to which."""
+        turn = self.turn
+        if turn is None:
+            self._send_on(now)
+        elif turn.reading:
+            self.client.expect_body(now)
+        elif (group := turn.place(now)) is not None:
+            self.placed(group, now)
+
+    def placed(self, group: Group, now: float) -> None:
+        """Where the request's session lives: the claim goes there, and the request is sent."""
+        before = self.group
+        if group is not before:
+            before.slot.in_flight -= 1
+            group.slot.in_flight += 1
+            self.group = group
+        self._send_on(now)
+
+    def _send_on(self, now: float) -> None:
+        self.pending = [*self.client.forwarded_head(self.request, self.group), *self.pending]
         self._find_connection(now)
 
     def _find_connection(self, now: float) -> None:
         """Choose an upstream and ask it for a connection, which may come at once or later."""
         full: tuple[Upstream, ...] = ()
-        while (upstream := self.group.choose(now, self.tried + full)) is not None:
+        kept = self.turn.upstream if self.turn is not None else ""
+        while (upstream := self.group.choose(now, self.tried + full, kept)) is not None:
             self.upstream = upstream
             if not self.fresh and (connection := upstream.take(now)) is not None:
                 upstream.in_flight += 1
@@ -113,6 +133,8 @@ class Exchange:
 
     def connected(self, connection: UpstreamConnection, now: float) -> None:
         """A connection is ours: everything that waited for it goes out."""
+        if self.turn is not None and self.upstream is not None:
+            self.turn.served_by(self.upstream.url)
         self.connection = connection
         connection.exchange = self
         self.expect_next(now)
@@ -158,79 +180,23 @@ class Exchange:
         self.upstream.leave(self)
         self._refuse("no_connection", f"{self.upstream.url}: no connection became free in time")
 
-    # 2. the request's body
-
-    def client_data(self, data: bytes) -> None:
-        """More from the client: the rest of this request's body, then what belongs to the next request."""
-        if self.request_done:
-            self.client.stash(data)
-            return
-        assert self.upload is not None
-        self.bytes_in += len(data)
-        self.upload.feed(data)
-
-    def request_ended(self) -> None:
-        """The last byte of the body has come."""
-        self.request_done = True
-        self.expect_next(monotonic())
-
-    def expect_next(self, now: float) -> None:
-        """What is waited for now decides how long; the wait for a connection has its own time."""
-        client = self.client
-        if self.connection is None:
-            return
-        if self.answer is not None:
-            client.answer_begun(now)  # where it came before the body's end, both go at the agent's pace
-        elif self.request_done or (
-            not self.bytes_in and not self.interim and b"\nexpect:" in self.request.fields.lower()
-        ):
-            client.expect_answer(now)  # a client that waits for 100-continue sends nothing before it
-        else:
-            client.expect_body(now)
-
-    def forward(self, data: bytes) -> None:
-        """Bytes of the body for the agent: sent at once, or kept while there is no connection, up to the mark."""
-        if self.connection is None:
-            self.pending.append(data)
-            if not self.request_done and sum(map(len, self.pending)) > self.client.plane.limits.high_water_bytes:
-                self.client.pause_reading()
-            return
-        if self.replay is not None:
-            self._remember(data)
-        self.connection.transport.write(data)
-
-    def _remember(self, data: bytes) -> None:
-        """Keep what was sent while it is little enough to be sent once more."""
-        assert self.replay is not None
-        self.replay_size += len(data)
-        if self.replay_size > self.client.plane.limits.replay_bytes + len(self.request.fields):
-            self.replay = None
-        else:
-            self.replay.append(data)
-
-    def agent_slow(self) -> None:
-        """The agent does not take the body as fast as it comes: the client waits."""
-        self.client.pause_reading()
-        self.client.expect_agent(monotonic())
-
-    def agent_ready(self) -> None:
-        """The agent takes more of the body."""
-        self.client.resume_reading()
-        self.expect_next(monotonic())
-
-    # 3. the answer
+    # 2. the answer
 
     def agent_data(self, data: bytes) -> None:
         """Bytes from the agent: the answer's head, or more of its body."""
         answer = self.answer
         if answer is not None:
             self.bytes_out += len(data)
+            waits = answer.held is not None
             try:
                 answer.body(data)
             except Malformed as error:
                 self._break("bad_response", error.detail)
                 return
-            if answer.done:
+            if answer.held is not None:
+                if not waits:
+                    self._wait_for_pin()
+            elif answer.done:
                 self._finish(monotonic())
             return
         self.replay = None  # a byte of an answer: from here on a retry could be a second execution
@@ -265,6 +231,9 @@ class Exchange:
 
     def _begin(self, answer: Answer, response: ResponseHead, data: bytes) -> None:
         now = monotonic()
+        turn = self.turn
+        if turn is not None and turn.answered(response.status, response.marks):
+            answer.hold()
         try:
             answer.begin(self, response, data, now)
         except Malformed as error:
@@ -274,8 +243,28 @@ class Exchange:
         self.first_byte = now
         self.status = response.status
         self.bytes_out = len(data)
-        if answer.done:
+        if answer.held is not None:
+            self._wait_for_pin()
+        elif answer.done:
             self._finish(now)
+
+    def _wait_for_pin(self) -> None:
+        """The client must not get a newly minted id before the store knows it, or has had its time."""
+        assert self.turn is not None
+        if self.connection is not None:
+            self.connection.pause_reading()
+        self.client.plane.loop.call_later(self.turn.rules.write_timeout, self.release)
+
+    def release(self) -> None:
+        """The pin is written: what was held goes to the client."""
+        answer = self.answer
+        if self.over or answer is None or answer.held is None:
+            return
+        answer.let_go()
+        if answer.done:
+            self._finish(monotonic())
+        elif self.connection is not None and not self.client.stalled:
+            self.connection.resume_reading()
 
     def _switch(self, upgrade: bytes, fields: bytes, rest: bytes) -> None:
         """101: the connection becomes a tunnel, if that is what was asked for (RFC 9110 §7.8, §15.2.2)."""
@@ -283,6 +272,8 @@ class Exchange:
         if not asked or upgrade not in asked.split(b", "):
             self._break("bad_response", "the agent switches to a protocol that was not asked for")
             return
+        if self.turn is not None:
+            self.turn.answered(101, None)
         self.status = 101
         self.first_byte = monotonic()
         head = fields + b"Connection: upgrade\r\nUpgrade: %b\r\n\r\n" % upgrade
@@ -296,7 +287,10 @@ class Exchange:
         if answer is not None:
             if error is None and answer.ends_with_connection:
                 answer.ended()
-                self._finish(monotonic())
+                if answer.held is None:
+                    self._finish(monotonic())
+            elif answer.done:  # all of it has come, and waits for its pin
+                return
             else:
                 self._break("agent_closed", "the agent closed in the middle of its answer")
         elif (
@@ -316,7 +310,7 @@ class Exchange:
         self.retries += 1
         self.group.slot.retries += 1
 
-    # 4. the ends
+    # 3. the ends
 
     def _finish(self, now: float) -> None:
         """The answer is complete."""
@@ -341,6 +335,7 @@ class Exchange:
         self._drop_agent()
         if self.answer is not None:
             self.end = code
+            self.answer.let_go()
             self._count(monotonic())
             self.client.give_up(self.answer.close_can_be_seen)
         else:
@@ -386,6 +381,8 @@ class Exchange:
         """Give the claims back and count what happened; once."""
         assert not self.over
         self.over = True
+        if self.turn is not None:
+            self.turn.over()
         self.upload = None  # it knows us: together they would wait for the garbage collector
         settle(self, now)
 

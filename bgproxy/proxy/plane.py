@@ -19,9 +19,11 @@ from bgproxy.proxy.options import ProxyOptions
 from bgproxy.proxy.pool import Upstream
 from bgproxy.proxy.resolve import Resolver
 from bgproxy.proxy.routing import Group, Routing
+from bgproxy.proxy.turn import SessionRules
 from bgproxy.rules.fleet import FleetState
 from bgproxy.rules.health import Health, HealthOptions
 from bgproxy.rules.route import RouteTable
+from bgproxy.store.pins import PinCache
 from bgproxy.tasks import spawn, stop
 from bgproxy.telemetry.access import AccessLog
 from bgproxy.telemetry.metrics import Metrics
@@ -34,6 +36,7 @@ log = logging.getLogger(__name__)
 
 SWEEP_INTERVAL = 0.25  # seconds: how late a timeout may come, and how soon a gone client is noticed
 IDLE_GRACE = 0.5  # seconds that idle clients have for a last request once a shutdown has begun
+TOUCH_INTERVAL = 1.0  # seconds between two looks at which sessions are in use, so that a stream's pin does not expire
 ENDING_GRACE = 1.0  # seconds in which streams may reach the end of an event, once the deadline has passed
 
 
@@ -41,8 +44,15 @@ class DataPlane:
     """See the module."""
 
     def __init__(
-        self, options: ProxyOptions, routes: RouteTable, health: HealthOptions, metrics: Metrics, access: AccessLog
+        self,
+        options: ProxyOptions,
+        routes: RouteTable,
+        health: HealthOptions,
+        metrics: Metrics,
+        access: AccessLog,
+        pins: PinCache | None = None,
     ) -> None:
+        """`pins`: where sessions live; without, none is known and all requests go to the active color."""
         self.routing: Routing | None = None
         self.draining = False
         self.connections: set[ClientConnection] = set()
@@ -51,6 +61,10 @@ class DataPlane:
         self.access = access
         self.routes = routes
         self.state: FleetState | None = None
+        self.pins = pins
+        self.busy: dict[bytes, int] = {}  # turns under way by their session's pin
+        self.unpinned_by: dict[str, int] = {}  # requests whose body may hold a key and was not read, by reason
+        self._touched = 0.0
         self._upstreams: dict[tuple[str, str], Upstream] = {}
         self._retired: list[Upstream] = []
         self._resolver = Resolver(options.pool.dns_interval)
@@ -72,11 +86,19 @@ class DataPlane:
         self.timeouts = options.timeouts
         self.debug_header = options.forwarding.debug_header
         self.forward_trailers = options.forwarding.trailers == "forward"
+        sessions = options.sessions
+        self._sessions = (
+            {route: SessionRules(route, own, sessions) for route, own in sessions.routes.items() if own.presets}
+            if self.pins is not None
+            else {}
+        )
         self.parser = Parser(
             options.limits.max_fields,
             options.limits.max_target_bytes,
             options.forwarding.underscores,
             options.forwarding.trace_method,
+            frozenset().union(*(rules.request_fields for rules in self._sessions.values())),
+            frozenset().union(*(rules.response_fields for rules in self._sessions.values())),
         )
         self._resolver.interval = options.pool.dns_interval
         for upstream in self._upstreams.values():
@@ -145,10 +167,20 @@ class DataPlane:
                 slot = metrics.slot(route.name, color, label)
                 policy = self.options.balance.policy
                 groups[route.name, color] = Group(
-                    route.name, color, label, state.pointer.epoch, slot, upstreams, policy
+                    route.name,
+                    color,
+                    label,
+                    state.pointer.epoch,
+                    slot,
+                    upstreams,
+                    policy,
+                    self._sessions.get(route.name),
                 )
+        before = self.routing
         self.routing = Routing(state.pointer.epoch, state.pointer.active, self.routes, groups)
         self.state = state
+        if self.pins is not None and (before is None or before.epoch != state.pointer.epoch):
+            self.pins.applied(state.pointer.epoch, tuple(self.busy))
         for key, upstream in self._upstreams.items():
             if key not in used:
                 upstream.retired = True
@@ -226,6 +258,10 @@ class DataPlane:
     def trusts(self, peer: str) -> bool:
         return self.forwarding.trusts(peer)
 
+    def unpinned(self, reason: str) -> None:
+        """A request may have named its session in a body that was not read."""
+        self.unpinned_by[reason] = self.unpinned_by.get(reason, 0) + 1
+
     def new_request_id(self) -> bytes:
         """An id for a request that brought none: random per worker, counted within it."""
         self._requests += 1
@@ -248,6 +284,10 @@ class DataPlane:
             client.look(now)
         for tunnel in list(self.tunnels):
             tunnel.look(now)
+        if self.pins is not None and now >= self._touched + TOUCH_INTERVAL:
+            self._touched = now
+            for pin_id in self.busy:
+                self.pins.touch(pin_id)
         for upstream in self._all_upstreams():
             upstream.expire(now)
         active = self.routing.active if self.routing is not None else ""

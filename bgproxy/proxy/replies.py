@@ -53,6 +53,7 @@ REPLIES: dict[str, Reply] = {
     "no_connection": Reply(503, "All connections to the agents are busy", "us", retry_after=1),
     "out_of_descriptors": Reply(503, "The proxy is out of file descriptors", "us", retry_after=1),
     "too_many_connections": Reply(503, "Too many connections", "us", retry_after=1),
+    "session_unavailable": Reply(503, "The session's release cannot be found out now", "us", retry_after=1),
     "shutting_down": Reply(503, "The proxy is shutting down", "us", retry_after=1),
 }
 

@@ -8,11 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from random import random
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from bgproxy.proxy.pool import Upstream
 from bgproxy.rules.route import RouteTable
 from bgproxy.telemetry.metrics import Slot
+
+if TYPE_CHECKING:
+    from bgproxy.proxy.turn import SessionRules
 
 
 class Group:
@@ -27,13 +30,17 @@ class Group:
         slot: Slot,
         upstreams: tuple[Upstream, ...],
         policy: Literal["p2c", "round_robin"],
+        sessions: SessionRules | None = None,
     ) -> None:
+        """`sessions`: how the route knows its sessions; None: it knows none."""
         self.route = route
         self.color = color
         self.release = release
         self.epoch = epoch
         self.slot = slot
         self.upstreams = upstreams
+        self.sessions = sessions
+        self._by_url = {upstream.url: upstream for upstream in upstreams}
         self._single = upstreams[0] if len(upstreams) == 1 else None
         self._round_robin = policy == "round_robin"
         self._turn = 0
@@ -42,8 +49,9 @@ class Group:
     def __repr__(self) -> str:
         return f"<Group {self.route} {self.color}@{self.release} epoch {self.epoch} {len(self.upstreams)} upstreams>"
 
-    def choose(self, now: float, tried: tuple[Upstream, ...] = ()) -> Upstream | None:
-        """The upstream for one request, never one of `tried`.
+    def choose(self, now: float, tried: tuple[Upstream, ...] = (), kept: str = "") -> Upstream | None:
+        """The upstream for one request, never one of `tried`; the one that has its session in memory (`kept`, a URL)
+        while that one is well.
 
         Two drawn at random, the less loaded one wins: nearly as good as looking at all of them, without the herd that
         runs to the least loaded. Where every upstream is out, one of them is tried all the same: an honest failure to
@@ -51,6 +59,8 @@ class Group:
         """
         if self._single is not None:
             return None if tried else self._single
+        if kept and (known := self._by_url.get(kept)) is not None and known not in tried and known.health.usable(now):
+            return known
         if not tried and not self._round_robin and self.upstreams:
             upstream = self._two_choices(now)
             if upstream is not None:

@@ -45,6 +45,7 @@ class Upload:
             data, rest = data[: self._left], data[self._left :]
             self._exchange.request_ended()
         self._exchange.forward(data)
+        self._exchange.look_into([data])
         if rest:
             self._exchange.bytes_in -= len(rest)
             self._client.stash(rest)
@@ -70,6 +71,7 @@ class Upload:
             exchange.expect_next(monotonic())
         if framed:
             exchange.forward(b"".join(framed))
+            exchange.look_into(pieces)
         if taken < len(data):
             exchange.bytes_in -= len(data) - taken
             self._client.stash(data[taken:])

@@ -10,20 +10,34 @@ import asyncio
 import logging
 import socket
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from typing import Any
 
 from wire import PATIENCE, Ended, Message, Wire
 
 from bgproxy.proxy.listener import Listener
-from bgproxy.proxy.options import Balance, Forwarding, Limits, PoolOptions, ProxyOptions, Timeouts
+from bgproxy.proxy.options import (
+    Balance,
+    Forwarding,
+    Limits,
+    PoolOptions,
+    ProxyOptions,
+    RouteSessions,
+    SessionOptions,
+    Timeouts,
+)
 from bgproxy.proxy.plane import DataPlane
 from bgproxy.proxy.pool import Upstream
 from bgproxy.rules import fleet
 from bgproxy.rules.health import HealthOptions
+from bgproxy.rules.pin import OnRollback, Policy
 from bgproxy.rules.release import Phase, Release
 from bgproxy.rules.route import Route, RouteTable
+from bgproxy.sessions.spec import preset_named
+from bgproxy.store.memory_pins import MemoryPins
+from bgproxy.store.pinning import Learned, Resolved, Want
+from bgproxy.store.pins import PinCache
 from bgproxy.telemetry.access import AccessLog, AccessLogOptions
 from bgproxy.telemetry.metrics import Metrics, Slot
 
@@ -153,6 +167,33 @@ class Script:
             return await self._wires.get()
 
 
+class GatedPins(MemoryPins):
+    """Pins whose store answers only while its gate is open."""
+
+    def __init__(self, rig: Rig) -> None:
+        super().__init__(lambda: rig.known.state, lambda: ["node"])
+        self.open = asyncio.Event()
+        self.open.set()
+        self.asked = 0
+
+    async def resolve(self, wants: Sequence[Want]) -> list[Resolved]:
+        self.asked += 1
+        await self.open.wait()
+        return await super().resolve(wants)
+
+    async def learn(self, learned: Sequence[Learned]) -> list[Resolved]:
+        self.asked += 1
+        await self.open.wait()
+        return await super().learn(learned)
+
+
+class Known:
+    """What the pins' cache is told of the store."""
+
+    state: fleet.FleetState | None = None
+    connected = True
+
+
 class Proxy:
     """The data plane under test, its pointer, and what is in it."""
 
@@ -163,6 +204,7 @@ class Proxy:
         self.listener = listener
         self._family = family
         self.clients: list[Wire] = []
+        self.known = Known()
         self._upstreams: list[Upstream] = []
 
     @property
@@ -170,6 +212,7 @@ class Proxy:
         return int(self.address[1])
 
     def apply(self, state: fleet.FleetState) -> None:
+        self.known.state = state
         self.plane.apply(state)
         self._upstreams += [u for u in self.plane.upstreams() if u not in self._upstreams]
 
@@ -178,6 +221,12 @@ class Proxy:
         assert self.plane.state is not None
         change = fleet.flip(self.plane.state, to, actor="test", reason="", at=time.time(), force=True)
         assert change is not None
+        self.apply(change.state)
+
+    def roll_back(self) -> None:
+        """Move the pointer back, away from a release that is bad."""
+        assert self.plane.state is not None
+        change = fleet.rollback(self.plane.state, actor="test", reason="", at=time.time(), force=True)
         self.apply(change.state)
 
     def stage(self, color: str, label: str, *agents: Agent) -> None:
@@ -227,6 +276,7 @@ class Proxy:
             found[f"open but not idle {at}"] = upstream.open - len(upstream.idle)
         found["connections"] = self.metrics.connections
         found["client connections held"] = len(self.plane.connections)
+        found["turns of sessions"] = len(self.plane.busy)
         found["tunnels held"] = len(self.plane.tunnels)
         return {name: count for name, count in found.items() if count}
 
@@ -251,6 +301,7 @@ class Rig:
     def __init__(self) -> None:
         self.errors: list[str] = []
         self.agents: list[Agent] = []
+        self.known = Known()
         self._proxies: list[Proxy] = []
         self._watch = _Watch(self.errors)
         logging.getLogger().addHandler(self._watch)
@@ -274,8 +325,12 @@ class Rig:
         health = HealthOptions(**options.pop("health", {}))
         routes = RouteTable(options.pop("routes", (Route("default"),)))
         listening = options.pop("listening", None) or socket.create_server(("127.0.0.1", 0), backlog=1024)
-        plane = DataPlane(_options(**options), routes, health, Metrics(), AccessLog(AccessLogOptions()))
+        self.known = Known()
+        self.pins = GatedPins(self)
+        cache = PinCache(self.pins, self.known, "node") if "sessions" in options else None
+        plane = DataPlane(_options(**options), routes, health, Metrics(), AccessLog(AccessLogOptions()), cache)
         proxy = Proxy(plane, Listener(plane, listening), listening.getsockname(), listening.family)
+        proxy.known = self.known
         self._proxies.append(proxy)
         await plane.start()
         proxy.apply(fleet.bootstrap(("blue", "green"), "blue", releases, "test", time.time()).state)
@@ -318,4 +373,15 @@ def _options(**options: Any) -> ProxyOptions:
         pool=PoolOptions(**options.pop("pool", {})),
         forwarding=Forwarding(**options.pop("forwarding", {})),
         balance=Balance(**options.pop("balance", {})),
+        sessions=_sessions(options.pop("sessions", ()), **options.pop("session_options", {})),
     )
+
+
+def _sessions(presets: Sequence[str], **options: Any) -> SessionOptions:
+    """Sessions on the one route; options by the names of the route's or of all routes'."""
+    common = {name: options.pop(name) for name in ("inspect_bytes", "pin_write_timeout") if name in options}
+    for name, kind in (("policy", Policy), ("on_rollback", OnRollback)):
+        if name in options:
+            options[name] = kind(options[name])
+    own = RouteSessions(tuple(preset_named(text) for text in presets), **options)
+    return SessionOptions({"default": own}, **common)

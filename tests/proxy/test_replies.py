@@ -27,7 +27,8 @@ STATUS = {
     431: "head_too_large too_many_fields",
     501: "method_not_implemented unknown_transfer_encoding",
     502: "bad_response agent_unreachable agent_closed",
-    503: "no_pointer no_upstream no_connection out_of_descriptors too_many_connections shutting_down",
+    503: "no_pointer no_upstream no_connection session_unavailable out_of_descriptors too_many_connections "
+    "shutting_down",
     504: "connect_timeout response_timeout",
     505: "bad_version",
 }

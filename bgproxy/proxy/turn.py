@@ -1,0 +1,316 @@
+"""One turn of a session: whose it is, where that session stands, and what the agent's answer says about it.
+
+A turn stands beside its exchange. It reads the request for keys, asks for the pin (the exchange is parked meanwhile,
+and nothing of it has been sent), and says which group serves. On the way back it taps the answer for newly minted keys;
+only the bytes that carry one wait until the pin is written, and no longer than `pin_write_timeout`.
+
+Must not know how bytes are framed, nor where pins are kept.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from secrets import token_hex
+from time import monotonic
+from typing import TYPE_CHECKING
+
+from bgproxy.proxy.options import RouteSessions, SessionOptions
+from bgproxy.proxy.routing import Group
+from bgproxy.rules.choose import MOVES, choose
+from bgproxy.rules.pin import Pin
+from bgproxy.sessions.keys import Key, credentials_hash, digest
+from bgproxy.sessions.learn import Learner
+from bgproxy.sessions.preset import BROWSER
+from bgproxy.sessions.recognise import Recogniser
+from bgproxy.sessions.sighting import Sighting
+from bgproxy.store.pinning import Learned, Want
+
+if TYPE_CHECKING:
+    from bgproxy.proxy.exchange import Exchange
+
+_credentials = lru_cache(1024)(credentials_hash)
+
+STORE_WAIT = 10.0  # seconds that a parked request waits at most; the store's own limits answer long before
+
+
+class SessionRules:
+    """What one route does to know its sessions and to keep them."""
+
+    def __init__(self, route: str, options: RouteSessions, common: SessionOptions) -> None:
+        self.route = route
+        self.options = options
+        self.write_timeout = common.pin_write_timeout
+        self.recogniser = Recogniser(options.presets, inspect_bytes=common.inspect_bytes)
+        self._scope = route.encode() + b"\0"
+
+    @property
+    def request_fields(self) -> frozenset[bytes]:
+        """The fields of a request that must be told."""
+        own = self.recogniser.request_fields
+        return own | {b"authorization"} if self.options.bind_credentials else own
+
+    @property
+    def response_fields(self) -> frozenset[bytes]:
+        """The fields of an answer that must be told."""
+        return self.recogniser.response_fields
+
+    def scope(self, marks: list[tuple[bytes, bytes]] | None) -> bytes:
+        """What a key counts within: the route, and the credentials of who names it."""
+        if marks is not None and self.options.bind_credentials:
+            for name, value in marks:
+                if name == b"authorization":
+                    return self._scope + _credentials(value)
+        return self._scope
+
+
+def turn_of(exchange: Exchange, rules: SessionRules, rest: bytes) -> Turn | None:
+    """The turn that a request begins; None where it neither has a session nor can get one. `rest`: behind its head."""
+    request = exchange.request
+    has_body = request.length != 0
+    if has_body and not rest and b"\nexpect:" in request.fields.lower():
+        has_body = False  # it comes only when the agent has said so
+    seen = rules.recogniser.request(request.method, request.target, request.marks or (), has_body, request.upgrade)
+    if seen.keys or seen.body is not None or seen.minting or seen.own_cookie:
+        return Turn(exchange, rules, seen)
+    if seen.unread:
+        exchange.client.plane.unpinned(seen.unread)
+    return None
+
+
+class Turn:
+    """See the module. Made only for requests that may have, or may get, a session."""
+
+    pin: Pin | None = None
+    keys: tuple[bytes, ...] = ()
+    reading = False  # the request's body is read for a key
+    parked = False  # the store is asked
+    counted = False  # among the turns under way of its session
+    writing = 0  # keys that the store has not acknowledged yet
+    learner: Learner | None = None
+    cookie = b""  # a Set-Cookie that goes with the answer
+
+    def __init__(self, exchange: Exchange, rules: SessionRules, sighting: Sighting) -> None:
+        self.rules = rules
+        self.sighting = sighting
+        self._exchange = exchange
+        self._plane = exchange.client.plane
+        self._scope = rules.scope(exchange.request.marks)
+        self.reading = sighting.body is not None
+
+    def __repr__(self) -> str:
+        state = "reading" if self.reading else "parked" if self.parked else "placed"
+        return f"<Turn {self.sighting.preset or 'of no session yet'} {state}>"
+
+    # 1. the request's keys
+
+    def read(self, pieces: list[bytes], whole: bool) -> bool:
+        """Pieces of the request's body, `whole`: the last ones. True: enough, all that it tells is known."""
+        body = self.sighting.body
+        if body is None or not self.reading:
+            return True
+        for piece in pieces:
+            if body.feed(piece):
+                self.reading = False
+                return True
+        if whole:
+            body.end()
+            self.reading = False
+        return whole
+
+    def place(self, now: float) -> Group | None:
+        """The group that serves, once all keys are known; None: the exchange waits, and `Exchange.placed` follows."""
+        sighting = self.sighting
+        plane = self._plane
+        if sighting.unread:
+            plane.unpinned(sighting.unread)
+        if not sighting.keys:
+            return self._active()
+        keys = self.keys = tuple([digest(key, self._scope) for key in sighting.keys])
+        pin = plane.pins.get(keys) if plane.pins is not None else None
+        if pin is not None:
+            return self._stand(pin, now)
+        self._ask(keys, now)
+        return None
+
+    def _ask(self, keys: tuple[bytes, ...], now: float) -> None:
+        pins = self._plane.pins
+        assert pins is not None
+        options = self.rules.options
+        group = self._exchange.group
+        upstream = group.choose(now) if self.sighting.sticky_host else None
+        offer = (group.color, upstream.url) if upstream is not None else ("", "")
+        self._park(now)
+        want = Want(keys, self.rules.route, self.sighting.preset, options.pin_ttl, options.max_age, offer)
+        pins.resolve(want, self._found)
+
+    def _park(self, now: float) -> None:
+        self.parked = True
+        self._exchange.client.expect_store(now)
+
+    def _stand(self, pin: Pin, now: float) -> Group | None:
+        """Where the session's pin leads; it may have to be moved first."""
+        self.pin = pin
+        plane = self._plane
+        routing = plane.routing
+        state = plane.state
+        assert routing is not None
+        assert state is not None
+        group = routing.groups.get((self.rules.route, pin.color))
+        if group is not None and group.release == pin.release and pin.epoch >= routing.epoch:
+            self._count(pin)
+            return group
+        options = self.rules.options
+        choice = choose(state.pointer, state.releases, pin, options.policy, options.on_rollback)
+        if choice.why not in MOVES:
+            self._count(pin)
+            return group
+        assert plane.pins is not None
+        self._count(pin)  # from here on: what is asked for is a turn already
+        self._park(now)
+        plane.pins.migrate(pin, self._moved)
+        return None
+
+    def _found(self, pin: Pin | None, _: str) -> None:
+        """The store's answer about the keys."""
+        if self._exchange.over:
+            return
+        if pin is None:
+            self._refuse()
+            return
+        self.parked = False
+        now = monotonic()
+        group = self._stand(pin, now)
+        if group is not None:
+            self._exchange.placed(group, now)
+
+    def _moved(self, pin: Pin | None, _: str) -> None:
+        """The session has moved, or stays for this turn."""
+        if self._exchange.over:
+            return
+        routing = self._plane.routing
+        assert routing is not None
+        group = routing.groups.get((self.rules.route, pin.color)) if pin is not None else None
+        if pin is None or group is None or group.release != pin.release:
+            self._refuse()  # never another release in silence
+            return
+        self.parked = False
+        self.pin = pin
+        self._exchange.placed(group, monotonic())
+
+    def _refuse(self) -> None:
+        self.parked = False
+        self._exchange.refuse("session_unavailable", "where this session lives cannot be found out at the moment")
+
+    def store_took_too_long(self) -> None:
+        """No answer at all came."""
+        self._refuse()
+
+    def _active(self) -> Group:
+        routing = self._plane.routing
+        assert routing is not None
+        return routing.groups[self.rules.route, routing.active]
+
+    # 2. the host within the color
+
+    @property
+    def upstream(self) -> str:
+        """The upstream that has the session in its memory; empty where any will do."""
+        return self.pin.upstream if self.pin is not None and self.sighting.sticky_host else ""
+
+    def served_by(self, url: str) -> None:
+        """An upstream takes the turn."""
+        pin = self.pin
+        if pin is not None and self.sighting.sticky_host and pin.upstream != url and self._plane.pins is not None:
+            self._plane.pins.place(pin.id, url)
+
+    # 3. the answer
+
+    def answered(self, status: int, marks: list[tuple[bytes, bytes]] | None) -> bool:
+        """The answer's head has come; whether its bytes must wait for the store."""
+        sighting = self.sighting
+        if self.pin is not None and sighting.ends(status) and self._plane.pins is not None:
+            self._plane.pins.end(self.pin.id)
+            return False
+        keys: list[Key] = []
+        if sighting.minting and (learner := sighting.response(status, marks or ())) is not None:
+            keys = learner.keys
+            if not learner.done:
+                self.learner = learner
+        if sighting.own_cookie and status < 400:
+            keys = [*keys, self._own_cookie(sighting.own_cookie)]
+        return bool(keys) and self._learn(keys)
+
+    def _own_cookie(self, name: bytes) -> Key:
+        """A name of our own for a browser that has none: random, and it says nothing about where it leads."""
+        value = token_hex(16).encode()
+        self.cookie = b"Set-Cookie: %b=%b; Path=/; HttpOnly; SameSite=Lax\r\n" % (name, value)
+        return Key("cookie", value, BROWSER)
+
+    def tap(self, payload: bytes) -> bool:
+        """Bytes of the answer's body, framing removed; whether they must wait for the store."""
+        learner = self.learner
+        if learner is None:
+            return False
+        keys = learner.feed(payload)
+        if learner.done:
+            self.learner = None
+        return bool(keys) and self._learn(keys)
+
+    def _learn(self, keys: list[Key]) -> bool:
+        """Tell the store of new keys; whether it is still to acknowledge them."""
+        exchange = self._exchange
+        pins = self._plane.pins
+        upstream = exchange.upstream
+        if pins is None or upstream is None:
+            return False
+        group = exchange.group
+        options = self.rules.options
+        self.writing += 1
+        learned = Learned(
+            tuple([digest(key, self._scope) for key in keys]),
+            self.pin.id if self.pin is not None else None,
+            group.color,
+            group.release,
+            upstream.url,
+            group.epoch,
+            self.rules.route,
+            self.sighting.preset or keys[0].space.partition(".")[0],
+            options.pin_ttl,
+            options.max_age,
+        )
+        pins.learn(learned, self._written)
+        return self.writing > 0
+
+    def _written(self, pin: Pin | None, _: str) -> None:
+        """The store, or the journal, has the keys."""
+        self.writing -= 1
+        if self.pin is None and pin is not None:
+            self.pin = pin
+            if not self._exchange.over:
+                self._count(pin)
+        if not self.writing:
+            self._exchange.release()
+
+    # 4. the end
+
+    def _count(self, pin: Pin) -> None:
+        """The turn is under way: its session must not be moved meanwhile."""
+        self.counted = True
+        busy = self._plane.busy
+        busy[pin.id] = busy.get(pin.id, 0) + 1
+
+    def over(self) -> None:
+        """The exchange has ended, whichever way."""
+        self.learner = None
+        if not self.counted or self.pin is None:
+            return
+        self.counted = False
+        busy = self._plane.busy
+        pin_id = self.pin.id
+        left = busy[pin_id] - 1
+        if left:
+            busy[pin_id] = left
+        else:
+            del busy[pin_id]
+            if self._plane.pins is not None:
+                self._plane.pins.idle(pin_id)
