@@ -104,17 +104,24 @@ local function use(pin)
   end
 end
 
+-- Whether the key is among the aliases that live as long as the pin.
+local function lives_along(id, pin)
+  for at = 1, #pin.aliases, 16 do
+    if string.sub(pin.aliases, at, at + 15) == id then
+      return true
+    end
+  end
+  return false
+end
+
 -- The key leads to this pin, as the newest of its aliases.
 local function lead(id, pin)
   redis.call('SET', PREFIX .. id, '@' .. pin.id)
   redis.call('PEXPIREAT', PREFIX .. id, string.format('%d', pin.expires * 1000))
-  for at = 1, #pin.aliases, 16 do
-    if string.sub(pin.aliases, at, at + 15) == id then
-      return
-    end
+  if not lives_along(id, pin) then
+    pin.aliases = string.sub(pin.aliases .. id, -16 * KEPT_ALIASES)
+    keep(pin)
   end
-  pin.aliases = string.sub(pin.aliases .. id, -16 * KEPT_ALIASES)
-  keep(pin)
 end
 
 -- Lead all keys to the pin that lead nowhere (or to it already): how many were new, how many belong to others.
@@ -127,7 +134,7 @@ local function lead_all(ids, pin)
       lead(id, pin)
     elseif standing ~= pin then
       conflicts = conflicts + 1
-    elseif id ~= pin.id then
+    elseif id ~= pin.id and not lives_along(id, pin) then
       lead(id, pin)
     end
   end

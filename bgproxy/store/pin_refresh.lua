@@ -9,7 +9,7 @@ for _, id in ipairs(ids(3, #KEYS)) do
     gone[#gone + 1] = id
   else
     use(pin)
-    if id ~= pin.id then
+    if id ~= pin.id and not lives_along(id, pin) then
       lead(id, pin)
     end
   end

@@ -85,7 +85,7 @@ class PinCache:
         self._line = 0  # which subscription to the bell stands
         self._asked: dict[tuple[bytes, ...], _Asked] = {}
         self._learning: dict[bytes, list[tuple[Want, Done]]] = {}  # keys on their way to the store, and who waits
-        self._rung: list[set[bytes]] = []  # for each question under way, the pins that have rung meanwhile
+        self._rung: dict[int, set[bytes]] = {}  # by question under way: the pins that have rung meanwhile
         self._questions = Batch(self._ask, "pins.resolve")
         self._lessons = Batch(self._teach, "pins.learn")
         self._ends = Batch(self._end, "pins.end")
@@ -245,14 +245,14 @@ class PinCache:
 
     async def _ask(self, questions: list[tuple[bytes, ...]]) -> None:
         rung: set[bytes] = set()
-        self._rung.append(rung)
+        self._rung[id(rung)] = rung
         line, began, answers = self._line, self._clock(), list[Resolved]()
         try:
             answers = await self._pins.resolve([self._asked[keys].want for keys in questions])
         except StoreUnavailable:
             pass  # the mirror tells of a store that is away
         finally:
-            self._rung.remove(rung)
+            del self._rung[id(rung)]
             for keys, found in zip_longest(questions, answers):
                 want, dones = self._asked.pop(keys)
                 if found is None:
@@ -289,13 +289,13 @@ class PinCache:
     async def _teach(self, lessons: list[tuple[Learned, Done]]) -> None:
         line, began, answers = self._line, self._clock(), list[Resolved]()
         rung: set[bytes] = set()
-        self._rung.append(rung)
+        self._rung[id(rung)] = rung
         try:
             answers = await self._pins.learn([learned for learned, _ in lessons])
         except StoreUnavailable:
             pass  # the mirror tells of a store that is away
         finally:
-            self._rung.remove(rung)
+            del self._rung[id(rung)]
             for (learned, done), found in zip_longest(lessons, answers):
                 if found is not None:
                     self._remember(learned, found, began, line, rung)
@@ -348,7 +348,7 @@ class PinCache:
         """Others have ended or changed these."""
         for pin_id in pin_ids:
             self._table.drop(pin_id)
-            for rung in self._rung:
+            for rung in self._rung.values():
                 rung.add(pin_id)
 
     async def _end(self, pin_ids: list[bytes]) -> None:

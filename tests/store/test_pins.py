@@ -369,3 +369,28 @@ async def test_a_hit_is_quick(rig: Rig) -> None:
             cache.get(one)
         best = min(best, time.perf_counter() - began)
     assert best / 2_000 < 5e-6  # a bound that only a round trip, or a walk over the table, would break
+
+
+async def test_questions_that_are_answered_in_another_order(rig: Rig, node: tuple[PinCache, Line]) -> None:
+    """A change that rings meanwhile counts for each of them, and none is left without an answer."""
+    cache, line = node
+    await rig.pins.resolve([want("a"), want("b")])
+    first, second = asyncio.Event(), asyncio.Event()
+    a, b = Answers(), Answers()
+    line.gate = first
+    cache.resolve(want("a"), a)
+    await settle()
+    line.gate = second
+    cache.resolve(want("b"), b)
+    await settle()
+    second.set()
+    await settle()
+    assert (len(a.told), len(b.told)) == (0, 1)
+    rig.flip()
+    await rig.pins.move(key("a"), "green", "v2")
+    await settle()
+    first.set()
+    await settle()
+    assert a.pin.color == "blue"
+    assert cache.get([key("a")]) is None
+    assert cache.get([key("b")]) is not None

@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import re
 import socket
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
+from collections import Counter
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import aclosing
 from typing import Any, cast
 
 import pytest
 
 from bgproxy.errors import StoreBroken, StoreUnavailable
-from bgproxy.store.base import Store
+from bgproxy.rules.choose import MOVES, choose
+from bgproxy.rules.fleet import FleetState
+from bgproxy.rules.pin import Pin, Policy
+from bgproxy.store.base import NodeReport, Store
+from bgproxy.store.mirror import Mirror
+from bgproxy.store.pin_outage import PinOptions
 from bgproxy.store.pinning import KEPT_ALIASES, Learned, PinStore, Turn, Want
+from bgproxy.store.pins import PinCache
 
 pytestmark = pytest.mark.redis
 
@@ -166,3 +174,96 @@ async def test_a_stalled_redis_fails_each_call_in_time(own_redis: Any, opened: O
         with pytest.raises(StoreUnavailable, match=r"no answer within 0\.1 s"):
             await call()
         assert asyncio.get_running_loop().time() - began < 0.5
+
+
+class Worker:
+    """One node as a process has it: its own store, mirror and memory of pins."""
+
+    def __init__(self, name: str, store: Store) -> None:
+        self.name, self.store = name, store
+        self.mirror = Mirror(store, read_interval=0.2)
+        self.cache = PinCache(store.pins, self.mirror, name, PinOptions(refresh_interval=0.05))
+        self.turns: Counter[bytes] = Counter()
+        self.mirror.listen(self._applied)
+
+    async def start(self) -> None:
+        await self.store.beat(NodeReport(self.name, "host", 1, "0.1", 1))
+        await self.mirror.start()
+        self.cache.start()
+
+    async def stop(self) -> None:
+        await self.cache.stop()
+        await self.mirror.stop()
+
+    def _applied(self, state: FleetState) -> None:
+        self.cache.applied(state.pointer.epoch, [pin_id for pin_id, turns in self.turns.items() if turns])
+
+    async def turn(self, name: str, policy: Policy, running: dict[str, list[str]]) -> str:
+        """One exchange of a session; the color on which it ran. Fails where it runs elsewhere at the same time."""
+        pin = self.cache.get([key(name)]) or await self._asked(lambda done: self.cache.resolve(want(name), done))
+        state = self.mirror.state
+        assert state is not None
+        if choose(state.pointer, state.releases, pin, policy).why in MOVES:
+            moving = pin
+            pin = await self._asked(lambda done: self.cache.migrate(moving, done))
+        self.turns[pin.id] += 1
+        elsewhere = running.setdefault(name, [])
+        assert set(elsewhere) <= {pin.color}
+        elsewhere.append(pin.color)
+        await asyncio.sleep(random.choice((0, 0, 0.001, 0.01)))
+        elsewhere.remove(pin.color)
+        self.turns[pin.id] -= 1
+        if not self.turns[pin.id]:
+            self.cache.idle(pin.id)
+        return pin.color
+
+    async def _asked(self, ask: Callable[[Callable[[Pin | None, str], None]], None]) -> Pin:
+        answer: asyncio.Future[Pin | None] = asyncio.get_running_loop().create_future()
+        # As in the data path, the turn begins with the answer, before anything else can happen.
+        ask(lambda pin, why: answer.set_result(pin))
+        pin = await answer
+        assert pin is not None
+        return pin
+
+
+@pytest.fixture
+async def workers(redis_server: Any, opened: Opened, flips: Any) -> AsyncIterator[list[Worker]]:
+    stores = [await opened(redis_server.url) for _ in range(4)]
+    await stores[0].commit(flips.first(), create=True)
+    every = [Worker(f"worker-{number}", store) for number, store in enumerate(stores)]
+    for worker in every:
+        await worker.start()
+    yield every
+    for worker in every:
+        await worker.stop()
+
+
+@pytest.mark.parametrize("policy", Policy)
+async def test_sessions_that_hop_between_nodes_are_never_split(
+    workers: list[Worker], flips: Any, policy: Policy
+) -> None:
+    random.seed(7)
+    running: dict[str, list[str]] = {}
+    seen: dict[str, list[str]] = {}
+
+    async def converse(name: str) -> None:
+        for _ in range(30):
+            hops = random.sample(workers, random.choice((1, 1, 2)))  # now and then two turns at once
+            colors = await asyncio.gather(*(worker.turn(name, policy, running) for worker in hops))
+            seen.setdefault(name, []).extend(colors)
+
+    async def flip() -> None:
+        for _ in range(5):
+            await asyncio.sleep(0.05)
+            store = random.choice(workers).store
+            state = await store.read()
+            assert state is not None
+            await store.commit(flips.flip(state))
+
+    await asyncio.gather(flip(), *(converse(f"session {number}") for number in range(60)))
+    if policy is Policy.PINNED:
+        assert {name: set(colors) for name, colors in seen.items()} == {name: {seen[name][0]} for name in seen}
+    else:
+        assert any(len(set(colors)) == 2 for colors in seen.values())
+    pins, _ = await workers[0].store.pins.page("", 1_000)
+    assert len(pins) == 60
