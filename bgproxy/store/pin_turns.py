@@ -39,6 +39,7 @@ class Turns:
         self._told_at: float | None = None  # when the store last took all of it; None: there is news
         self._is_telling = False
         self._asking: dict[bytes, list[tuple[Answer, Callable[[], None]]]] = {}
+        self._left: set[bytes] = set()  # of those that are asked for: nobody waits any more
         self._questions = Batch(self._ask, "pins.migrate")
 
     def __len__(self) -> int:
@@ -54,8 +55,9 @@ class Turns:
         self._tell_soon()
 
     def idle(self, pin_id: bytes) -> None:
-        """No turn of that session is under way on this node any more; to be said after each `migrate` too."""
-        if pin_id in self._asking:  # of one that is about to begin the end will be said
+        """No turn of that session is under way or about to begin on this node any more."""
+        if pin_id in self._asking:  # the answer may still make the store hold the session for it
+            self._left.add(pin_id)
             return
         serial = self._turns.pop(pin_id, None)
         if serial is not None:
@@ -64,6 +66,7 @@ class Turns:
 
     def migrate(self, pin_id: bytes, answer: Answer, away: Callable[[], None]) -> None:
         """May a turn of this session begin on the active color? Either is called once; `away`: the store is."""
+        self._left.discard(pin_id)
         if (asking := self._asking.get(pin_id)) is not None:
             asking.append((answer, away))
             return
@@ -128,6 +131,9 @@ class Turns:
                         answer(answers[at]) if answers else away()
                     except Exception:
                         log.exception("what waited for a session's move failed")
+            for pin_id in self._left.intersection(pin_ids):
+                self._left.discard(pin_id)
+                self.idle(pin_id)
 
     def _next(self) -> int:
         self._serial += 1

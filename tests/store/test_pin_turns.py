@@ -79,24 +79,41 @@ async def test_one_session_asked_for_twice_is_one_question(rig: Rig) -> None:
     assert line.count("migrate") == 1
 
 
-async def test_an_earlier_turns_end_does_not_free_one_that_is_about_to_begin(rig: Rig) -> None:
+async def test_one_that_nobody_waits_for_any_more_does_not_hold_its_session(rig: Rig) -> None:
     (one, line), (two, _), pin = await two_nodes(rig)
     epoch = rig.flip()
-    one.applied(epoch, [pin.id])
-    two.applied(epoch, ())
+    one.applied(epoch, ())
     await settle()
     line.gate = asyncio.Event()
     answers = Answers()
-    one.migrate(pin, answers)
+    one.migrate(pin, answers)  # refused, as two has not applied yet; the answer is on its way
     await settle()
-    one.idle(pin.id)
+    one.idle(pin.id)  # the client has left
     line.gate.set()
+    two.applied(epoch, ())
     await settle()
-    line.gate = None
     assert answers.why == "stays"
-    assert (await migrated(two, pin)).why == "stays"
-    two.idle(pin.id)
+    assert (await migrated(two, pin)).why == "moved"
+
+
+async def test_but_one_that_has_joined_meanwhile_does(rig: Rig) -> None:
+    (one, line), (two, _), pin = await two_nodes(rig)
+    epoch = rig.flip()
+    one.applied(epoch, ())
+    await settle()
+    line.gate = asyncio.Event()
+    left, joined = Answers(), Answers()
+    one.migrate(pin, left)
+    await settle()
     one.idle(pin.id)
+    one.migrate(pin, joined)
+    line.gate.set()
+    two.applied(epoch, ())
+    await settle()
+    assert joined.why == "stays"
+    assert (await migrated(two, pin)).why == "stays"
+    one.idle(pin.id)
+    two.idle(pin.id)
     await settle()
     assert (await migrated(two, pin)).why == "moved"
 

@@ -57,6 +57,7 @@ class Turn:
     def __init__(self, model: Model, node: Node, session: Session) -> None:
         self.model, self.node, self.session = model, node, session
         self.pin: Pin | None = None
+        self.counted = b""  # the id that it is counted by
         session.asking += 1
 
     def begin(self, keys: tuple[str, ...]) -> None:
@@ -73,6 +74,8 @@ class Turn:
         if why == "journalled":
             self.session.is_split_by_an_outage = True
         policy, on_rollback = self.model.policies
+        self.pin = pin
+        self.node.turns[pin.id] += 1  # from here on: what is asked for is a turn already
         if choose(state.pointer, state.releases, pin, policy, on_rollback).why in MOVES:
             self.node.cache.migrate(pin, self.run)
         else:
@@ -83,17 +86,15 @@ class Turn:
         self.session.asking -= 1
         if self.node.is_dead:
             return
-        self.pin = pin
-        self.node.turns[pin.id] += 1
+        self.counted, self.pin = self.pin.id if self.pin else b"", pin
         self.model.ran(self.session, (pin.color, pin.release))
         self.session.running.append(self)
 
     def end(self) -> None:
-        assert self.pin is not None
         self.session.running.remove(self)
-        self.node.turns[self.pin.id] -= 1
-        if not self.node.turns[self.pin.id]:
-            self.node.cache.idle(self.pin.id)
+        self.node.turns[self.counted] -= 1
+        if not self.node.turns[self.counted]:
+            self.node.cache.idle(self.counted)
 
 
 class Model(RuleBasedStateMachine):

@@ -203,23 +203,23 @@ class Worker:
         pin = self.cache.get([key(name)]) or await self._asked(lambda done: self.cache.resolve(want(name), done))
         state = self.mirror.state
         assert state is not None
+        counted = pin.id
+        self.turns[counted] += 1
         if choose(state.pointer, state.releases, pin, policy).why in MOVES:
             moving = pin
             pin = await self._asked(lambda done: self.cache.migrate(moving, done))
-        self.turns[pin.id] += 1
         elsewhere = running.setdefault(name, [])
         assert set(elsewhere) <= {pin.color}
         elsewhere.append(pin.color)
         await asyncio.sleep(random.choice((0, 0, 0.001, 0.01)))
         elsewhere.remove(pin.color)
-        self.turns[pin.id] -= 1
-        if not self.turns[pin.id]:
-            self.cache.idle(pin.id)
+        self.turns[counted] -= 1
+        if not self.turns[counted]:
+            self.cache.idle(counted)
         return pin.color
 
     async def _asked(self, ask: Callable[[Callable[[Pin | None, str], None]], None]) -> Pin:
         answer: asyncio.Future[Pin | None] = asyncio.get_running_loop().create_future()
-        # As in the data path, the turn begins with the answer, before anything else can happen.
         ask(lambda pin, why: answer.set_result(pin))
         pin = await answer
         assert pin is not None
