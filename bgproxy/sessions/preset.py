@@ -60,7 +60,7 @@ class Path:
     """
 
     pattern: re.Pattern[bytes]
-    hint: bytes = b""  # what is in every path that matches: it is looked for first
+    hint: bytes = b""  # what is in every path that matches, from a `/` on: it is looked for first
     space: str = ""
     rank: int = 0
     place: str = ""

@@ -16,7 +16,7 @@ from bgproxy.sessions.keys import Key, credentials_hash, is_id, joined_id, unquo
 from bgproxy.sessions.learn import JSON_TYPE
 from bgproxy.sessions.preset import Field, Preset
 from bgproxy.sessions.sighting import BodyReader, Sighting
-from bgproxy.sessions.tables import FieldRule, Speaker, Tables
+from bgproxy.sessions.tables import FieldRule, PathRule, Speaker, Tables
 
 Marks = Sequence[tuple[bytes, bytes]]
 
@@ -44,7 +44,8 @@ class Recogniser:
         came, in order. `upgrade`: what it asks to switch to, in lower case.
         """
         tables = self._tables
-        hinted = tables.hints.search(target) is not None
+        # There may be something in the target if it has a `?`, or one of the words that are in all paths that matter.
+        hinted = 63 in target or tables.hints.search(target) is not None
         if not marks and not hinted and not has_body and not upgrade:
             return self._blank
         sighting = Sighting(tables)
@@ -71,44 +72,46 @@ class Recogniser:
                 if found is None:
                     continue
                 value = found
-            if not is_id(value) or sighting.knows(rule.space):
-                sighting.ignored += 1
-            else:
-                deleted = method == b"DELETE" and rule.speaker.delete_ends
-                sighting.take(rule.speaker, Key(rule.space, value, rule.rank), deleted)
+            deleted = method == b"DELETE" and rule.speaker.delete_ends
+            self._take(sighting, rule.speaker, Key(rule.space, value, rule.rank), deleted)
 
     def _target(self, sighting: Sighting, method: bytes, target: bytes) -> None:
         """The keys in the path and the query, into the sighting, and where the path leads."""
         tables = self._tables
         path, _, query = target.partition(b"?")
-        for hint, rules in tables.paths:
-            if path.find(hint) < 0:
-                continue
-            for speaker, place, rule in rules:
-                if path.find(rule.hint) < 0:
-                    continue
-                match = rule.pattern.search(path)
-                if match is not None:
-                    sighting.places |= place
-                    if match.lastindex:
-                        deleted = rule.ends and method == b"DELETE" and match.end() == len(path)
-                        pieces = [unquoted(piece) for piece in match.groups()]
-                        self._take(sighting, speaker, rule.space, rule.rank, pieces, deleted)
+        found = tables.hints.search(path)
+        while found is not None:
+            for rule in tables.paths[found[0]]:
+                if path.find(rule.hint) >= 0:
+                    self._path(sighting, method, path, rule)
+            found = tables.hints.search(path, found.start() + 1)
         if query:
             for name, raw in tables.query_names.findall(target, len(path)):
                 for speaker, parameter in tables.queries[name]:
                     if parameter.path is None or parameter.path.search(path) is not None:
-                        self._take(sighting, speaker, parameter.space, parameter.rank, [unquoted(raw)], False)
+                        self._take(sighting, speaker, Key(parameter.space, unquoted(raw), parameter.rank), False)
 
-    def _take(
-        self, sighting: Sighting, speaker: Speaker, space: str, rank: int, pieces: list[bytes], deleted: bool
-    ) -> None:
-        """A key, unless it can be none. Of several of one kind the first is the one that counts."""
-        value = joined_id(pieces)
-        if not value or sighting.knows(space):
-            sighting.ignored += 1
+    def _path(self, sighting: Sighting, method: bytes, path: bytes, rule: PathRule) -> None:
+        match = rule.pattern.search(path)
+        if match is None:
+            return
+        sighting.places |= rule.place
+        if not rule.parts:
+            return
+        deleted = rule.ends and method == b"DELETE" and match.end() == len(path)
+        if rule.parts == 1:
+            self._take(sighting, rule.speaker, Key(rule.space, unquoted(match[1]), rule.rank), deleted)
+        elif (value := joined_id([unquoted(piece) for piece in match.groups()])) and not sighting.knows(rule.space):
+            sighting.take(rule.speaker, Key(rule.space, value, rule.rank), deleted)
         else:
-            sighting.take(speaker, Key(space, value, rank), deleted)
+            sighting.ignored += 1
+
+    def _take(self, sighting: Sighting, speaker: Speaker, key: Key, deleted: bool) -> None:
+        """A key, unless it can be none. Of several of one kind the first is the one that counts."""
+        if is_id(key.value) and not sighting.knows(key.space):
+            sighting.take(speaker, key, deleted)
+        else:
+            sighting.ignored += 1
 
     def _others(self, sighting: Sighting, upgrade: bytes) -> None:
         """What needs no key: a connection that is a session, and a cookie of our own."""

@@ -39,6 +39,22 @@ class FieldRule:
         self.speaker = speaker
 
 
+class PathRule:
+    """A pattern of paths, and who speaks by it."""
+
+    __slots__ = ("ends", "hint", "parts", "pattern", "place", "rank", "space", "speaker")
+
+    def __init__(self, path: Path, place: int, speaker: Speaker) -> None:
+        self.pattern = path.pattern
+        self.hint = path.hint
+        self.parts = path.pattern.groups  # of the id; 0: there is none here
+        self.place = place  # its bit
+        self.space = path.space
+        self.rank = path.rank
+        self.ends = path.ends
+        self.speaker = speaker
+
+
 class Tables:
     """Presets are numbered by their order; a set of them is an integer, one bit for each."""
 
@@ -71,8 +87,6 @@ class Tables:
         self.speakers = [Speaker(number, preset) for number, preset in enumerate(self.presets)]
         self.fields: dict[bytes, list[FieldRule]] = {}
         self.queries: dict[bytes, list[tuple[Speaker, Query]]] = {}
-        # By what is in the path of each that matches: who speaks, the bit of its place, the rule.
-        self.paths: list[tuple[bytes, list[tuple[Speaker, int, Path]]]] = []
         self.places: dict[tuple[int, str], int] = {}  # by preset, each with its bit
         # The most specific that a key in a body can be; None where there are none.
         self.best = min((m.rank for p in self.presets for group in p.groups for m in group.members), default=None)
@@ -82,13 +96,11 @@ class Tables:
         for number, preset in enumerate(self.presets):
             self._add(number, preset)
         short = _shortest([rule.hint for preset in presets for rule in preset.paths])
-        self.paths = [(hint, self._rules_with(hint)) for hint in short]
+        self.paths = {hint: self._rules_with(hint) for hint in short}  # by what is in each path that matches
+        # One look says of most targets that there is nothing in them, and of the others, which rules to ask.
+        rest = b"|".join(re.escape(hint[1:]) for hint in short)
+        self.hints = re.compile(rb"/(?:%b)" % rest if rest else rb"(?!)")
         names = b"|".join(re.escape(name) for name in sorted(self.queries))
-        hints = [re.escape(hint) for hint in short]
-        if names:
-            hints.append(rb"[?&](?:%b)=" % names)
-        # One look says of most targets that there is nothing in them.
-        self.hints = re.compile(b"|".join(hints) or rb"(?!)")
         self.query_names = re.compile(rb"[?&](%b)=([^&#]*)" % (names or rb"(?!)"))
         for places in (0, *self.places.values()):  # the usual cases, which no request is to wait for
             self.body(self.all, places)
@@ -108,9 +120,9 @@ class Tables:
             if path.place:
                 self.places.setdefault((number, path.place), 1 << len(self.places))
 
-    def _rules_with(self, hint: bytes) -> list[tuple[Speaker, int, Path]]:
+    def _rules_with(self, hint: bytes) -> list[PathRule]:
         return [
-            (self.speakers[number], self.places.get((number, rule.place), 0), rule)
+            PathRule(rule, self.places.get((number, rule.place), 0), self.speakers[number])
             for number, preset in enumerate(self.presets)
             for rule in preset.paths
             if hint in rule.hint
