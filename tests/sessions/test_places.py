@@ -95,6 +95,12 @@ def test_another_path(path: str) -> None:
     assert turn(get(path), of=recogniser("path:/agents/{id}/…")).keys == []
 
 
+def test_a_path_may_have_what_several_presets_look_for() -> None:
+    of = recogniser("path:/api/v1/{name}", "openai")
+    keys = turn(get("/api/v1/conversations/conv_1"), of=of).keys
+    assert keys == [("path:/api/v1/{name}", b"conversations"), ("openai.conversation", b"conv_1")]
+
+
 def test_several_pieces_are_one_id() -> None:
     of = recogniser("path:/t/{tenant}/a.b/{id}")
     assert [value for _, value in turn(get("/t/x/a.b/y/z"), of=of).keys] == [b"x y"]

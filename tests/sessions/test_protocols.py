@@ -138,7 +138,8 @@ def test_adk_names_a_session_by_three_members(target: str, names: tuple[str, str
 def test_adk_needs_all_three(missing: str) -> None:
     ids = {"app_name": "my_sample_agent", "user_id": "u_123", "session_id": "s_123"}
     ids.pop(missing)
-    assert turn(post("/run", ids), of=ADK).keys == []
+    sighting, _ = sighted(ADK, post("/run", ids))
+    assert (sighting.keys, sighting.ignored) == ([], 0)
     assert turn(post("/run", {**ids, missing: "two words"}), of=ADK).keys == []
 
 
