@@ -1,6 +1,6 @@
-"""What clients see of a flip: 64 connections in a closed loop, 20 flips under way, every request accounted for.
+"""What clients see of a flip: 64 connections that are kept busy, 20 flips under way, every request accounted for.
 
-    python -m bench.flip [--flips 20] [--only nginx,haproxy,bgproxy]
+    python -m bench.flip [--flips 20] [--think-ms 8] [--only nginx,haproxy,bgproxy]
 
 Each request carries a number that the agents note, so that besides a failed request also one that was executed twice
 is found. nginx flips by `nginx -s reload`, HAProxy by its runtime map, bgproxy by `POST /v1/flip`.
@@ -15,7 +15,7 @@ import os
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import cast
 
 import uvloop
@@ -67,18 +67,37 @@ class Tally:
 
 
 class Client(asyncio.Protocol):
-    """A keep-alive connection in a closed loop: the next request leaves when the answer is whole."""
+    """A keep-alive connection: the next request leaves when the answer is whole, or `think_seconds` after that.
 
-    __slots__ = ("_busy", "_held", "_prefix", "_sent", "_tally", "_transport", "over")
+    `ready_at` is the loop's time before which the client does not ask again, be it over another connection.
+    """
 
-    def __init__(self, tally: Tally, port: int) -> None:
+    __slots__ = (
+        "_busy",
+        "_held",
+        "_loop",
+        "_pause",
+        "_prefix",
+        "_sent",
+        "_tally",
+        "_think_seconds",
+        "_transport",
+        "over",
+        "ready_at",
+    )
+
+    def __init__(self, tally: Tally, port: int, think_seconds: float, loop: asyncio.AbstractEventLoop) -> None:
         self._tally = tally
+        self._loop = loop
+        self._think_seconds = think_seconds
+        self._pause: asyncio.TimerHandle | None = None
+        self.ready_at = 0.0
         self._held = b""
         self._busy = False
         self._sent = 0.0
         head = f"POST /turn HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nContent-Type: application/json\r\n"
         self._prefix = f"{head}Content-Length: {len(BODY)}\r\nX-Bench-Id: ".encode()
-        self.over = asyncio.get_running_loop().create_future()
+        self.over = loop.create_future()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
@@ -97,10 +116,22 @@ class Client(asyncio.Protocol):
         head, length = split
         self._answered(self._held[length - 20 : length])
         self._held = self._held[length:]
-        if not self._tally.running or b"\r\nconnection: close\r\n" in head:
+        closes = b"\r\nconnection: close\r\n" in head
+        if self._think_seconds:
+            self.ready_at = self._loop.time() + self._think_seconds
+            if not closes:
+                self._pause = self._loop.call_later(self._think_seconds, self._go_on)
+                return
+        if closes:
             self._transport.close()
         else:
+            self._go_on()
+
+    def _go_on(self) -> None:
+        if self._tally.running:
             self._send()
+        else:
+            self._transport.close()
 
     def _answered(self, tail: bytes) -> None:
         self._busy = False
@@ -116,21 +147,27 @@ class Client(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         if self._busy:
             self._tally.broken += 1
+        if self._pause:
+            self._pause.cancel()
         if not self.over.done():
             self.over.set_result(None)
 
 
-async def _client_loop(tally: Tally, port: int) -> None:
+async def _client_loop(tally: Tally, port: int, think_seconds: float) -> None:
     """One client for as long as the run lasts: where its connection ends, it opens the next."""
     loop = asyncio.get_running_loop()
     while tally.running:
         try:
-            _, client = await loop.create_connection(lambda: Client(tally, port), "127.0.0.1", port)
+            _, client = await loop.create_connection(
+                lambda: Client(tally, port, think_seconds, loop), "127.0.0.1", port
+            )
         except OSError:
             tally.broken += 1
             await asyncio.sleep(0.01)
             continue
         await client.over
+        if client.ready_at > loop.time():
+            await asyncio.sleep(client.ready_at - loop.time())
 
 
 @dataclass(slots=True)
@@ -180,10 +217,10 @@ async def _noted(port: int) -> list[bytes]:
     return body.split()
 
 
-async def _contend(contender: Contender, flips: int, backends: Backends) -> Result:
-    tally = Tally()
-    clients = [asyncio.create_task(_client_loop(tally, contender.port)) for _ in range(CONNECTIONS)]
-    watches = [await _flip_once(contender, ("green", "blue")[turn % 2], tally) for turn in range(flips)]
+async def _contend(contender: Contender, plan: Plan, backends: Backends) -> Result:
+    tally, think_seconds = Tally(), plan.think_ms / 1e3
+    clients = [asyncio.create_task(_client_loop(tally, contender.port, think_seconds)) for _ in range(CONNECTIONS)]
+    watches = [await _flip_once(contender, ("green", "blue")[turn % 2], tally) for turn in range(plan.flips)]
     tally.running = False
     await asyncio.wait_for(asyncio.gather(*clients), 10.0)
     executed = await _noted(backends.blue) + await _noted(backends.green)
@@ -196,7 +233,7 @@ async def _measure(plan: Plan, cores: Cores) -> tuple[LineUp, dict[str, Result]]
         backends = Backends(start_agent(stage, cores, "blue"), start_agent(stage, cores, "green"))
         lined_up = line_up(stage, cores, backends, plan.builds, only=plan.only, flippable=True)
         for contender in lined_up.contenders:
-            results[contender.name] = await _contend(contender, plan.flips, backends)
+            results[contender.name] = await _contend(contender, plan, backends)
     return lined_up, results
 
 
@@ -222,13 +259,32 @@ def report(plan: Plan, results: dict[str, Result]) -> str:
         rows.append(row)
     head = ["contender", "answered", "refused", "broken", "executed twice", "first of new, ms", "slowest"]
     head += ["command, ms", "old after return", "last of old after return, ms"]
-    return section(f"{plan.flips} flips under {CONNECTIONS} connections in a closed loop", table(head, rows))
+    load = f"that think {plan.think_ms:g} ms" if plan.think_ms else "in a closed loop"
+    return section(f"{plan.flips} flips under {CONNECTIONS} connections {load}", table(head, rows))
+
+
+def pause(text: str) -> float:
+    """The value of `--think-ms`; raises argparse.ArgumentTypeError for one that no flip could be watched with."""
+    most = AFTER_SECONDS * 1e3
+    try:
+        think_ms = float(text)
+    except ValueError:
+        think_ms = -1.0
+    if not 0.0 <= think_ms < most:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no pause: give milliseconds from 0 to less than {most:g}, for so long a flip is watched"
+        )
+    return think_ms
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="What clients see of a flip.")
+    parser.add_argument(
+        "--think-ms", type=pause, default=0.0, metavar="N", help="how long a client waits after an answer (0)"
+    )
     add_common(parser)
-    plan = plan_of(parser.parse_args(arguments))
+    options = parser.parse_args(arguments)
+    plan = replace(plan_of(options), think_ms=options.think_ms)
     lined_up, results = measure(plan)
     print(report(plan, results))
     for name, why in lined_up.left_out.items():

@@ -15,6 +15,7 @@ class Plan:
     rounds: int = 7
     seconds: int = 2
     flips: int = 20
+    think_ms: float = 0.0  # between an answer and its client's next request, under flips; 0 is a closed loop
     streams: int = 400  # open at once, each with 50 events a second
     idle_streams: int = 1000  # for the memory of an open stream
     locust_seconds: int = 30

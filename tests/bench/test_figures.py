@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import math
 from pathlib import Path
 
@@ -9,10 +10,11 @@ import pytest
 
 from bench.compare import Round, micros, parse_totals
 from bench.contenders import Build, LineUp
-from bench.flip import Watch
+from bench.flip import Result, Tally, Watch, pause, report
+from bench.options import Plan
 from bench.processes import Cpu
 from bench.report import BEGIN, END, ratio, splice
-from bench.run import Results, compose
+from bench.run import Results, compose, limit_flips
 from bench.wire import parse_answer, split_answer
 
 
@@ -90,6 +92,41 @@ class TestWatch:
         watch = Watch(b"green", began=1.0, returned=1.004)
         watch.answered(b"blue", sent=1.0041, now=1.006)
         assert watch.old_sent_after == 1
+
+
+class TestFlips:
+    """What is said of a flip from 1.000 s to 1.004 s whose first new answer came at 1.003 s."""
+
+    seen = Result(Tally(answered=9), [Watch(b"green", began=1.0, returned=1.004, first_new=1.003)], executed_twice=0)
+
+    @pytest.mark.parametrize(
+        ("think_ms", "load"), [(0.0, "in a closed loop"), (8.0, "that think 8 ms"), (0.5, "that think 0.5 ms")]
+    )
+    def test_the_title_names_the_load(self, think_ms: float, load: str) -> None:
+        text = report(Plan(flips=1, think_ms=think_ms), {"bgproxy": self.seen})
+        assert text.splitlines()[0] == f"### 1 flips under 64 connections {load}"
+
+    def test_the_limits_name_the_load(self) -> None:
+        results = Results()
+        limit_flips(results, "bgproxy", self.seen, "closed loop")
+        assert [row[1].endswith(", closed loop") for row in results.limits] == [True] * 4
+        assert results.limits[1][2:] == ["3 ms", "5 ms", "within"]
+        assert results.lost == []
+
+    def test_what_was_lost_names_the_load(self) -> None:
+        results = Results()
+        seen = Result(Tally(broken=1), self.seen.watches, executed_twice=0)
+        limit_flips(results, "bgproxy", seen, "8 ms between requests")
+        assert results.lost == ["bgproxy: flips, 8 ms between requests"]
+
+    @pytest.mark.parametrize(("text", "think_ms"), [("0", 0.0), ("8", 8.0), ("0.5", 0.5), ("349.9", 349.9)])
+    def test_a_pause(self, text: str, think_ms: float) -> None:
+        assert pause(text) == think_ms
+
+    @pytest.mark.parametrize("text", ["-1", "350", "nan", "inf", "8ms", ""])
+    def test_a_pause_that_no_flip_could_be_watched_with(self, text: str) -> None:
+        with pytest.raises(argparse.ArgumentTypeError, match="give milliseconds from 0 to less than 350"):
+            pause(text)
 
 
 class TestResults:
