@@ -71,6 +71,15 @@ class UnknownColor(Problem):
     fault = "client"
 
 
+class UnknownSession(Problem):
+    """An id that leads to no live session."""
+
+    status = 404
+    code = "unknown_session"
+    title = "Unknown session"
+    fault = "client"
+
+
 class Refused(Problem):
     """A rule says no; the detail says which and what would help."""
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from bgproxy.errors import BadInput, NotReady, Refused, StaleEpoch, UnknownColor
+from bgproxy.rules.pin import Pin
 from bgproxy.rules.pointer import Pointer
 from bgproxy.rules.release import ENDED, POINTER_EVENTS, UNTRIED, Event, Phase, Release, checked
 
@@ -46,7 +47,7 @@ class Change:
     """
 
     state: FleetState
-    verb: str  # flip, rollback, stage, phase, bootstrap, configure
+    verb: str  # flip, rollback, stage, phase, bootstrap, configure, session
     facts: Mapping[str, object]
     actor: str
     reason: str
@@ -201,6 +202,29 @@ def step(
         return None
     facts = _facts(state, {color: after}, color=color, release=label, event=str(event), evidence=dict(evidence or {}))
     return _change(state, {color: after}, "phase", facts, actor, reason)
+
+
+def move_session(state: FleetState, pin: Pin, to: str, *, actor: str, reason: str) -> Change | None:
+    """Put on record that a session is moved by hand to the release that stands on `to`; None where it lives there.
+
+    Nothing of the state changes but its revision. Raises `UnknownColor`, and `Refused` where no release is to be had.
+    """
+    _known(state.colors, to)
+    release = state.releases.get(to)
+    if release is None:
+        raise Refused(f"{to} has no release that the session could be moved to: stage one, or name another color")
+    if release.phase is Phase.RETIRED:
+        raise Refused(f"{to} holds {release.label}, which is retired: name another color")
+    if (pin.color, pin.release) == (to, release.label):
+        return None
+    facts = {"id": pin.id.hex(), "from": pin.color, "left": pin.release, "to": to, "release": release.label}
+    return _change(state, {}, "session", facts, actor, reason)
+
+
+def forget_session(state: FleetState, pin: Pin, *, actor: str, reason: str) -> Change:
+    """Put on record that a session is forgotten by hand. Nothing of the state changes but its revision."""
+    facts = {"id": pin.id.hex(), "from": pin.color, "left": pin.release, "forgotten": True}
+    return _change(state, {}, "session", facts, actor, reason)
 
 
 # A color whose release serves or may still serve somebody: its label is not exchanged under its sessions.

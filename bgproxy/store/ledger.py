@@ -3,6 +3,9 @@
 Each verb reads the store, lets the rules decide, and commits on exactly the revision that was decided on. Who loses a
 race reads and decides anew. What was committed is applied to this process's mirror before the call returns: the node
 that flips has flipped. A store that is away makes each verb fail fast, with nothing half-done.
+
+A session that is moved or forgotten by hand goes through here too, for its record: the order is written first and
+carried out second. So nothing is done by hand that is not on record; what was ordered may fail, and says so.
 """
 
 from __future__ import annotations
@@ -12,9 +15,10 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
-from bgproxy.errors import Refused, StoreBroken, StoreUnavailable
+from bgproxy.errors import Refused, StoreBroken, StoreUnavailable, UnknownSession
 from bgproxy.rules import fleet
 from bgproxy.rules.fleet import Change, FleetState
+from bgproxy.rules.pin import Pin
 from bgproxy.rules.release import Event, Release
 from bgproxy.store.base import AuditEntry, Conflict, Store
 from bgproxy.store.mirror import Mirror
@@ -151,9 +155,48 @@ class Ledger:
         """
         return await self._bounded(self._bootstrap(tuple(colors), active, releases, actor, reason))
 
+    async def move_session(self, key: bytes, to: str, *, actor: str, reason: str) -> tuple[Pin, Outcome]:
+        """Move a session to the release on a color, whatever of it is under way; its pin as it stands then.
+
+        `key`: the digest of any of its keys. Not changed where it lives there already. Raises `UnknownSession`, and
+        what `rules.fleet.move_session` raises.
+        """
+        return await self._bounded(self._move_session(key, to, actor, reason))
+
+    async def forget_session(self, key: bytes, *, actor: str, reason: str) -> tuple[Pin, Outcome]:
+        """Forget a session: its next request begins a new one. The pin as it was. Raises `UnknownSession`."""
+        return await self._bounded(self._forget_session(key, actor, reason))
+
     async def audit(self, *, limit: int, before: str | None = None) -> list[AuditEntry]:
         """See `Store.audit`."""
         return await self._bounded(self._store.audit(limit=limit, before=before))
+
+    async def _move_session(self, key: bytes, to: str, actor: str, reason: str) -> tuple[Pin, Outcome]:
+        pin = await self._pin(key)
+        outcome = await self._settle(lambda state: fleet.move_session(state, pin, to, actor=actor, reason=reason))
+        if not outcome.changed:
+            return pin, outcome
+        label = outcome.state.releases[to].label
+        after = await self._store.pins.move(pin.id, to, label)
+        if after is None:
+            raise _unknown(pin.id, "has ended")
+        if (after.color, after.release) != (to, label):
+            raise Refused(
+                f"{to} does not hold {label} any more, so the session stays on {after.color}: look and try again"
+            )
+        return after, outcome
+
+    async def _forget_session(self, key: bytes, actor: str, reason: str) -> tuple[Pin, Outcome]:
+        pin = await self._pin(key)
+        outcome = await self._settle(lambda state: fleet.forget_session(state, pin, actor=actor, reason=reason))
+        await self._store.pins.end([pin.id])
+        return pin, outcome
+
+    async def _pin(self, key: bytes) -> Pin:
+        pin = await self._store.pins.find(key)
+        if pin is None:
+            raise _unknown(key, "is not known: it never was, has ended or idled out")
+        return pin
 
     async def _bootstrap(
         self, colors: tuple[str, ...], active: str, releases: Mapping[str, Release], actor: str, reason: str
@@ -222,6 +265,10 @@ class Ledger:
                 f"the store took longer than {self._timeout:g} s; whether the change was made is not known: "
                 "look at the status when the store is back"
             ) from None
+
+
+def _unknown(key: bytes, why: str) -> UnknownSession:
+    return UnknownSession(f"session {key.hex()} {why}")
 
 
 def _restored(known: FleetState, change: Change) -> Change:

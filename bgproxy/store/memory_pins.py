@@ -133,6 +133,12 @@ class MemoryPins:
         kept = self._kept(key)
         return kept.pin if kept is not None else None
 
+    async def look(self, key: bytes) -> tuple[Pin, float] | None:
+        """See `PinStore.look`."""
+        self._swept()
+        kept = self._kept(key)
+        return (kept.pin, float(kept.expires)) if kept is not None else None
+
     async def counts(self) -> Mapping[tuple[str, str], PinCount]:
         """See `PinStore.counts`."""
         self._swept()

@@ -156,6 +156,9 @@ class PinStore(Protocol):
     async def find(self, key: bytes) -> Pin | None:
         """The pin that the key leads to. Does not count as use."""
 
+    async def look(self, key: bytes) -> tuple[Pin, float] | None:
+        """As `find`, with the pin's expiry (unix seconds)."""
+
     async def counts(self) -> Mapping[tuple[str, str], PinCount]:
         """Live pins by (color, release), exact; releases without any are left out. Never looks at the pins."""
 

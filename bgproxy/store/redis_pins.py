@@ -113,12 +113,17 @@ class RedisPins:
 
     async def find(self, key: bytes) -> Pin | None:
         """See `PinStore.find`."""
+        found = await self.look(key)
+        return found[0] if found is not None else None
+
+    async def look(self, key: bytes) -> tuple[Pin, float] | None:
+        """See `PinStore.look`."""
         async with self._border():
             text = await self._client.get(self._prefix + key)
             if text is not None and text[:1] == b"@":
                 key = text[1:]
                 text = await self._client.get(self._prefix + key)
-        return None if text is None or text[:1] == b"@" else self._pin(key, text)
+        return None if text is None or text[:1] == b"@" else self._parsed(key, text)
 
     async def counts(self) -> Mapping[tuple[str, str], PinCount]:
         """See `PinStore.counts`."""

@@ -8,11 +8,12 @@ from typing import Any
 
 import pytest
 
-from bgproxy.errors import NotReady, Refused, StaleEpoch, StoreBroken, StoreUnavailable, UnknownColor
+from bgproxy.errors import NotReady, Refused, StaleEpoch, StoreBroken, StoreUnavailable, UnknownColor, UnknownSession
 from bgproxy.rules.release import Event, Phase, Release
 from bgproxy.store.base import Conflict, Store
 from bgproxy.store.ledger import Ledger, Outcome
 from bgproxy.store.mirror import Mirror
+from bgproxy.store.pinning import Want
 
 Opened = Callable[..., Awaitable[Store]]
 WHO: dict[str, Any] = {"actor": "ada", "reason": "because"}
@@ -240,3 +241,104 @@ async def test_new_upstreams_from_the_configuration(node: Node) -> None:
     assert outcome.state.releases["blue"].upstreams == ("http://127.0.0.1:7",)
     assert outcome.state.releases["blue"].phase is Phase.ACTIVE
     assert outcome.state.colors == ("blue", "green", "red")
+
+
+# Sessions by hand
+
+KEY, ALIAS = b"0123456789abcdef", b"fedcba9876543210"
+
+
+async def session(node: Node) -> Any:
+    [found] = await node.store.pins.resolve([Want((KEY, ALIAS), "chat", "mcp", 600.0)])
+    return found.pin
+
+
+async def record(node: Node) -> list[tuple[str, Any]]:
+    return [(entry.verb, dict(entry.facts)) for entry in await node.ledger.audit(limit=20)][:-1]
+
+
+async def test_a_session_moved_by_hand_is_on_record(node: Node) -> None:
+    pin = await session(node)
+    before = node.mirror.state
+    after, outcome = await node.ledger.move_session(ALIAS, "green", **WHO)
+    assert (after.id, after.color, after.release, after.moved) == (pin.id, "green", "v2", 1)
+    assert await node.store.pins.find(KEY) == after
+    assert outcome.changed
+    facts = {"id": KEY.hex(), "from": "blue", "left": "v1", "to": "green", "release": "v2"}
+    assert await record(node) == [("session", facts)]
+    assert node.mirror.state == await node.store.read()
+    assert node.mirror.state is not None
+    assert before is not None
+    assert (node.mirror.state.pointer, node.mirror.state.releases) == (before.pointer, before.releases)
+
+
+async def test_a_move_to_where_it_lives_is_none(node: Node) -> None:
+    pin = await session(node)
+    assert await node.ledger.move_session(KEY, "blue", **WHO) == (
+        pin,
+        Outcome(node.mirror.state, changed=False, entry=None),  # type: ignore[arg-type]
+    )
+    assert await record(node) == []
+
+
+async def test_a_session_forgotten_by_hand_is_on_record(node: Node) -> None:
+    pin = await session(node)
+    was, outcome = await node.ledger.forget_session(ALIAS, **WHO)
+    assert (was, outcome.changed) == (pin, True)
+    assert [await node.store.pins.find(key) for key in (KEY, ALIAS)] == [None, None]
+    assert await record(node) == [
+        ("session", {"id": KEY.hex(), "from": "blue", "left": "v1", "forgotten": True}),
+    ]
+
+
+async def test_what_is_refused_of_a_session_is_not_on_record(node: Node) -> None:
+    with pytest.raises(UnknownSession, match=KEY.hex()):
+        await node.ledger.move_session(KEY, "green", **WHO)
+    with pytest.raises(UnknownSession, match=KEY.hex()):
+        await node.ledger.forget_session(KEY, **WHO)
+    pin = await session(node)
+    with pytest.raises(UnknownColor):
+        await node.ledger.move_session(KEY, "red", **WHO)
+    assert await node.store.pins.find(KEY) == pin
+    assert await record(node) == []
+
+
+async def test_without_its_record_nothing_is_done_to_a_session(node: Node, monkeypatch: Any) -> None:
+    pin = await session(node)
+
+    async def away(*_: Any, **__: Any) -> Any:
+        raise StoreUnavailable("away")
+
+    monkeypatch.setattr(node.store, "commit", away)
+    with pytest.raises(StoreUnavailable):
+        await node.ledger.move_session(KEY, "green", **WHO)
+    with pytest.raises(StoreUnavailable):
+        await node.ledger.forget_session(KEY, **WHO)
+    assert await node.store.pins.find(KEY) == pin
+
+
+async def test_a_session_that_ends_while_it_is_moved(node: Node, monkeypatch: Any) -> None:
+    await session(node)
+    commit = node.store.commit
+
+    async def ending(change: Any, **more: Any) -> Any:
+        await node.store.pins.end([KEY])
+        return await commit(change, **more)
+
+    monkeypatch.setattr(node.store, "commit", ending)
+    with pytest.raises(UnknownSession, match="has ended"):
+        await node.ledger.move_session(KEY, "green", **WHO)
+
+
+async def test_a_release_that_is_exchanged_while_a_session_is_moved_to_it(node: Node, monkeypatch: Any) -> None:
+    pin = await session(node)
+    move = node.store.pins.move
+
+    async def late(*what: Any, **more: Any) -> Any:
+        await node.ledger.stage("green", Release("v3", ("http://127.0.0.1:3",)), **WHO)
+        return await move(*what, **more)
+
+    monkeypatch.setattr(node.store.pins, "move", late)
+    with pytest.raises(Refused, match="green does not hold v2 any more, so the session stays on blue"):
+        await node.ledger.move_session(KEY, "green", **WHO)
+    assert await node.store.pins.find(KEY) == pin

@@ -97,6 +97,9 @@ class TestResolve:
         created = pytest.approx(found.now, abs=0.001)
         assert found.pin == Pin(key("a"), "blue", "v1", "", 1, created, "header:X-Id", "chat", 0, TTL)
         assert await pins.find(key("a")) == found.pin
+        pin, expires = await pins.look(key("a"))
+        assert pin == found.pin
+        assert found.now + TTL <= expires <= found.now + TTL + 2 * bucket_seconds(TTL)
         assert (await pins.counts())["blue", "v1"].live == 1
 
     async def test_a_known_one_stays_where_it_is(self, store: Any, pins: PinStore, flips: Any) -> None:
@@ -127,6 +130,7 @@ class TestResolve:
         other = await ask(pins, "task-2", "context")
         assert (other.pin, other.created, other.aliases, other.conflicts) == (first.pin, False, 1, 0)
         assert await pins.find(key("task-2")) == first.pin
+        assert (await pins.look(key("task-2")))[0] == first.pin
         assert await live(pins) == {("blue", "v1"): 1}
 
     async def test_the_more_specific_wins_and_the_other_is_left(self, store: Any, pins: PinStore, flips: Any) -> None:
@@ -257,6 +261,7 @@ class TestLife:
         await asyncio.sleep(1.25)
         assert await pins.find(key("a")) is None
         assert await pins.find(key("b")) is None
+        assert await pins.look(key("b")) is None
         assert await live(pins) == {("blue", "v1"): 1}
         assert (await pins.refresh([key("a"), key("stays"), key("b")])) == [key("a"), key("b")]
         assert (await ask(pins, "b", "a")).created
