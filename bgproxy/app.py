@@ -93,7 +93,7 @@ class Worker:
         self.listeners = [Listener(self.plane, sock) for sock in place.listening]
         self.health = HealthChecker(settings.health(), self.plane.upstreams)
         self.validator = Validator(self.ledger, self.mirror, self.plane.warm_up)
-        self.drainer = Drainer(self.ledger, self.mirror, self.store.nodes)
+        self.drainer = Drainer(self.ledger, self.mirror, self.store.nodes, self.store.pins.counts)
         self.peers = HostPeers(place.runtime_dir, place.slot, self.snapshot, self.mirror.refresh)
         self.switch = Switch(self.ledger, self.mirror, self.plane.warm_up, self.validator, self.peers.catch_up)
         self.heartbeat = Heartbeat(self.store, self.report)

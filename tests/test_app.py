@@ -38,6 +38,7 @@ class SharedStore:
         self.left: list[str] = []
         self.watch, self.beat, self.nodes = self._memory.watch, self._memory.beat, self._memory.nodes
         self.audit, self.close = self._memory.audit, self._memory.close
+        self.pins = self._memory.pins
 
     async def open(self) -> None:
         await self.read()

@@ -1,7 +1,8 @@
-"""From STANDBY to DRAINED: a color that is no longer active is drained when no node has anything in flight on it.
+"""From STANDBY to DRAINED: a color that is no longer active is drained when no session lives on its release any more
+and no node has anything in flight on it.
 
-It is computed from what every node of the fleet reports, never assumed: a node that has not applied the newest epoch
-yet may still admit to the old color, so its zero does not count.
+It is computed from the store's count of live pins and from what every node of the fleet reports, never assumed: a node
+that has not applied the newest epoch yet may still admit to the old color, so its zero does not count.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 from bgproxy.errors import Problem
 from bgproxy.rules.fleet import FleetState
@@ -17,6 +18,7 @@ from bgproxy.rules.release import Event, Phase
 from bgproxy.store.base import NodeReport
 from bgproxy.store.ledger import Ledger
 from bgproxy.store.mirror import Mirror
+from bgproxy.store.pinning import PinCount
 from bgproxy.tasks import spawn, stop
 
 log = logging.getLogger(__name__)
@@ -36,10 +38,18 @@ def is_empty(color: str, epoch: int, nodes: Sequence[NodeReport]) -> bool:
 class Drainer:
     """Watches every color that traffic has left until it is empty."""
 
-    def __init__(self, ledger: Ledger, mirror: Mirror, nodes: Callable[[], Awaitable[Sequence[NodeReport]]]) -> None:
+    def __init__(
+        self,
+        ledger: Ledger,
+        mirror: Mirror,
+        nodes: Callable[[], Awaitable[Sequence[NodeReport]]],
+        sessions: Callable[[], Awaitable[Mapping[tuple[str, str], PinCount]]],
+    ) -> None:
+        """`sessions`: live pins by color and release, as `PinStore.counts`."""
         self._ledger = ledger
         self._mirror = mirror
         self._nodes = nodes
+        self._sessions = sessions
         self._found_empty: dict[tuple[str, int], int] = {}
         self._task: asyncio.Task[None] | None = None
 
@@ -57,17 +67,18 @@ class Drainer:
             self._found_empty.clear()
             return
         nodes = await self._nodes()
+        # After the nodes: what was in flight may have begun a session there before it ended.
+        sessions = await self._sessions()
         epoch = state.pointer.epoch
         before, self._found_empty = self._found_empty, {}
         for color, label in leaving.items():
-            if not is_empty(color, epoch, nodes):
+            if (color, label) in sessions or not is_empty(color, epoch, nodes):
                 continue
             looks = before.get((color, epoch), 0) + 1
             if looks >= LOOKS:
-                evidence = {"nodes": len(nodes), "in_flight": 0}
-                await self._ledger.step(
-                    color, label, Event.DRAINED, actor=ACTOR, reason="nothing is in flight on it", evidence=evidence
-                )
+                evidence = {"nodes": len(nodes), "in_flight": 0, "sessions": 0}
+                reason = "no session lives on it and nothing is in flight"
+                await self._ledger.step(color, label, Event.DRAINED, actor=ACTOR, reason=reason, evidence=evidence)
             else:
                 self._found_empty[color, epoch] = looks
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 
 import pytest
 
@@ -12,6 +12,7 @@ from bgproxy.rules.release import Phase, Release
 from bgproxy.store.base import NodeReport, StoreOptions, open_store
 from bgproxy.store.ledger import Ledger
 from bgproxy.store.mirror import Mirror
+from bgproxy.store.pinning import PinCount
 
 
 class World:
@@ -25,6 +26,7 @@ class World:
         self.probed: list[str] = []
         self.spreads: list[str] = []  # the active color at each time that the other workers were made to catch up
         self.reports: list[NodeReport] | Exception = []
+        self.pins: Mapping[tuple[str, str], PinCount] | Exception = {}
 
     async def start(self) -> None:
         releases = {"blue": release("v1", Phase.READY), "green": release("v2", Phase.READY)}
@@ -61,6 +63,12 @@ class World:
         if isinstance(self.reports, Exception):
             raise self.reports
         return self.reports
+
+    async def sessions(self) -> Mapping[tuple[str, str], PinCount]:
+        """Stands in for the store's count of live pins."""
+        if isinstance(self.pins, Exception):
+            raise self.pins
+        return self.pins
 
     async def steps(self) -> list[dict[str, object]]:
         """The phases that changed without the pointer, oldest first."""

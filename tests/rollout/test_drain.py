@@ -1,4 +1,5 @@
-"""A color is drained when every node has applied the epoch by which traffic left it, and holds nothing on it."""
+"""A color is drained when no session lives on its release, and every node has applied the epoch by which traffic left
+it and holds nothing on it."""
 
 from __future__ import annotations
 
@@ -8,6 +9,7 @@ from bgproxy.errors import StoreUnavailable
 from bgproxy.rollout import drain
 from bgproxy.rollout.drain import LOOKS, Drainer, is_empty
 from bgproxy.rules.release import Phase
+from bgproxy.store.pinning import PinCount
 
 EMPTY = [
     ("no node at all: nothing is known", [], False),
@@ -33,7 +35,7 @@ def test_empty(report, nodes, empty):
 
 @pytest.fixture
 def drainer(world) -> Drainer:
-    return Drainer(world.ledger, world.mirror, world.nodes)
+    return Drainer(world.ledger, world.mirror, world.nodes, world.sessions)
 
 
 async def test_after_looks_that_find_nothing_it_is_drained_with_the_evidence(world, drainer, report):
@@ -45,7 +47,7 @@ async def test_after_looks_that_find_nothing_it_is_drained_with_the_evidence(wor
     await drainer.look()
     assert world.phase("blue") is Phase.DRAINED
     (entry,) = [one for one in await world.ledger.audit(limit=9) if one.verb == "phase"]
-    assert entry.facts["evidence"] == {"nodes": 2, "in_flight": 0}
+    assert entry.facts["evidence"] == {"nodes": 2, "in_flight": 0, "sessions": 0}
     await drainer.look()  # nothing is left to do
     assert len(await world.steps()) == 1
 
@@ -60,6 +62,56 @@ async def test_a_look_that_finds_something_begins_the_row_anew(world, drainer, r
     world.reports = [report("a", 2)]
     await drainer.look()
     assert world.phase("blue") is Phase.DRAINED
+
+
+async def test_a_session_that_lives_on_it_holds_it(world, drainer, report):
+    await world.flip("green")
+    world.reports = [report("a", 2)]
+    world.pins = {("blue", "v1"): PinCount(1, 99.0)}
+    for _ in range(LOOKS + 1):
+        await drainer.look()
+        assert world.phase("blue") is Phase.STANDBY
+    world.pins = {}
+    for _ in range(LOOKS):
+        assert world.phase("blue") is Phase.STANDBY, "the row began when it was empty, not before"
+        await drainer.look()
+    assert world.phase("blue") is Phase.DRAINED
+
+
+async def test_sessions_of_other_releases_do_not_hold_it(world, drainer, report):
+    await world.flip("green")
+    world.reports = [report("a", 2)]
+    world.pins = {("blue", "v0"): PinCount(4, 99.0), ("green", "v2"): PinCount(7, 99.0)}
+    for _ in range(LOOKS):
+        await drainer.look()
+    assert world.phase("blue") is Phase.DRAINED
+
+
+async def test_while_the_sessions_cannot_be_counted_nothing_is_drained(world, drainer, report):
+    await world.flip("green")
+    world.reports = [report("a", 2)]
+    world.pins = StoreUnavailable("away")
+    for _ in range(LOOKS + 1):
+        with pytest.raises(StoreUnavailable):
+            await drainer.look()
+    assert world.phase("blue") is Phase.STANDBY
+
+
+async def test_the_sessions_are_counted_after_the_nodes(world, report):
+    """An exchange in flight may begin a session and end, between the two."""
+    asked = []
+
+    async def nodes():
+        asked.append("nodes")
+        return [report("a", 2)]
+
+    async def sessions():
+        asked.append("sessions")
+        return {}
+
+    await world.flip("green")
+    await Drainer(world.ledger, world.mirror, nodes, sessions).look()
+    assert asked == ["nodes", "sessions"]
 
 
 async def test_a_flip_between_the_looks_begins_the_row_anew(world, drainer, report):
@@ -97,7 +149,7 @@ async def test_what_was_rolled_back_while_it_baked_ends_rejected(world, drainer,
 async def test_two_drainers_make_one_step(world, report):
     await world.flip("green")
     world.reports = [report("a", 2)]
-    both = [Drainer(world.ledger, world.mirror, world.nodes) for _ in range(2)]
+    both = [Drainer(world.ledger, world.mirror, world.nodes, world.sessions) for _ in range(2)]
     for _ in range(LOOKS):
         for one in both:
             await one.look()
