@@ -8,7 +8,7 @@ from http import HTTPStatus
 from typing import Any
 
 from bgproxy.admin.call import Route
-from bgproxy.admin.shapes import ANSWERS, REQUESTS, ref
+from bgproxy.admin.shapes import ANSWERS, IN_PATH, REQUESTS, ref
 
 _ALWAYS = (400, 403, 500)
 _WITH_TOKEN = (401, 429)
@@ -57,7 +57,7 @@ def _operation(route: Route) -> dict[str, Any]:
 
 def _parameters(route: Route) -> list[dict[str, Any]]:
     in_path = [
-        {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
+        {"name": name, "in": "path", "required": True, "schema": IN_PATH[name]}
         for name in re.findall(r"\{(\w+)\}", route.path)
     ]
     in_query = [

@@ -37,6 +37,7 @@ async def metrics(call: Call) -> web.Response:
         pointer_age=view.store["age"],
         workers=view.workers,
         version=call.deps.version,
+        sessions={key: count.live for key, count in (view.sessions or {}).items()},
     )
     # In a thread: with many routes this takes long enough to be felt by the requests that share the loop.
     accept = call.request.headers.get("Accept", "")

@@ -6,11 +6,13 @@ from typing import Final
 
 from bgproxy.admin.call import Route
 from bgproxy.admin.colors import color, colors, stage
+from bgproxy.admin.drain import drain
 from bgproxy.admin.events import events
 from bgproxy.admin.fleet import audit, nodes, status
 from bgproxy.admin.pointer import flip, rollback
 from bgproxy.admin.probes import livez, metrics, openapi, readyz
-from bgproxy.admin.shapes import AUDIT_QUERY
+from bgproxy.admin.sessions import forget_session, move_session, session, session_stats, sessions
+from bgproxy.admin.shapes import AUDIT_QUERY, FORGET_QUERY, SESSIONS_QUERY
 
 _CHANGE = (400, 404, 408, 409, 413, 415, 503)  # what a request that changes something may meet
 
@@ -27,6 +29,15 @@ ROUTES: Final[tuple[Route, ...]] = (
         "Staged",
         body="StageRequest",
         errors=_CHANGE,
+    ),
+    Route(
+        "GET",
+        "/v1/colors/{color}/drain",
+        drain,
+        "viewer",
+        "What still holds a color that traffic has left.",
+        "Drain",
+        errors=(404, 503),
     ),
     Route(
         "POST",
@@ -46,6 +57,46 @@ ROUTES: Final[tuple[Route, ...]] = (
         "Make the previous color the active one again.",
         "Moved",
         body="RollbackRequest",
+        errors=_CHANGE,
+    ),
+    Route(
+        "GET",
+        "/v1/sessions",
+        sessions,
+        "viewer",
+        "Live sessions, a page at a time.",
+        "Sessions",
+        query=SESSIONS_QUERY,
+        errors=(404, 503),
+    ),
+    Route(
+        "GET",
+        "/v1/sessions/stats",
+        session_stats,
+        "viewer",
+        "How many sessions live on which release.",
+        "SessionStats",
+        errors=(503,),
+    ),
+    Route("GET", "/v1/sessions/{id}", session, "viewer", "One session.", "Session", errors=(404, 503)),
+    Route(
+        "DELETE",
+        "/v1/sessions/{id}",
+        forget_session,
+        "operator",
+        "Forget a session: its next request begins a new one.",
+        "Forgotten",
+        query=FORGET_QUERY,
+        errors=(404, 409, 503),
+    ),
+    Route(
+        "POST",
+        "/v1/sessions/{id}/move",
+        move_session,
+        "operator",
+        "Move a session to the release on a color, whatever of it is under way.",
+        "SessionMoved",
+        body="MoveRequest",
         errors=_CHANGE,
     ),
     Route("GET", "/v1/audit", audit, "viewer", "Who changed what, and why.", "Audit", query=AUDIT_QUERY, errors=(503,)),

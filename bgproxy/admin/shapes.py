@@ -53,6 +53,15 @@ def ref(name: str) -> Schema:
 
 NOTHING: Final[Schema] = _closed([])
 
+IN_PATH: Final[dict[str, Schema]] = {
+    "color": _TEXT,
+    "id": {
+        "type": "string",
+        "pattern": "^[0-9a-fA-F]{32}$",
+        "description": "The digest of any key of the session; never what a client sent.",
+    },
+}
+
 REQUESTS: Final[dict[str, Schema]] = {
     "FlipRequest": _closed(
         ["to"],
@@ -60,6 +69,11 @@ REQUESTS: Final[dict[str, Schema]] = {
         reason=_REASON,
         if_epoch=_IF_EPOCH,
         force=_FORCE,
+    ),
+    "MoveRequest": _closed(
+        ["to"],
+        to={"type": "string", "maxLength": 64, "description": "The color to move it to.", "examples": ["green"]},
+        reason=_REASON,
     ),
     "RollbackRequest": _closed([], reason=_REASON, if_epoch=_IF_EPOCH, force=_FORCE),
     "StageRequest": _closed(
@@ -85,6 +99,21 @@ AUDIT_QUERY: Final[Schema] = _closed(
     before={"type": "string", "maxLength": 64, "description": "An entry's id: only older ones."},
 )
 
+SESSIONS_QUERY: Final[Schema] = _closed(
+    [],
+    color={"type": "string", "maxLength": 64, "description": "Only those that live on this color."},
+    cursor={"type": "string", "maxLength": 64, "default": "", "description": "The `next` of the page before."},
+    limit={
+        "type": "integer",
+        "minimum": 1,
+        "maximum": 1000,
+        "default": 100,
+        "description": "About how many a page has; it may be a few more, or none before the end.",
+    },
+)
+
+FORGET_QUERY: Final[Schema] = _closed([], reason=_REASON)
+
 _PER_COLOR = {"type": "object", "additionalProperties": _COUNT, "description": "By color."}
 
 _COLOR: dict[str, Schema] = {
@@ -100,6 +129,30 @@ _COLOR: dict[str, Schema] = {
     "in_flight": _COUNT,
     "streams": _COUNT,
     "websockets": _COUNT,
+    "sessions": {
+        "type": ["integer", "null"],
+        "minimum": 0,
+        "description": "Live sessions of the release that stands there, of the whole fleet; null: the store is away.",
+    },
+}
+
+_EXPIRES = {"type": "number", "description": "Unix seconds by the store's clock, if it is not used any more."}
+_STANDS = {"type": "boolean", "description": "Whether that release stands on that color by now."}
+
+_SESSION: dict[str, Schema] = {
+    "id": {"type": "string", "pattern": "^[0-9a-f]{32}$", "description": "The digest of its first key."},
+    "color": _TEXT,
+    "release": _TEXT,
+    "stands": _STANDS,
+    "upstream": {"type": ["string", "null"], "description": "The address that serves it; null: any of its color."},
+    "epoch": {"type": "integer", "minimum": 0, "description": "The pointer's, when its place was last vouched for."},
+    "moved": {"type": "integer", "minimum": 0, "description": "How many times it was moved."},
+    "preset": {"type": "string", "description": "By which preset it was recognised."},
+    "route": _TEXT,
+    "created": _SECONDS,
+    "expires": _EXPIRES,
+    "ttl": {"type": "number", "description": "Seconds that it lives unused."},
+    "max_age": {"type": "number", "description": "Seconds that it lives at all; 0: no limit."},
 }
 
 _STORE = _all(
@@ -144,6 +197,39 @@ ANSWERS: Final[dict[str, Schema]] = {
     "Color": _all(**_COLOR),
     "Staged": _all(**_COLOR, epoch=_COUNT, changed={"type": "boolean"}, took_ms=_NUMBER),
     "Colors": _all(colors={"type": "array", "items": ref("Color")}, epoch=_COUNT, revision=_COUNT),
+    "Session": _all(**_SESSION),
+    "Sessions": _all(sessions={"type": "array", "items": ref("Session")}, next=_TEXT_OR_NOTHING),
+    "SessionMoved": _all(**_SESSION, changed={"type": "boolean"}),
+    "Forgotten": _all(id=_TEXT, color=_TEXT, release=_TEXT, forgotten={"const": True}),
+    "SessionStats": _all(
+        live=_COUNT,
+        releases={
+            "type": "array",
+            "items": _all(color=_TEXT, release=_TEXT, stands=_STANDS, live=_COUNT, last_expires=_EXPIRES),
+        },
+    ),
+    "Drain": _all(
+        color=_TEXT,
+        active={"type": "boolean"},
+        release=_TEXT_OR_NOTHING,
+        phase=_COLOR["phase"],
+        drained={"type": "boolean"},
+        sessions=_COLOR["sessions"],
+        last_expires={"type": ["number", "null"], "description": "When the last of the sessions expires, if unused."},
+        in_flight=_COUNT,
+        streams=_COUNT,
+        websockets=_COUNT,
+        blockers={
+            "type": "array",
+            "description": "Each reason why it is not drained.",
+            "items": _all(
+                kind={"enum": ["active", "store", "sessions", "in_flight", "node", "phase"]},
+                detail=_TEXT,
+                node=_TEXT_OR_NOTHING,
+                count=_COUNT,
+            ),
+        },
+    ),
     "Node": _all(
         id=_TEXT,
         host=_TEXT,

@@ -1,10 +1,12 @@
 """What a status is made of: the counters of all workers of this host, and what the nodes of other hosts report.
 
-With the store away the other hosts are left out: an incident is no time for a status that fails or waits.
+With the store away the other hosts are left out, and how many sessions live is not known: an incident is no time for a
+status that fails or waits.
 """
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +15,7 @@ from bgproxy.admin.seams import AdminDeps
 from bgproxy.errors import Problem
 from bgproxy.rules.fleet import FleetState
 from bgproxy.store.base import NodeReport
+from bgproxy.store.pinning import PinCount
 from bgproxy.telemetry.metrics import merge
 
 _LOADS = ("in_flight", "streams", "websockets")
@@ -21,11 +24,15 @@ _UPSTREAM = {"healthy": None, "reason": "", "in_flight": 0, "open": 0, "idle": 0
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """One look. `metrics`: of this host, merged; `nodes`: of every host, this one's first-hand."""
+    """One look. `metrics`: of this host, merged; `nodes`: of every host, this one's first-hand.
+
+    `sessions`: live pins of the whole fleet by color and release; None while the store is away.
+    """
 
     metrics: Mapping[str, Any]
     nodes: list[dict[str, Any]]
     elsewhere: list[dict[str, Any]]
+    sessions: Mapping[tuple[str, str], PinCount] | None
     store: Mapping[str, Any]
     workers: int
 
@@ -36,6 +43,22 @@ class View:
             name: sum(one[name] for one in series) + sum(node[name].get(color, 0) for node in self.elsewhere)
             for name in _LOADS
         }
+
+    def sessions_on(self, state: FleetState, color: str) -> int | None:
+        """Live sessions of the release that stands on a color; None while nobody knows."""
+        if self.sessions is None:
+            return None
+        count = self._count(state, color)
+        return count.live if count is not None else 0
+
+    def last_expires(self, state: FleetState, color: str) -> float | None:
+        """When (unix seconds) the last of these expires if none is used any more; None where there is none."""
+        count = self._count(state, color)
+        return count.last if count is not None else None
+
+    def _count(self, state: FleetState, color: str) -> PinCount | None:
+        release = state.releases.get(color)
+        return (self.sessions or {}).get((color, release.label)) if release is not None else None
 
     def color(self, state: FleetState, color: str) -> dict[str, Any]:
         """The color resource."""
@@ -55,6 +78,7 @@ class View:
             "routes": {name: list(some) for name, some in release.routes.items()} if release else {},
             "metadata": dict(release.metadata) if release else {},
             **self.load(color),
+            "sessions": self.sessions_on(state, color),
         }
 
 
@@ -62,11 +86,12 @@ async def look(deps: AdminDeps) -> View:
     """Ask the workers of this host and the store. Never raises for the store's sake."""
     snapshots = await deps.peers.snapshots()
     here = [snapshot["node"] for snapshot in snapshots]
-    elsewhere = await _elsewhere(deps, {node["id"] for node in here})
+    elsewhere, sessions = await asyncio.gather(_elsewhere(deps, {node["id"] for node in here}), _sessions(deps))
     return View(
         metrics=merge([snapshot["metrics"] for snapshot in snapshots]),
         nodes=sorted((*here, *elsewhere), key=lambda node: (node["host"], node["id"])),
         elsewhere=elsewhere,
+        sessions=sessions,
         store=_store(deps, [snapshot["store"] for snapshot in snapshots]),
         workers=len(snapshots),
     )
@@ -79,6 +104,15 @@ async def _elsewhere(deps: AdminDeps, here: set[str]) -> list[dict[str, Any]]:
         return [node_json(node) for node in await deps.store.nodes() if node.id not in here]
     except Problem:
         return []
+
+
+async def _sessions(deps: AdminDeps) -> Mapping[tuple[str, str], PinCount] | None:
+    if not deps.mirror.connected:
+        return None
+    try:
+        return await deps.store.pins.counts()
+    except Problem:
+        return None
 
 
 def _store(deps: AdminDeps, reports: list[Mapping[str, Any]]) -> dict[str, Any]:

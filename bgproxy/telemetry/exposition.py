@@ -7,7 +7,7 @@ and keeps none of its own: the families live for one scrape, on a registry of th
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import Any
 
@@ -28,13 +28,15 @@ Snapshot = Mapping[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What stands beside the counters. `pointer_age`: seconds since the store was last heard."""
+    """What stands beside the counters. `pointer_age`: seconds since the store was last heard; `sessions`: live ones of
+    the fleet by color and release, none while the store is away."""
 
     state: FleetState | None
     store_up: bool
     pointer_age: float
     workers: int
     version: str
+    sessions: Mapping[tuple[str, str], int] = field(default_factory=dict)
 
 
 def expose(snapshot: Snapshot, facts: Facts, accept: str = "") -> tuple[bytes, str]:
@@ -139,6 +141,11 @@ def _fleet(facts: Facts) -> Iterator[Metric]:
     build = GaugeMetricFamily("bgproxy_build_info", "The version that runs.", labels=["version"])
     build.add_metric([facts.version], 1)
     yield build
+    text = "Live sessions of the whole fleet, by the release that they are pinned to."
+    sessions = GaugeMetricFamily("bgproxy_sessions", text, labels=["color", "release"])
+    for key, count in sorted(facts.sessions.items()):
+        sessions.add_metric(list(key), count)
+    yield sessions
     if facts.state is None:
         return
     yield GaugeMetricFamily("bgproxy_epoch", "The pointer's epoch.", facts.state.pointer.epoch)

@@ -13,9 +13,11 @@ from admin_plane import OPERATOR, TOKENS, VIEWER, bearer
 from bgproxy.admin import call as call_module
 from bgproxy.admin.app import build
 from bgproxy.admin.auth import MAX_PEERS, Failures, Keyring, peer_name
+from bgproxy.admin.call import Route
 from bgproxy.admin.options import AdminOptions, Token
 from bgproxy.admin.routes import ROUTES
 from bgproxy.errors import ConfigError
+from bgproxy.store.pinning import Want
 
 FLIP = json.dumps({"to": "green"})
 JSON = {"Content-Type": "application/json"}
@@ -26,10 +28,14 @@ async def problem_of(answer) -> tuple[int, str]:
     return answer.status, (await answer.json())["code"]
 
 
+def path_of(route: Route, session: str = "0" * 32) -> str:
+    return route.path.replace("{color}", "green").replace("{id}", session)
+
+
 async def test_without_a_token_nothing_but_the_probes_answers(connect):
     client = await connect(tokens=TOKENS)
     for route in ROUTES:
-        answer = await client.request(route.method, route.path.replace("{color}", "green"))
+        answer = await client.request(route.method, path_of(route))
         if route.role is None:
             assert answer.status == 200, route.path
         else:
@@ -39,16 +45,18 @@ async def test_without_a_token_nothing_but_the_probes_answers(connect):
 
 async def test_a_viewer_looks_and_does_not_touch(connect, plane):
     client = await connect(tokens=TOKENS)
+    [found] = await plane.store.pins.resolve([Want((b"0123456789abcdef",), "chat", "mcp", 600.0)])
     for route in ROUTES:
         if route.answer == "text/event-stream":
             continue
-        answer = await client.request(route.method, route.path.replace("{color}", "green"), headers=bearer(VIEWER))
+        answer = await client.request(route.method, path_of(route, found.pin.id.hex()), headers=bearer(VIEWER))
         if route.role == "operator":
             assert await problem_of(answer) == (403, "forbidden"), route.path
             assert "operator" in (await answer.json())["detail"]
         else:
             assert answer.status == 200, route.path
     assert plane.switch.asked == []
+    assert await plane.store.pins.find(found.pin.id) == found.pin
 
 
 async def test_an_operator_is_on_record_by_the_token_s_name(connect, plane):

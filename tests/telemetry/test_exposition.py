@@ -33,6 +33,7 @@ def facts(**more: Any) -> Facts:
         "pointer_age": 0.25,
         "workers": 2,
         "version": "1.2.3",
+        "sessions": {("blue", "v1"): 7, ("blue", "v0"): 1},
     }
     return Facts(**(base | more))
 
@@ -113,6 +114,8 @@ def told() -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
         ("bgproxy_release_info", {"color": "blue", "release": "v1", "phase": "standby"}, 1),
         ("bgproxy_workers", {}, 2),
         ("bgproxy_build_info", {"version": "1.2.3"}, 1),
+        ("bgproxy_sessions", {"color": "blue", "release": "v1"}, 7),
+        ("bgproxy_sessions", {"color": "blue", "release": "v0"}, 1),
     ],
 )
 def test_each_number(told, name, labels, value):
@@ -143,6 +146,7 @@ def test_nothing_else_is_told(told):
         "bgproxy_release_info",
         "bgproxy_workers",
         "bgproxy_build_info",
+        "bgproxy_sessions",
     }
 
 

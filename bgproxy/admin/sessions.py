@@ -1,0 +1,104 @@
+"""`/v1/sessions`: the pins as they stand, and those that an operator moves or forgets.
+
+A session is named by 32 hex digits, the digest of any of its keys. What a client sent as its id is not known here: the
+store never gets it.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from bgproxy.admin.call import Call
+from bgproxy.errors import BadInput, UnknownColor, UnknownSession
+from bgproxy.rules.fleet import FleetState
+from bgproxy.rules.pin import Pin
+from bgproxy.store.pinning import ID_BYTES
+
+_ID = re.compile(rf"[0-9a-fA-F]{{{2 * ID_BYTES}}}")
+
+
+async def sessions(call: Call) -> dict[str, Any]:
+    """A page of live sessions; `next` is the cursor of the page behind it, null on the last one."""
+    state = call.deps.state()
+    color = call.query.get("color")
+    if color is not None and color not in state.colors:
+        raise UnknownColor(f"there is no color {color[:64]!r}; this fleet has {', '.join(state.colors)}")
+    found, cursor = await call.deps.store.pins.page(call.query.get("cursor", ""), call.query["limit"], color)
+    return {"sessions": [_session(state, pin, expires) for pin, expires in found], "next": cursor or None}
+
+
+async def session(call: Call) -> dict[str, Any]:
+    """One session."""
+    return await _shown(call, _id(call))
+
+
+async def move_session(call: Call) -> dict[str, Any]:
+    """Move a session to the release that stands on a color, whatever of it is under way."""
+    ledger, to = call.deps.ledger, call.body["to"]
+    pin, outcome = await ledger.move_session(_id(call), to, actor=call.actor, reason=call.body.get("reason", ""))
+    return {**await _shown(call, pin.id), "changed": outcome.changed}
+
+
+async def forget_session(call: Call) -> dict[str, Any]:
+    """Forget a session: its next request begins a new one, on the active color."""
+    reason = call.query["reason"]
+    pin, _ = await call.deps.ledger.forget_session(_id(call), actor=call.actor, reason=reason)
+    return {"id": pin.id.hex(), "color": pin.color, "release": pin.release, "forgotten": True}
+
+
+async def session_stats(call: Call) -> dict[str, Any]:
+    """How many sessions live on which release. Never looks at the sessions themselves."""
+    state = call.deps.state()
+    counts = await call.deps.store.pins.counts()
+    return {
+        "live": sum(count.live for count in counts.values()),
+        "releases": [
+            {
+                "color": color,
+                "release": release,
+                "stands": _stands(state, color, release),
+                "live": count.live,
+                "last_expires": count.last,
+            }
+            for (color, release), count in sorted(counts.items())
+        ],
+    }
+
+
+def _id(call: Call) -> bytes:
+    text = call.request.match_info["id"]
+    if not _ID.fullmatch(text):
+        raise BadInput(f"session {text[:64]!r} is no id: it has {2 * ID_BYTES} hex digits, as /v1/sessions shows them")
+    return bytes.fromhex(text)
+
+
+async def _shown(call: Call, key: bytes) -> dict[str, Any]:
+    found = await call.deps.store.pins.look(key)
+    if found is None:
+        raise UnknownSession(f"session {key.hex()} is not known: it never was, has ended or idled out")
+    return _session(call.deps.state(), *found)
+
+
+def _session(state: FleetState, pin: Pin, expires: float) -> dict[str, Any]:
+    return {
+        "id": pin.id.hex(),
+        "color": pin.color,
+        "release": pin.release,
+        "stands": _stands(state, pin.color, pin.release),
+        "upstream": pin.upstream or None,
+        "epoch": pin.epoch,
+        "moved": pin.moved,
+        "preset": pin.preset,
+        "route": pin.route,
+        "created": pin.created,
+        "expires": expires,
+        "ttl": pin.ttl,
+        "max_age": pin.max_age,
+    }
+
+
+def _stands(state: FleetState, color: str, label: str) -> bool:
+    """Whether that release stands on that color by now; a session of one that does not moves at its next request."""
+    release = state.releases.get(color)
+    return release is not None and release.label == label
