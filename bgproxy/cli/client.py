@@ -95,6 +95,10 @@ class Admin:
         """Ask for a resource to be as in `body`."""
         return self._ask("PUT", path, body, expect)
 
+    def delete(self, path: str, *, expect: str, **query: object) -> dict[str, Any]:
+        """Ask for a resource to be gone."""
+        return self._ask("DELETE", f"{path}?{urlencode(query)}" if query else path, None, expect)
+
     def _ask(self, method: str, path: str, body: Mapping[str, Any] | None, expect: str) -> dict[str, Any]:
         connection = self._connection(ANSWER_TIMEOUT)
         try:

@@ -22,7 +22,7 @@ _WIDE = 4_000  # columns where there is no terminal: nothing is cut off that a p
 
 def show_status(document: Mapping[str, Any]) -> None:
     """The answer of /v1/status."""
-    console = _console()
+    console = terminal()
     console.print(_headline(document))
     console.print(_reason(document), style="dim")
     console.print()
@@ -37,12 +37,12 @@ def show_status(document: Mapping[str, Any]) -> None:
 
 def show_audit(document: Mapping[str, Any]) -> None:
     """The answer of /v1/audit."""
-    table = _table("time", "epoch", "verb", "actor", "reason", "facts", right={"epoch"})
+    table = grid("time", "epoch", "verb", "actor", "reason", "facts", right={"epoch"})
     for entry in document["entries"]:
         facts = " ".join(f"{name}={_fact(value)}" for name, value in entry.get("facts", {}).items())
         cells = (time(entry.get("at")), entry.get("epoch"), entry.get("verb"), entry.get("actor"), entry.get("reason"))
         table.add_row(*(Text(clean(cell)) for cell in (*cells, facts)))
-    console = _console()
+    console = terminal()
     console.print(table)
     if document.get("next"):
         console.print(Text(f"older ones: bgproxy audit --before {clean(document['next'])}", style="dim"))
@@ -60,11 +60,13 @@ def time(at: object) -> str:
     return datetime.fromtimestamp(at).astimezone().strftime("%Y-%m-%d %H:%M:%S")
 
 
-def _console() -> Console:
+def terminal() -> Console:
+    """Where tables go."""
     return Console(highlight=False, width=None if sys.stdout.isatty() else _WIDE)
 
 
-def _table(*columns: str, right: frozenset[str] | set[str] = frozenset()) -> Table:
+def grid(*columns: str, right: frozenset[str] | set[str] = frozenset()) -> Table:
+    """An empty table with these columns; those of `right` hold numbers."""
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold")
     for column in columns:
         table.add_column(column, justify="right" if column in right else "left", overflow="fold")
@@ -86,7 +88,7 @@ def _reason(document: Mapping[str, Any]) -> Text:
 
 
 def _colors(colors: Mapping[str, Mapping[str, Any]], active: str) -> Table:
-    table = _table("color", "release", "phase", "upstream", "health", *_LOADS, right=set(_LOADS))
+    table = grid("color", "release", "phase", "upstream", "health", *_LOADS, right=set(_LOADS))
     for name, color in colors.items():
         label = Text(clean(name), style=f"{color_style(name)} {'bold' if name == active else ''}")
         phase = clean(color.get("phase") or "-")
@@ -116,7 +118,7 @@ def _upstream(upstream: Mapping[str, Any]) -> tuple[Text, Text]:
 
 def _nodes(nodes: list[Mapping[str, Any]]) -> Table:
     right = {"pid", "epoch", *_LOADS, "heard"}
-    table = _table("node", "host", "pid", "version", "epoch", *_LOADS, "heard", right=right)
+    table = grid("node", "host", "pid", "version", "epoch", *_LOADS, "heard", right=right)
     for node in nodes:
         loads = (sum(node.get(key, {}).values()) for key in ("in_flight", "streams", "websockets"))
         facts = (node.get(key) for key in ("id", "host", "pid", "version", "epoch"))

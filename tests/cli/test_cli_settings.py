@@ -17,7 +17,8 @@ from bgproxy.cli.main import app
 from bgproxy.config import Address, Settings
 from bgproxy.errors import StoreUnavailable
 
-VERBS = ["serve", "status", "stage", "flip", "rollback", "audit", "events", "demo"]
+VERBS = ["serve", "status", "stage", "flip", "rollback", "drain", "audit", "events", "demo"]
+GROUPS = {"config": ["check", "show"], "sessions": ["list", "show", "move", "forget", "stats"]}
 
 
 @pytest.fixture
@@ -115,14 +116,17 @@ def test_config_show_masks_secrets(run, tmp_path):
 
 
 def test_every_verb_has_help_with_an_example(run):
-    for words in [[verb] for verb in VERBS] + [["config", "check"], ["config", "show"], []]:
+    in_groups = [[group, verb] for group, verbs in GROUPS.items() for verb in verbs]
+    for words in [[verb] for verb in VERBS] + in_groups + [["sessions"], []]:
         result = run(*words, "--help")
         assert result.exit_code == 0
         assert "Example: bgproxy" in " ".join(result.stdout.split()), words
 
 
 def test_the_verbs_that_there_are():
-    assert set(get_command(app).commands) == {*VERBS, "config"}
+    assert set(get_command(app).commands) == {*VERBS, *GROUPS}
+    for group, verbs in GROUPS.items():
+        assert set(get_command(app).commands[group].commands) == set(verbs)
 
 
 def test_usage_errors_end_with_2(run):

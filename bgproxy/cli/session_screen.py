@@ -1,0 +1,82 @@
+"""Sessions, their counts and what holds a color, as tables on the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich.text import Text
+
+from bgproxy.cli.report import clean
+from bgproxy.cli.screen import color_style, grid, terminal, time
+
+_FACTS = ("id", "color", "release", "upstream", "preset", "route", "epoch", "moved", "ttl", "max_age")
+
+
+def show_sessions(document: Mapping[str, Any], same: str = "") -> None:
+    """The answer of /v1/sessions. `same`: the options that the next page needs again."""
+    rows = grid("id", "color", "release", "preset", "route", "moved", "expires", right={"moved"})
+    for one in document["sessions"]:
+        cells = (_release(one), one.get("preset"), one.get("route"), one.get("moved"), time(one.get("expires")))
+        rows.add_row(clean(one.get("id")), _color(one.get("color")), *(Text(clean(cell)) for cell in cells))
+    screen = terminal()
+    screen.print(rows)
+    if document.get("next"):
+        more = f"there may be more: bgproxy sessions list{same} --cursor {document['next']}"
+        screen.print(Text(clean(more), style="dim"))
+
+
+def show_session(document: Mapping[str, Any]) -> None:
+    """The answer of /v1/sessions/{id}."""
+    rows = grid("what", "value")
+    rows.show_header = False
+    facts = {name: document.get(name) for name in _FACTS if document.get(name) is not None}
+    facts["release"] = _release(document)
+    for name, value in (*facts.items(), ("created", time(document.get("created"))), ("expires", _until(document))):
+        rows.add_row(name, Text(clean(value)))
+    terminal().print(rows)
+
+
+def show_stats(document: Mapping[str, Any]) -> None:
+    """The answer of /v1/sessions/stats."""
+    rows = grid("color", "release", "sessions", "last expires", right={"sessions"})
+    for one in document["releases"]:
+        cells = (_release(one), one.get("live"), time(one.get("last_expires")))
+        rows.add_row(_color(one.get("color")), *(Text(clean(cell)) for cell in cells))
+    screen = terminal()
+    screen.print(rows)
+    screen.print(Text(clean(f"{document.get('live', 0)} live sessions")))
+
+
+def show_drain(document: Mapping[str, Any]) -> None:
+    """The answer of /v1/colors/{color}/drain."""
+    screen = terminal()
+    release = document.get("release")
+    holds = f"holds {release}, phase {document.get('phase')}" if release else "has no release"
+    end = "drained" if document.get("drained") else "not drained"
+    screen.print(Text.assemble(_color(document.get("color")), clean(f" {holds}: {end}")))
+    screen.print(Text(clean(summary(document))))
+    for blocker in document.get("blockers", ()):
+        screen.print(Text(clean(f"  {blocker.get('detail')}"), style="yellow"))
+
+
+def summary(document: Mapping[str, Any]) -> str:
+    """What holds a color, in one line."""
+    sessions = document.get("sessions")
+    counts = f"{'?' if sessions is None else sessions} sessions, {document.get('in_flight', 0)} in flight"
+    among = f"{document.get('streams', 0)} streams, {document.get('websockets', 0)} WebSockets among them"
+    last = time(document.get("last_expires"))
+    return f"{counts} ({among}){f'; the last session expires {last} if it is not used any more' if last else ''}"
+
+
+def _release(one: Mapping[str, Any]) -> str:
+    """A release that its color does not hold any more is marked."""
+    return f"{one.get('release') or '-'}{'' if one.get('stands', True) else ' (gone)'}"
+
+
+def _color(name: object) -> Text:
+    return Text(clean(name), style=color_style(clean(name)))
+
+
+def _until(document: Mapping[str, Any]) -> str:
+    return f"{time(document.get('expires'))} if it is not used any more"

@@ -1,0 +1,143 @@
+"""sessions list, show, move, forget and stats: what is asked, what is said, and how it ends."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from fake_admin import problem
+
+ID = "9f86d081884c7d659a2feaa0c55ad015"
+SESSION = {
+    "id": ID,
+    "color": "blue",
+    "release": "v1",
+    "stands": True,
+    "upstream": "http://a:1",
+    "epoch": 3,
+    "moved": 2,
+    "preset": "mcp",
+    "route": "chat",
+    "created": 1_750_000_000.0,
+    "expires": 1_750_000_600.0,
+    "ttl": 600.0,
+    "max_age": 0.0,
+}
+GONE = {**SESSION, "id": "0" * 32, "color": "green", "release": "v0", "stands": False}
+
+
+def lines(text: str) -> list[str]:
+    return [" ".join(line.split()) for line in text.splitlines()]
+
+
+def test_the_list(admin, run):
+    admin.answers["GET", "/v1/sessions"] = {"sessions": [SESSION, GONE], "next": "77"}
+    result = run("sessions", "list", "--color", "blue", "--limit", "2", "--cursor", "5")
+    assert admin.asked[0][1] == "/v1/sessions?limit=2&color=blue&cursor=5"
+    told = lines(result.stdout)
+    assert told[0] == "id color release preset route moved expires"
+    assert told[1].startswith(f"{ID} blue v1 mcp chat 2 2025-06-1")
+    assert told[2].startswith(f"{'0' * 32} green v0 (gone) mcp chat 2 ")
+    assert told[3] == "there may be more: bgproxy sessions list --color blue --cursor 77"
+    assert result.exit_code == 0
+
+
+def test_the_last_page_says_nothing_of_more(admin, run):
+    admin.answers["GET", "/v1/sessions"] = {"sessions": [], "next": None}
+    result = run("sessions", "list")
+    assert admin.asked[0][1] == "/v1/sessions?limit=100"
+    assert "more" not in result.stdout
+
+
+def test_one(admin, run):
+    admin.answers["GET", f"/v1/sessions/{ID}"] = SESSION
+    told = lines(run("sessions", "show", ID).stdout)
+    assert f"id {ID}" in told
+    assert "release v1" in told
+    assert "upstream http://a:1" in told
+    assert any(line.startswith("expires 2025-06-1") and line.endswith(" if it is not used any more") for line in told)
+
+
+def test_an_id_is_one_segment_of_the_path(admin, run):
+    run("sessions", "show", "../status")
+    assert admin.asked[0][1] == "/v1/sessions/..%2Fstatus"
+
+
+def test_a_move(admin, run):
+    moved = {**SESSION, "color": "green", "release": "v2", "changed": True}
+    admin.answers["POST", f"/v1/sessions/{ID}/move"] = moved
+    result = run("sessions", "move", ID, "green", "--reason", "try v2")
+    assert admin.asked == [("POST", f"/v1/sessions/{ID}/move", {"to": "green", "reason": "try v2"})]
+    assert (result.exit_code, result.stdout) == (0, f"{ID} lives on green, release v2\n")
+    admin.answers["POST", f"/v1/sessions/{ID}/move"] = {**moved, "changed": False}
+    result = run("sessions", "move", ID, "green")
+    assert admin.asked[1][2] == {"to": "green"}
+    assert result.stdout == f"{ID} lived there already, nothing changed: green, release v2\n"
+
+
+def test_forgetting(admin, run):
+    answer = {"id": ID, "color": "blue", "release": "v1", "forgotten": True}
+    admin.answers["DELETE", f"/v1/sessions/{ID}"] = answer
+    result = run("sessions", "forget", ID, "--reason", "it is stuck")
+    assert admin.asked == [("DELETE", f"/v1/sessions/{ID}?reason=it+is+stuck", None)]
+    assert (result.exit_code, result.stdout) == (0, f"{ID} is forgotten; it lived on blue, release v1\n")
+    run("sessions", "forget", ID)
+    assert admin.asked[1][1] == f"/v1/sessions/{ID}"
+
+
+def test_the_counts(admin, run):
+    row = {"color": "blue", "release": "v1", "stands": True, "live": 3, "last_expires": 1_750_000_600.0}
+    old = {**row, "release": "v0", "stands": False, "live": 4}
+    admin.answers["GET", "/v1/sessions/stats"] = {"live": 7, "releases": [row, old]}
+    told = lines(run("sessions", "stats").stdout)
+    assert told[0] == "color release sessions last expires"
+    assert told[1].startswith("blue v1 3 2025-06-1")
+    assert told[2].startswith("blue v0 (gone) 4 2025-06-1")
+    assert told[3] == "7 live sessions"
+
+
+VERBS: list[tuple[tuple[str, ...], tuple[str, str], dict[str, Any]]] = [
+    (("list",), ("GET", "/v1/sessions"), {"sessions": [SESSION], "next": None}),
+    (("show", ID), ("GET", f"/v1/sessions/{ID}"), SESSION),
+    (("move", ID, "green"), ("POST", f"/v1/sessions/{ID}/move"), {**SESSION, "changed": True}),
+    (("forget", ID), ("DELETE", f"/v1/sessions/{ID}"), {"id": ID, "forgotten": True}),
+    (("stats",), ("GET", "/v1/sessions/stats"), {"live": 0, "releases": []}),
+]
+
+
+@pytest.mark.parametrize(("words", "asked", "answer"), VERBS, ids=[words[0] for words, _, _ in VERBS])
+def test_json_and_the_ways_to_end(admin, run, unused_tcp_port, words, asked, answer):
+    admin.answers[asked] = answer
+    assert json.loads(run("sessions", *words, "--json").stdout) == answer
+    refusal = problem(404, "unknown_session", "session 9f86 is not known")
+    admin.answers[asked] = refusal
+    result = run("sessions", *words)
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert result.stderr.splitlines() == [
+        "bgproxy: session 9f86 is not known",
+        "  `bgproxy sessions list` lists those that live",
+    ]
+    result = run("sessions", *words, "--json")
+    assert (result.exit_code, json.loads(result.stdout)) == (1, refusal[1])
+    admin.answers[asked] = {"another": "service"}
+    assert run("sessions", *words).exit_code == 3
+    assert run("sessions", *words, "--admin", f"http://127.0.0.1:{unused_tcp_port}").exit_code == 3
+
+
+def test_control_characters_are_not_shown(admin, run):
+    admin.answers["GET", "/v1/sessions"] = {"sessions": [{**SESSION, "route": "\x1b[2J[red]"}], "next": None}
+    result = run("sessions", "list")
+    assert "\x1b" not in result.stdout
+    assert "[red]" in result.stdout
+
+
+def test_usage(run):
+    for words in ((), ("list", "--limit", "0"), ("list", "--limit", "1001"), ("show",), ("move", ID), ("forget",)):
+        assert run("sessions", *words).exit_code == 2, words
+
+
+def test_the_help_says_that_raw_ids_are_not_known(run):
+    assert "the raw id that a client sent is never stored" in " ".join(
+        run("sessions", "--help").stdout.replace("│", " ").split()
+    )
