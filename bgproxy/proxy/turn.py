@@ -84,7 +84,7 @@ class Turn:
     keys: tuple[bytes, ...] = ()
     reading = False  # the request's body is read for a key
     parked = False  # the store is asked
-    counted = False  # among the turns under way of its session
+    counted: bytes | None = None  # the pin among whose turns under way this one is
     writing = 0  # keys that the store has not acknowledged yet
     learner: Learner | None = None
     cookie = b""  # a Set-Cookie that goes with the answer
@@ -159,13 +159,12 @@ class Turn:
         if group is not None and group.release == pin.release and pin.epoch >= routing.epoch:
             self._count(pin)
             return group
+        self._count(pin)  # what is asked for is a turn already
         options = self.rules.options
         choice = choose(state.pointer, state.releases, pin, options.policy, options.on_rollback)
-        if choice.why not in MOVES:
-            self._count(pin)
+        if group is not None and choice.why not in MOVES:
             return group
         assert plane.pins is not None
-        self._count(pin)  # from here on: what is asked for is a turn already
         self._park(now)
         plane.pins.migrate(pin, self._moved)
         return None
@@ -284,10 +283,9 @@ class Turn:
     def _written(self, pin: Pin | None, _: str) -> None:
         """The store, or the journal, has the keys."""
         self.writing -= 1
-        if self.pin is None and pin is not None:
+        if self.pin is None and pin is not None and not self._exchange.over:
             self.pin = pin
-            if not self._exchange.over:
-                self._count(pin)
+            self._count(pin)
         if not self.writing:
             self._exchange.release()
 
@@ -295,22 +293,21 @@ class Turn:
 
     def _count(self, pin: Pin) -> None:
         """The turn is under way: its session must not be moved meanwhile."""
-        self.counted = True
         busy = self._plane.busy
+        self.counted = pin.id
         busy[pin.id] = busy.get(pin.id, 0) + 1
 
     def over(self) -> None:
         """The exchange has ended, whichever way."""
         self.learner = None
-        if not self.counted or self.pin is None:
+        counted, self.counted = self.counted, None
+        if counted is None:
             return
-        self.counted = False
         busy = self._plane.busy
-        pin_id = self.pin.id
-        left = busy[pin_id] - 1
+        left = busy[counted] - 1
         if left:
-            busy[pin_id] = left
-        else:
-            del busy[pin_id]
-            if self._plane.pins is not None:
-                self._plane.pins.idle(pin_id)
+            busy[counted] = left
+            return
+        del busy[counted]
+        if self._plane.pins is not None:
+            self._plane.pins.idle(counted)
