@@ -46,11 +46,11 @@ def _blockers(state: FleetState, color: str, view: View) -> list[dict[str, Any]]
     if sessions is None:
         found.append(_blocker("store", "the store is away, so nobody knows how many sessions live there"))
     elif sessions:
-        found.append(_blocker("sessions", f"{sessions} sessions live on its release", count=sessions))
+        found.append(_blocker("sessions", f"live sessions on its release: {sessions}", count=sessions))
     for node in sorted(view.nodes, key=lambda node: -node["in_flight"].get(color, 0)):
         if count := node["in_flight"].get(color, 0):
-            parts = f"{node['streams'].get(color, 0)} streams, {node['websockets'].get(color, 0)} WebSockets among them"
-            found.append(_blocker("in_flight", f"{count} in flight on {node['id']}, {parts}", node["id"], count))
+            parts = f"streams {node['streams'].get(color, 0)}, WebSockets {node['websockets'].get(color, 0)}"
+            found.append(_blocker("in_flight", f"in flight on {node['id']}: {count} ({parts})", node["id"], count))
     release = state.releases.get(color)
     if release is None or release.phase not in _LEAVING:
         return found  # what never was active, or is drained already, waits for nobody

@@ -88,7 +88,7 @@ def _ask(api: Admin, color: str) -> dict[str, Any]:
 
 def _progress(document: dict[str, Any]) -> str:
     sessions = document.get("sessions")
-    parts = [f"{'?' if sessions is None else sessions} sessions", f"{document.get('in_flight', 0)} in flight"]
+    parts = [f"sessions {'?' if sessions is None else sessions}", f"in flight {document.get('in_flight', 0)}"]
     return clean(f"{document.get('color')}: {', '.join(parts)}")
 
 

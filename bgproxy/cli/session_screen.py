@@ -45,7 +45,7 @@ def show_stats(document: Mapping[str, Any]) -> None:
         rows.add_row(_color(one.get("color")), *(Text(clean(cell)) for cell in cells))
     screen = terminal()
     screen.print(rows)
-    screen.print(Text(clean(f"{document.get('live', 0)} live sessions")))
+    screen.print(Text(clean(f"live sessions: {document.get('live', 0)}")))
 
 
 def show_drain(document: Mapping[str, Any]) -> None:
@@ -63,8 +63,8 @@ def show_drain(document: Mapping[str, Any]) -> None:
 def summary(document: Mapping[str, Any]) -> str:
     """What holds a color, in one line."""
     sessions = document.get("sessions")
-    counts = f"{'?' if sessions is None else sessions} sessions, {document.get('in_flight', 0)} in flight"
-    among = f"{document.get('streams', 0)} streams, {document.get('websockets', 0)} WebSockets among them"
+    counts = f"sessions {'?' if sessions is None else sessions}, in flight {document.get('in_flight', 0)}"
+    among = f"streams {document.get('streams', 0)}, WebSockets {document.get('websockets', 0)}"
     last = time(document.get("last_expires"))
     return f"{counts} ({among}){f'; the last session expires {last} if it is not used any more' if last else ''}"
 

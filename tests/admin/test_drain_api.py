@@ -57,7 +57,7 @@ async def test_what_holds_it_over_all_nodes(client, plane):
     body = await ask(client)
 
     assert kinds(body) == [("sessions", None, 2), ("in_flight", "there-1", 10), ("in_flight", "here-1", 2)]
-    assert body["blockers"][1]["detail"] == "10 in flight on there-1, 4 streams, 3 WebSockets among them"
+    assert body["blockers"][1]["detail"] == "in flight on there-1: 10 (streams 4, WebSockets 3)"
     assert (body["drained"], body["release"], body["phase"]) == (False, "v1", "standby")
     assert (body["sessions"], body["in_flight"], body["streams"], body["websockets"]) == (2, 12, 5, 3)
     (row,) = (await (await client.get("/v1/sessions/stats")).json())["releases"]

@@ -14,7 +14,7 @@ from bgproxy.cli.drain import looks
 from bgproxy.errors import Refused
 
 PATH = "/v1/colors/blue/drain"
-SESSIONS = {"kind": "sessions", "detail": "3 sessions live on its release", "node": None, "count": 3}
+SESSIONS = {"kind": "sessions", "detail": "live sessions on its release: 3", "node": None, "count": 3}
 HELD = {
     "color": "blue",
     "active": False,
@@ -76,17 +76,15 @@ def test_a_look(admin, run):
     result = run("drain", "blue")
     told = result.stdout.splitlines()
     assert told[0] == "blue holds v1, phase standby: not drained"
-    assert told[1].startswith(
-        "3 sessions, 2 in flight (1 streams, 0 WebSockets among them); the last session expires 2025"
-    )
-    assert told[2] == "  3 sessions live on its release"
+    assert told[1].startswith("sessions 3, in flight 2 (streams 1, WebSockets 0); the last session expires 2025")
+    assert told[2] == "  live sessions on its release: 3"
     assert (result.exit_code, result.stderr) == (0, "")
     assert json.loads(run("drain", "blue", "--json").stdout) == HELD
 
 
 def test_a_look_at_what_is_drained_or_empty(admin, run):
     admin.answers["GET", PATH] = DRAINED
-    nothing = "0 sessions, 0 in flight (0 streams, 0 WebSockets among them)"
+    nothing = "sessions 0, in flight 0 (streams 0, WebSockets 0)"
     assert run("drain", "blue").stdout.splitlines() == ["blue holds v1, phase drained: drained", nothing]
     admin.answers["GET", PATH] = {**DRAINED, "release": None, "phase": None, "sessions": None}
     told = run("drain", "blue").stdout.splitlines()
@@ -104,9 +102,9 @@ def test_waiting_until_it_is_drained(run, pretend):
     assert result.exit_code == 0
     assert result.stdout.startswith("blue holds v1, phase drained: drained\n")
     assert result.stderr.splitlines() == [
-        "blue: 3 sessions, 2 in flight",
-        "blue: ? sessions, 2 in flight",
-        "blue: 0 sessions, 0 in flight",
+        "blue: sessions 3, in flight 2",
+        "blue: sessions ?, in flight 2",
+        "blue: sessions 0, in flight 0",
     ]
     assert time.naps == [1.0, 1.0, 1.0]
 
@@ -118,7 +116,7 @@ def test_the_timeout_ends_it_with_the_blockers(run, pretend):
     assert time.naps == [1.0, 1.0, 0.5]
     result = run("drain", "blue", "--wait", "--timeout", "0")
     assert result.exit_code == 1
-    assert "  3 sessions live on its release" in result.stdout
+    assert "  live sessions on its release: 3" in result.stdout
     assert result.stderr.splitlines()[-1] == "bgproxy: blue is not drained after 0 s"
 
 

@@ -94,7 +94,7 @@ def test_the_counts(admin, run):
     assert told[0] == "color release sessions last expires"
     assert told[1].startswith("blue v1 3 2025-06-1")
     assert told[2].startswith("blue v0 (gone) 4 2025-06-1")
-    assert told[3] == "7 live sessions"
+    assert told[3] == "live sessions: 7"
 
 
 VERBS: list[tuple[tuple[str, ...], tuple[str, str], dict[str, Any]]] = [
