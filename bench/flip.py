@@ -12,6 +12,7 @@ import argparse
 import asyncio
 import itertools
 import os
+import random
 import sys
 import time
 from collections.abc import Sequence
@@ -67,7 +68,7 @@ class Tally:
 
 
 class Client(asyncio.Protocol):
-    """A keep-alive connection: the next request leaves when the answer is whole, or `think_seconds` after that.
+    """A keep-alive connection: the next request leaves when the answer is whole, or about `think_seconds` later.
 
     `ready_at` is the loop's time before which the client does not ask again, be it over another connection.
     """
@@ -118,9 +119,11 @@ class Client(asyncio.Protocol):
         self._held = self._held[length:]
         closes = b"\r\nconnection: close\r\n" in head
         if self._think_seconds:
-            self.ready_at = self._loop.time() + self._think_seconds
+            # Equal pauses make the clients fall into step; a flip would wait for the next burst.
+            pause_seconds = self._think_seconds * random.uniform(0.5, 1.5)
+            self.ready_at = self._loop.time() + pause_seconds
             if not closes:
-                self._pause = self._loop.call_later(self._think_seconds, self._go_on)
+                self._pause = self._loop.call_later(pause_seconds, self._go_on)
                 return
         if closes:
             self._transport.close()
@@ -280,7 +283,11 @@ def pause(text: str) -> float:
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="What clients see of a flip.")
     parser.add_argument(
-        "--think-ms", type=pause, default=0.0, metavar="N", help="how long a client waits after an answer (0)"
+        "--think-ms",
+        type=pause,
+        default=0.0,
+        metavar="N",
+        help="how long a client waits after an answer, half more or less (0)",
     )
     add_common(parser)
     options = parser.parse_args(arguments)
