@@ -30,6 +30,13 @@ def serve(
     ] = None,
     workers: Annotated[int | None, typer.Option(help="Processes on the same address.")] = None,
     fleet: Annotated[str | None, typer.Option(metavar="NAME", help="The fleet's name in the store.")] = None,
+    session: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="PRESET",
+            help="How sessions are known, in place of the usual list: mcp, header:X-Session-Id …; may repeat.",
+        ),
+    ] = None,
     config: ConfigFile = None,
     access_log: Annotated[str | None, typer.Option(metavar="WHERE", help="off, stdout or a file's path.")] = None,
     log_level: Annotated[
@@ -46,6 +53,7 @@ def serve(
         "fleet": fleet,
         "access_log": {"output": access_log} if access_log else None,
         "log": {"level": log_level} if log_level else None,
+        "sessions": {"presets": session} if session else None,
         "colors": _colors(blue, green, upstream),
     }
     with reported():

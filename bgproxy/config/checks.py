@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 from urllib.parse import urlsplit
 
+from bgproxy.config import sessions
 from bgproxy.config.addresses import parse_address
 from bgproxy.config.document import ROOT, Document
 from bgproxy.config.keys import Path, leaves
@@ -57,13 +58,26 @@ _ABOVE_ZERO: dict[Path, float] = {
     ("store", "node_ttl"): 1.0,
     ("admin", "max_body_bytes"): 256,
     ("admin", "failure_rate"): 1,
+    ("sessions", "pin_ttl"): sessions.LEAST_TTL,
+    ("sessions", "inspect_bytes"): 1,
+    ("sessions", "cache_size"): 1,
+    ("sessions", "refresh_interval"): 0.05,
 }
 """The least of each number that may not be 0: with it nothing would work, or a loop would never rest."""
 
 
 def faults(document: Document) -> list[tuple[Path, str]]:
     """Everything that is wrong with the document, by key."""
-    rules: tuple[Callable[[Document], Found], ...] = (_numbers, _names, _listen, _colors, _routes, _store, _data_path)
+    rules: tuple[Callable[[Document], Found], ...] = (
+        _numbers,
+        _names,
+        _listen,
+        _colors,
+        _routes,
+        _store,
+        _data_path,
+        sessions.faults,
+    )
     return [found for rule in rules for found in rule(document)]
 
 
@@ -90,7 +104,10 @@ def active(document: Document) -> str:
 def _numbers(document: Document) -> Found:
     tree: dict[str, Any] = document.model_dump()
     for path, leaf, value in leaves(ROOT, tree):
-        if leaf.is_number and (fault := number_fault(path, leaf, value, _ABOVE_ZERO.get(path, 0))):
+        if not leaf.is_number or value is None:  # None: a route leaves it to [sessions]
+            continue
+        place = ("sessions", path[-1]) if path[0] == "route" else path
+        if fault := number_fault(path, leaf, value, _ABOVE_ZERO.get(place, 0)):
             yield path, fault
 
 

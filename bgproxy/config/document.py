@@ -16,10 +16,23 @@ from bgproxy.admin.options import AdminOptions
 from bgproxy.config.keys import Leaf, Path, Table, dotted, find, named, table_of
 from bgproxy.config.wording import not_of_type
 from bgproxy.errors import ConfigError
-from bgproxy.proxy.options import Balance, Forwarding, Limits, PoolOptions, Timeouts
+from bgproxy.proxy.options import (
+    Balance,
+    Forwarding,
+    Limits,
+    PoolOptions,
+    RouteSessions,
+    SessionOptions,
+    Timeouts,
+)
 from bgproxy.rules.health import HealthOptions
+from bgproxy.rules.pin import OnRollback, Policy
+from bgproxy.sessions.presets import DEFAULT_PRESETS
 from bgproxy.store.base import StoreOptions
+from bgproxy.store.pin_outage import PinOptions
 from bgproxy.telemetry.access import AccessLogOptions
+
+_PER_ROUTE, _COMMON, _PINS = RouteSessions(presets=()), SessionOptions(), PinOptions()
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +51,41 @@ class RouteSection:
     host: str = ""  # empty: any
     path: str = "/"  # whole segments: /chat takes /chat/x, not /chatter
     upstreams: dict[str, tuple[str, ...]] = field(default_factory=dict)  # by color
+    # None: as [sessions] has it.
+    sessions: tuple[str, ...] | None = None  # presets; empty: this route knows no sessions
+    policy: Policy | None = None
+    on_rollback: OnRollback | None = None
+    bind_credentials: bool | None = None
+    pin_ttl: float | None = None
+    max_age: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SessionsSection:
+    """[sessions]: what holds for every route that does not say otherwise, and what holds for all of them together."""
+
+    presets: tuple[str, ...] = DEFAULT_PRESETS  # by name, or places such as header:X-Session-Id
+    policy: Policy = _PER_ROUTE.policy
+    on_rollback: OnRollback = _PER_ROUTE.on_rollback
+    bind_credentials: bool = _PER_ROUTE.bind_credentials
+    pin_ttl: float = _PER_ROUTE.pin_ttl
+    max_age: float = _PER_ROUTE.max_age
+    inspect_bytes: int = _COMMON.inspect_bytes
+    pin_write_timeout: float = _COMMON.pin_write_timeout
+    cache_size: int = _PINS.cache_size
+    journal_size: int = _PINS.journal_size
+    refresh_interval: float = _PINS.refresh_interval
+    on_store_outage: Literal["admit", "refuse"] = _PINS.on_store_outage
+
+
+@dataclass(frozen=True, slots=True)
+class PresetSection:
+    """[session_preset.<name>]: a protocol of the operator's own, as `preset_from` reads it."""
+
+    request: tuple[str, ...] = ()  # the places of the id in a request
+    answer: tuple[str, ...] = ()  # the places where an answer gives one out
+    sticky_host: bool = True  # the agents keep their sessions in memory
+    ended_by: int = 0  # the status that says of a request with an id: this session is over; 0: none
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +122,8 @@ class Document(BaseSettings):
     colors: dict[str, ColorSection] = {}
     route: dict[str, RouteSection] = {}
     token: dict[str, TokenSection] = {}
+    sessions: SessionsSection = SessionsSection()
+    session_preset: dict[str, PresetSection] = {}
     timeouts: Timeouts = Timeouts()
     limits: Limits = Limits()
     pool: PoolOptions = PoolOptions()
@@ -87,6 +137,7 @@ class Document(BaseSettings):
 _NAMED: Mapping[str, Table] = {
     "colors": named(ColorSection),
     "route": named(RouteSection),
+    "session_preset": named(PresetSection),
     "token": named(TokenSection, repeats=True),  # two secrets of one name: how a secret is replaced without a gap
 }
 _HIDDEN = frozenset({"fleet", "handover", "tokens"})  # written at the top, known by the worker alone, and as [[token]]

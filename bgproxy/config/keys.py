@@ -10,6 +10,7 @@ import dataclasses
 import difflib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from types import NoneType, UnionType
 from typing import Any, get_args, get_origin, get_type_hints
 
 Path = tuple[str, ...]
@@ -58,7 +59,9 @@ def named(cls: type, *, repeats: bool = False) -> Table:
 
 
 def _node(kind: Any, default: Any) -> Leaf | Table:
-    """A mapping to lists has free names; a mapping to anything is one value."""
+    """A mapping to lists has free names; a mapping to anything is one value; None says that nothing was written."""
+    if isinstance(kind, UnionType):
+        kind = next(one for one in get_args(kind) if one is not NoneType)
     if get_origin(kind) is dict and get_args(kind)[1] is not object:
         return Table(each=Leaf(get_args(kind)[1], ()))
     return Leaf(kind, default)

@@ -13,7 +13,7 @@ from pathlib import Path as FilePath
 from typing import Any
 
 from bgproxy.admin.options import AdminOptions, Token
-from bgproxy.config import checks, secrets
+from bgproxy.config import checks, secrets, sessions
 from bgproxy.config.addresses import Address, parse_address
 from bgproxy.config.document import ROOT, Document, LogSection, build
 from bgproxy.config.keys import Path, dotted, leaves
@@ -24,12 +24,15 @@ from bgproxy.rules.health import HealthOptions
 from bgproxy.rules.release import Release, checked
 from bgproxy.rules.route import Route
 from bgproxy.store.base import StoreOptions
+from bgproxy.store.pin_outage import PinOptions
 from bgproxy.telemetry.access import AccessLogOptions
 
 NEEDS_RESTART: frozenset[Path] = frozenset(
     {("active",), ("admin", "listen"), ("fleet",), ("listen",), ("runtime_dir",), ("store",), ("workers",)}
+    | {("sessions", key) for key in sessions.OF_THE_NODE}
 )
-"""Keys, and tables of keys, that are bound to sockets, processes or the store; SIGHUP takes over all others."""
+"""Keys, and tables of keys, that are bound to sockets, processes, the store or what a node remembers; SIGHUP takes
+over all others."""
 
 
 class Settings:
@@ -162,7 +165,12 @@ class Settings:
             pool=written.pool,
             forwarding=written.forwarding,
             balance=written.balance,
+            sessions=sessions.options(written, [route.name for route in self.routes()]),
         )
+
+    def pins(self) -> PinOptions:
+        """What a node remembers of sessions, and what it does without the store."""
+        return sessions.pins(self._document)
 
     def health(self) -> HealthOptions:
         """Checks and ejection of upstreams."""

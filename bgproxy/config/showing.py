@@ -31,13 +31,14 @@ def as_toml(settings: Settings) -> str:
 
 
 def _known(values: Mapping[str, Any], table: Table) -> dict[str, Any]:
-    """Without the keys that are written elsewhere (the fleet of the store, the tokens of the admin plane)."""
+    """Without the keys that are written elsewhere (the fleet of the store, the tokens of the admin plane), and without
+    those that a route leaves to [sessions]: TOML has no word for nothing."""
     known: dict[str, Any] = {}
     for name, value in values.items():
         node = table.below(name)
         if isinstance(node, Table):
             known[name] = _known(value, node)
-        elif isinstance(node, Leaf):
+        elif isinstance(node, Leaf) and value is not None:
             known[name] = value
     return known
 

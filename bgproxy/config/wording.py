@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import math
 import re
+from enum import StrEnum
 from typing import Any, Literal, get_args, get_origin
 
 from bgproxy.config.keys import Leaf, Path
@@ -13,7 +14,7 @@ MASK = "********"
 MOST_SECONDS = 10**8  # three years; far larger timers overflow in the event loop
 MOST_BYTES = 2**40  # and counts: more is a slip of the finger
 
-_SECONDS = ("timeout", "interval", "ttl")
+_SECONDS = ("timeout", "interval", "ttl", "max_age")
 _PASSWORD = re.compile(r"(?<=://)([^/@\s]*):([^/\s]*)@")
 _QUERY_PASSWORD = re.compile(r"(?<=[?&])(password=)[^&#]*", re.IGNORECASE)
 
@@ -40,7 +41,7 @@ def mask_url(text: str) -> str:
 
 def not_of_type(path: Path, leaf: Leaf, value: Any) -> str:
     """That a value is not what its key takes, and what would be."""
-    words = [str(word) for word in get_args(leaf.type)] if get_origin(leaf.type) is Literal else []
+    words = _words(leaf.type)
     if words:
         return f"{shown(path, value)} is not known; {near(value, words)}"
     what, example = _expected(path, leaf)
@@ -65,10 +66,17 @@ def near(value: object, known: list[str]) -> str:
     return f'did you mean "{close[0]}"?' if close else f"write one of {', '.join(known)}"
 
 
+def _words(kind: Any) -> list[str]:
+    """The words that a key takes, if it takes words only."""
+    if isinstance(kind, type) and issubclass(kind, StrEnum):
+        return [word.value for word in kind]
+    return [str(word) for word in get_args(kind)] if get_origin(kind) is Literal else []
+
+
 def _expected(path: Path, leaf: Leaf) -> tuple[str, str]:
     kind, name, default = leaf.type, path[-1], leaf.default
     if kind is bool:
-        return "true or false", str(default).lower()
+        return "true or false", str(bool(default)).lower()
     if kind in (int, float):
         return _expected_number(name, kind, default)
     if get_origin(kind) is tuple:

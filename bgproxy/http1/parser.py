@@ -57,6 +57,13 @@ _SEVERAL = b","
 Underscores = Literal["drop", "refuse", "pass"]
 
 
+def check_marks(names: frozenset[bytes]) -> None:
+    """Raises ConfigError where one of the names, in lower case, says something to the proxy itself."""
+    for name in sorted(names):
+        if name in _REQUEST_FIELDS or name in _RESPONSE_FIELDS or name.startswith(_REQUEST_PREFIXES):
+            raise ConfigError(f"{name.decode()!r} cannot tell a session: it says something to the proxy itself")
+
+
 class Parser:
     """The heads of requests and responses, within limits. It holds no state between two heads: one serves them all."""
 
@@ -84,11 +91,9 @@ class Parser:
     ) -> None:
         """`request_marks`, `response_marks`: names, in lower case, of further fields that the heads shall tell.
 
-        Raises ConfigError for one that says something to the proxy itself.
+        Raises ConfigError for one that cannot be (`check_marks`).
         """
-        for name in sorted(request_marks | response_marks):
-            if name in _REQUEST_FIELDS or name in _RESPONSE_FIELDS or name.startswith(_REQUEST_PREFIXES):
-                raise ConfigError(f"{name.decode()!r} cannot tell a session: it says something to the proxy itself")
+        check_marks(request_marks | response_marks)
         self._request_marks = request_marks
         self._response_marks = response_marks
         self._max_fields = max_fields

@@ -63,6 +63,21 @@ def test_serve_with_other_colors(run, workers):
     assert run("serve", "--upstream", "v1").exit_code == 2
 
 
+def test_serve_replaces_the_list_of_sessions_by_its_flags(run, workers, tmp_path):
+    (tmp_path / "c.toml").write_text('[sessions]\npresets = ["openai"]\npin_ttl = 60\n')
+    words = ("serve", "--blue", "http://a:1", "--config", str(tmp_path / "c.toml"))
+    run(*words)
+    run(*words, "--session", "mcp", "--session", "header:X-Session-Id")
+    routes = [settings.proxy().sessions.routes["default"] for settings in workers.given]
+    names = [[preset.name for preset in route.presets] for route in routes]
+    assert names == [["openai"], ["mcp", "header:X-Session-Id"]]
+    assert [route.pin_ttl for route in routes] == [60.0, 60.0]
+    refused = run("serve", "--blue", "http://a:1", "--session", "mpc")
+    assert refused.exit_code == 2
+    assert "sessions.presets: 'mpc' is no preset; did you mean mcp?" in refused.stderr
+    assert "(command line)" in refused.stderr
+
+
 def test_serve_takes_the_file_and_flags_are_stronger(run, workers, tmp_path, monkeypatch):
     (tmp_path / "c.toml").write_text(
         'fleet = "file"\nlisten = "127.0.0.1:1"\n[colors.blue]\nupstreams = "http://a:1"\n'

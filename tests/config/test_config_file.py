@@ -40,7 +40,7 @@ def keys_of_file(text: str) -> dict[tuple[str, ...], Any]:
             value = {item.pop("name"): item for item in value}
         if not isinstance(value, dict):
             found[(name,)] = value
-        elif name in ("colors", "route", "token"):
+        elif name in ("colors", "route", "session_preset", "token"):
             found |= {(name, "*", key): item for section in value.values() for key, item in section.items()}
         else:
             found |= {(name, key): item for key, item in value.items()}
@@ -65,8 +65,14 @@ def test_every_default_in_the_file_is_the_codes():
         default = defaults[path]
         assert value == (list(default) if isinstance(default, tuple) else default), dotted(path)
     examples = keys_of_file(WITH_EXAMPLES)
-    for path in [("colors", "*", "release"), ("route", "*", "host"), ("route", "*", "path"), ("token", "*", "role")]:
+    examples_of_defaults = [
+        *[("colors", "*", "release"), ("route", "*", "host"), ("route", "*", "path"), ("token", "*", "role")],
+        *[("session_preset", "*", "sticky_host"), ("session_preset", "*", "ended_by")],
+    ]
+    for path in examples_of_defaults:
         assert examples[path] == defaults[path]
+    for key in ("policy", "on_rollback", "bind_credentials", "pin_ttl", "max_age"):
+        assert (examples["route", "*", key], defaults["route", "*", key]) == (defaults["sessions", key], None)
 
 
 def test_every_key_has_a_word_beside_or_above_it():
@@ -91,7 +97,7 @@ def test_what_a_reload_takes_over_is_marked():
             marked |= {path} if "[reload]" in line or (not section and "[reload]" in above) else set()
         above = above + line if line.startswith("# ") else ""
     keys = {
-        (name,) if name != "admin" else (name, key)
+        (name, key) if name in ("admin", "sessions") else (name,)
         for name, node in ROOT.keys.items()
         for key in getattr(node, "keys", None) or "x"
     }
@@ -117,6 +123,11 @@ metadata = { "a.b" = 1, note = "tab\\t and \\"quotes\\" and \\u007f", deep = { x
 [[route]]
 name = "r.1"
 upstreams = { blue = ["http://h:1"] }
+sessions = ["acme", "header:X-S"]
+policy = "follow"
+max_age = 60
+[session_preset.acme]
+request = "path:/a/{id}/…"
 [[token]]
 name = "ci"
 secret = "0123456789abcdef0123456789abcdef"
@@ -133,6 +144,8 @@ def test_what_is_shown_is_a_file_again(tmp_path):
     again = tomllib.loads(shown)
     tree = as_tree(settings)
     assert again == {key: value for key, value in tree.items() if value != []}
+    assert again["route"][0]["sessions"] == ["acme", "header:X-S"]
+    assert "pin_ttl" not in again["route"][0], "it is left to [sessions]"
     assert again["colors"]["blue"]["metadata"]["note"] == 'tab\t and "quotes" and \x7f'
     assert [token["name"] for token in again["token"]] == ["ci", "ci"]
     assert f"workers = 3  # file {tmp_path}/a.toml" in shown.splitlines()

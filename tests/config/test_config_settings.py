@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import pickle
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from bgproxy.config import Address, Settings, reload_diff
 from bgproxy.errors import ConfigError
-from bgproxy.proxy.options import ProxyOptions, Timeouts
+from bgproxy.proxy.options import ProxyOptions, SessionOptions, Timeouts
 from bgproxy.rules.health import HealthOptions
 from bgproxy.rules.release import Phase
 from bgproxy.rules.route import Route
@@ -107,7 +108,7 @@ def test_lists_in_the_environment():
 
 def test_defaults_are_those_of_the_options_themselves():
     settings = load()
-    assert settings.proxy() == ProxyOptions()
+    assert replace(settings.proxy(), sessions=SessionOptions()) == ProxyOptions()
     assert settings.health() == HealthOptions()
     assert settings.access_log() == AccessLogOptions()
     assert (settings.log().level, settings.log().format) == ("info", "text")
