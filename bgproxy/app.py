@@ -41,6 +41,7 @@ from bgproxy.store.base import NodeReport, open_store
 from bgproxy.store.ledger import Ledger
 from bgproxy.store.mirror import Mirror
 from bgproxy.store.nodes import Heartbeat
+from bgproxy.store.pins import PinCache
 from bgproxy.tasks import spawn, stop
 from bgproxy.telemetry import legacy, logs
 from bgproxy.telemetry.access import AccessLog
@@ -87,8 +88,9 @@ class Worker:
         self.ledger = Ledger(self.store, self.mirror, time, timeout=options.connect_timeout + options.command_timeout)
         self.metrics = Metrics()
         self.access = AccessLog(settings.access_log())
+        self.pins = PinCache(self.store.pins, self.mirror, self.node_id, settings.pins())
         self.plane = DataPlane(
-            settings.proxy(), RouteTable(settings.routes()), settings.health(), self.metrics, self.access
+            settings.proxy(), RouteTable(settings.routes()), settings.health(), self.metrics, self.access, self.pins
         )
         self.listeners = [Listener(self.plane, sock) for sock in place.listening]
         self.health = HealthChecker(settings.health(), self.plane.upstreams)
@@ -126,7 +128,7 @@ class Worker:
         await self._join_fleet()
         if before:
             spawn(self._sign_off(before), "sign off the worker before")
-        for part in (self.health, self.validator, self.drainer, self.heartbeat):
+        for part in (self.health, self.validator, self.drainer, self.heartbeat, self.pins):
             part.start()
         await self.peers.start()
         await self.admin.start(self.deps(self.settings))
@@ -162,6 +164,7 @@ class Worker:
         await self.peers.stop()
         for part in (self.validator, self.drainer, self.health, self.heartbeat):
             await part.stop()
+        await self.pins.stop()
         await self.mirror.stop()
         await self.store.close()
         await self.access.stop()

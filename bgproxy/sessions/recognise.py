@@ -135,7 +135,7 @@ class Recogniser:
                     sighting.unread = "compressed"
                 elif name == b"content-type":
                     kind = value
-            if kind and not sighting.unread and JSON_TYPE.fullmatch(kind) is None:
+            if not sighting.unread and JSON_TYPE.fullmatch(kind) is None:
                 sighting.unread = "not_json"
             if not sighting.unread:
                 sighting.body = BodyReader(sighting, plan, self._limit)

@@ -180,7 +180,10 @@ BAD = {
     "twice": ('[sessions]\npresets = ["mcp", "a2a", "mcp"]', 'sessions.presets: "mcp" is there twice; remove one'),
     "no text": ("[sessions]\npresets = [3]", "sessions.presets: 3 is not a list of texts"),
     "a route's no text": ('[[route]]\nname = "a"\nsessions = 3', "route.a.sessions: 3 is not a list of texts; write"),
-    "a list for all": ('[[sessions]]\npresets = ["mcp"]', "sessions: [{'presets': ['mcp']}] is not a table; write [sessions]"),
+    "a list for all": (
+        '[[sessions]]\npresets = ["mcp"]',
+        "sessions: [{'presets': ['mcp']}] is not a table; write [sessions]",
+    ),
     "a field that is dropped": (
         '[sessions]\npresets = ["header:X_Session"]',
         "sessions.presets: 'x_session' has an underscore, and forwarding.underscores is \"drop\", so that it is never "
@@ -223,8 +226,8 @@ BAD = {
     ),
     "a life as short as its telling": (
         "[sessions]\npin_ttl = 29\nrefresh_interval = 10",
-        "sessions.pin_ttl: 29 is less than three times sessions.refresh_interval (10), so that a session in use could end "
-        "before the store hears of it; write at least 30 or lower refresh_interval",
+        "sessions.pin_ttl: 29 is less than three times sessions.refresh_interval (10), so that a session in use could "
+        "end before the store hears of it; write at least 30 or lower refresh_interval",
     ),
     "a route's life as short": (
         '[sessions]\nrefresh_interval = 10\n[[route]]\nname = "a"\npin_ttl = 29\n',
@@ -239,8 +242,8 @@ BAD = {
     "nothing to read": ("[sessions]\ninspect_bytes = 0", "sessions.inspect_bytes: 0 is too small; the least is 1"),
     "more to read than is held": (
         "[sessions]\ninspect_bytes = 65_537",
-        "sessions.inspect_bytes: 65537 is more than limits.high_water_bytes (65536), but what is read is held meanwhile; "
-        "write at most 65536 or raise limits.high_water_bytes (file c.toml)",
+        "sessions.inspect_bytes: 65537 is more than limits.high_water_bytes (65536), but what is read is held "
+        "meanwhile; write at most 65536 or raise limits.high_water_bytes (file c.toml)",
     ),
     "less held than is read": (
         "[limits]\nhigh_water_bytes = 1024",

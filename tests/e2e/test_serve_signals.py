@@ -44,7 +44,7 @@ async def refused(serve: Serve) -> bool:
     """Whether a new client cannot get in."""
     try:
         wire = await serve.connect()
-    except ConnectionRefusedError:
+    except (ConnectionRefusedError, ConnectionResetError):  # reset: it stood in the queue of a socket that was closed
         return True
     wire.close()
     return False

@@ -218,7 +218,7 @@ def test_the_head_of_an_answer_may_have_anything() -> None:
 def test_what_a_reader_keeps_of_a_body_is_bounded() -> None:
     of = recogniser("a2a", inspect_bytes=65_536)
     for piece in (b'{"x":"' + b"y" * 4_090, b'[{"message":{"contextId":"', b"[" * 4_096, b'{"message":{"x' * 300):
-        sighting = of.request(b"POST", b"/", (), True, b"")
+        sighting = of.request(b"POST", b"/", ((b"content-type", b"application/json"),), True, b"")
         assert sighting.body is not None
         tracemalloc.start()
         for _ in range(10_000):
