@@ -74,10 +74,14 @@ class FieldScanner:
         exact = self._exact
         if not exact or exact.isdisjoint([name for name, _ in found]):
             return found
-        return [
-            (name := match[1], head[match.start(2) : match.end(2)] if name in exact else match[2])
-            for match in self._wanted.finditer(low, start - 1)
-        ]
+        at = start - 1
+        for number, (name, value) in enumerate(found):
+            if name in exact:
+                at = low.find(b"\n%b:" % name, at) + len(name) + 2
+                while head[at] in _SPACES:
+                    at += 1
+                found[number] = (name, head[at : at + len(value)])
+        return found
 
     def walk(self, head: bytes, start: i64) -> Found | None:
         """`find` byte by byte. No index can run out: the head ends with CRLF, which neither a name nor a value has."""

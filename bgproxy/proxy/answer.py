@@ -31,7 +31,7 @@ class Answer:
         client = exchange.client
         request = exchange.request
         self._client = client
-        self._turn = exchange.turn
+        self.turn = exchange.turn
         self.keeps_agent = response.keep_alive
         self.keeps_client = request.keep_alive and exchange.request_done and not client.must_close()
         status = response.status
@@ -59,7 +59,7 @@ class Answer:
         """The head, and what of the body has come with it, in one write. `Malformed`: nothing was written yet."""
         client = self._client
         body = self._framed(data) if data else b""
-        turn = self._turn
+        turn = self.turn
         if self._mode == _LENGTH and not self.left:
             self.done = True
         parts = [response.fields]
@@ -87,7 +87,7 @@ class Answer:
         """More of the body. `Malformed`: nothing of these data was written."""
         if self._mode != _CHUNKED or not is_whole_chunk(data) or not self._at_boundary():
             data = self._framed(data)
-        elif self._turn is not None and self._turn.learner is not None:
+        elif self.turn is not None and self.turn.learner is not None:
             self._tap(data[data.index(b"\n") + 1 : -2])
         if self.is_stream:
             self.tail = data[-6:]
@@ -116,7 +116,7 @@ class Answer:
 
     def _tap(self, payload: bytes) -> None:
         """Let the session's turn see a piece of the body; one that mints an id waits for its pin."""
-        if self._turn is not None and self._turn.learner is not None and self._turn.tap(payload):
+        if self.turn is not None and self.turn.learner is not None and self.turn.tap(payload):
             self.hold()
 
     def ended(self) -> None:

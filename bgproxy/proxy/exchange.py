@@ -383,7 +383,10 @@ class Exchange(Sending):
         self.over = True
         if self.turn is not None:
             self.turn.over()
-        self.upload = None  # it knows us: together they would wait for the garbage collector
+            self.turn = None
+            if self.answer is not None:
+                self.answer.turn = None
+        self.upload = None  # it knows us, as the turn does: together they would wait for the garbage collector
         settle(self, now)
 
     def tunnel_closed(self, bytes_in: int, bytes_out: int, end: str) -> None:

@@ -94,7 +94,6 @@ class Turn:
         self.sighting = sighting
         self._exchange = exchange
         self._plane = exchange.client.plane
-        self._scope = rules.scope(exchange.request.marks)
         self.reading = sighting.body is not None
 
     def __repr__(self) -> str:
@@ -125,12 +124,16 @@ class Turn:
             plane.unpinned(sighting.unread)
         if not sighting.keys:
             return self._active()
-        keys = self.keys = tuple([digest(key, self._scope) for key in sighting.keys])
+        keys = self.keys = self._digests(sighting.keys)
         pin = plane.pins.get(keys) if plane.pins is not None else None
         if pin is not None:
             return self._stand(pin, now)
         self._ask(keys, now)
         return None
+
+    def _digests(self, keys: list[Key]) -> tuple[bytes, ...]:
+        scope = self.rules.scope(self._exchange.request.marks)
+        return tuple([digest(key, scope) for key in keys])
 
     def _ask(self, keys: tuple[bytes, ...], now: float) -> None:
         pins = self._plane.pins
@@ -266,7 +269,7 @@ class Turn:
         options = self.rules.options
         self.writing += 1
         learned = Learned(
-            tuple([digest(key, self._scope) for key in keys]),
+            self._digests(keys),
             self.pin.id if self.pin is not None else None,
             group.color,
             group.release,
@@ -299,7 +302,9 @@ class Turn:
 
     def over(self) -> None:
         """The exchange has ended, whichever way."""
-        self.learner = None
+        if self.learner is not None:
+            self.learner.close()
+            self.learner = None
         counted, self.counted = self.counted, None
         if counted is None:
             return

@@ -73,30 +73,32 @@ class AnswerRules:
 
     def learner(self, known: Sequence[Key], marks: Marks) -> Learner | None:
         """What reads an answer with this head; None where it can mint nothing. `known`: keys that are no news."""
-        learner = Learner(self, known)
+        learner: Learner | None = None
         kind = b""
         encoding = b""
         for name, raw in marks:
-            value = raw.strip(b" \t")
             if name == b"content-type":
-                kind = value
+                kind = raw
             elif name == b"content-encoding":
-                encoding = value.lower()
+                encoding = raw.strip(b" \t").lower()
             if name in self._fields or (self._locations and name in _LOCATIONS):
-                self._head(name, value, learner)
-        if self._words is None or (learner.keys and learner.keys[0].rank <= SESSION):
-            learner.done = True
-        elif encoding not in (b"", b"identity"):
-            learner.done = True
+                learner = learner or Learner(self, known)
+                self._head(name, raw.strip(b" \t"), learner)
+        if self._words is None or (learner is not None and learner.keys and learner.keys[0].rank <= SESSION):
+            pass
+        elif encoding and encoding != b"identity":
+            learner = learner or Learner(self, known)
             learner.unread = "compressed"
-        elif _EVENTS_TYPE.fullmatch(kind) is not None:
-            learner.events = EventReader(*self._words, self._limit)
         elif self._plan is not None and JSON_TYPE.fullmatch(kind) is not None:
+            learner = learner or Learner(self, known)
             learner.reading = Reading(self._plan)
             learner.left = self._limit
-        else:
-            learner.done = True
-        return None if learner.done and not (learner.keys or learner.ignored or learner.unread) else learner
+            learner.done = False
+        elif _EVENTS_TYPE.fullmatch(kind) is not None:
+            learner = learner or Learner(self, known)
+            learner.events = EventReader(*self._words, self._limit)
+            learner.done = False
+        return learner
 
     def _head(self, name: bytes, value: bytes, learner: Learner) -> None:
         for field in self._fields.get(name, ()):
@@ -141,7 +143,7 @@ class Learner:
 
     def __init__(self, rules: AnswerRules, known: Sequence[Key]) -> None:
         self.keys: list[Key] = []  # minted in the head
-        self.done = False  # nothing more to learn: feeding is of no use
+        self.done = True  # nothing more to learn: feeding is of no use
         self.ignored = 0  # values that stood where a key stands, and were none
         self.unread = ""  # why a body that may mint a key was not read (to its end): compressed, oversized
         self.events: EventReader | None = None
@@ -170,6 +172,13 @@ class Learner:
                 self.unread = "oversized"
             return _NONE if events is None else self._from_events(events)
         return self._from_body(data)
+
+    def close(self) -> None:
+        """There is no more of the answer."""
+        self.done = True
+        if self.reading is not None:
+            self.reading.end()
+            self.reading = None
 
     def _from_events(self, events: list[Event]) -> list[Key]:
         minted: list[Key] = []

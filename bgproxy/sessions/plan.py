@@ -20,6 +20,7 @@ from bgproxy.sessions.preset import Group, Member
 MAX_OPAQUE: Final = 16_384  # bytes of a text that is no id, but whose hash may stand for one
 _MAX_TEXT: Final = 6 * MAX_ID  # each character may be written as \uXXXX
 _PLAIN: Final = re.compile(r"[A-Za-z0-9_.:@$-]+")
+_EVERYDAY: Final = frozenset({b"message", b"response", b"result", b"params", b"method", b"type", b"id"})
 _GLANCE: Final = 1_024  # bytes; the ids of most protocols stand at the beginning
 # Of what a plain name is made of, and needs no escape. Those that serializers do write, as of `<` or `&`, are not here.
 _ESCAPED: Final = re.compile(rb"\\u00(?:2[4DEde]|3[0-9Aa]|4[0-9A-Fa-f]|5[0-9AaFf]|6[1-9A-Fa-f]|7[0-9Aa])")
@@ -202,9 +203,10 @@ def _hashed(value: bytes) -> bytes:
 
 
 def _telling(names: Sequence[str]) -> bytes:
-    """The longest of these names that has one spelling, but for needless escapes; b"" where there is none.
+    """The rarest of these names that has one spelling, but for needless escapes; b"" where there is none.
 
-    A name of digits may stand for a place in an array, and is not to be seen then.
+    That is the longest of those that are not everyday words. A name of digits may stand for a place in an array, and
+    is not to be seen then.
     """
     plain = [name.encode() for name in names if _PLAIN.fullmatch(name) is not None and not name.isdigit()]
-    return max(plain, key=len, default=b"")
+    return max(plain, key=lambda name: (name not in _EVERYDAY, len(name)), default=b"")

@@ -16,7 +16,7 @@ from bgproxy.sessions.keys import Key, credentials_hash, is_id, joined_id, unquo
 from bgproxy.sessions.learn import JSON_TYPE
 from bgproxy.sessions.preset import Field, Preset
 from bgproxy.sessions.sighting import BodyReader, Sighting
-from bgproxy.sessions.tables import FieldRule, PathRule, Speaker, Tables
+from bgproxy.sessions.tables import ACTION, FieldRule, PathRule, Speaker, Tables
 
 Marks = Sequence[tuple[bytes, bytes]]
 
@@ -26,14 +26,12 @@ _ENCODED: Final = re.compile(rb"=\?base64\?([A-Za-z0-9+/=]*)\?=")
 class Recogniser:
     """Finds the keys of one route's requests. `inspect_bytes`: so much of a body is read for them at most."""
 
-    __slots__ = ("_blank", "_limit", "_tables", "request_fields", "response_fields")
+    __slots__ = ("_acting", "_limit", "_reading", "_tables", "request_fields", "response_fields")
 
     def __init__(self, presets: Sequence[Preset], *, inspect_bytes: int = 65_536) -> None:
         self._tables = Tables(presets, inspect_bytes)
         self._limit = inspect_bytes
-        self._blank = Sighting(self._tables)
-        self._others(self._blank, b"")
-        self._blank.settle()
+        self._reading, self._acting = self._blank(0), self._blank(ACTION)
         self.request_fields = self._tables.request_fields()
         self.response_fields = self._tables.response_fields()
 
@@ -46,9 +44,12 @@ class Recogniser:
         tables = self._tables
         # There may be something in the target if it has a `?`, or one of the words that are in all paths that matter.
         hinted = 63 in target or tables.hints.search(target) is not None
+        safe = method == b"GET" or method == b"HEAD" or method == b"OPTIONS"
         if not marks and not hinted and not has_body and not upgrade:
-            return self._blank
+            return self._reading if safe else self._acting
         sighting = Sighting(tables)
+        if not safe:
+            sighting.places = ACTION
         fields = tables.fields
         for name, value in marks:
             rules = fields.get(name)
@@ -60,6 +61,14 @@ class Recogniser:
             self._others(sighting, upgrade)
         if has_body and tables.best is not None and not (sighting.keys and sighting.keys[0].rank <= tables.best):
             self._body(sighting, marks)
+        sighting.settle()
+        return sighting
+
+    def _blank(self, places: int) -> Sighting:
+        """What a request says that says nothing."""
+        sighting = Sighting(self._tables)
+        sighting.places = places
+        self._others(sighting, b"")
         sighting.settle()
         return sighting
 

@@ -7,10 +7,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from typing import Final
 
 from bgproxy.sessions.learn import AnswerRules
 from bgproxy.sessions.plan import Plan
 from bgproxy.sessions.preset import Field, Group, Path, Preset, Query
+
+
+ACTION: Final = 1
+"""Among the bits of places: the request may have made something (RFC 9110 §9.2.1)."""
 
 
 class Speaker:
@@ -103,8 +108,9 @@ class Tables:
         names = b"|".join(re.escape(name) for name in sorted(self.queries))
         self.query_names = re.compile(rb"[?&](%b)=([^&#]*)" % (names or rb"(?!)"))
         for places in (0, *self.places.values()):  # the usual cases, which no request is to wait for
-            self.body(self.all, places)
-            self.answer(self.all, places)
+            for case in (places, places | ACTION):
+                self.body(self.all, case)
+                self.answer(self.all, case)
 
     def _add(self, number: int, preset: Preset) -> None:
         if preset.protocol:
@@ -118,7 +124,7 @@ class Tables:
             self.queries.setdefault(query.name, []).append((self.speakers[number], query))
         for path in preset.paths:
             if path.place:
-                self.places.setdefault((number, path.place), 1 << len(self.places))
+                self.places.setdefault((number, path.place), 2 << len(self.places))
 
     def _rules_with(self, hint: bytes) -> list[PathRule]:
         return [
@@ -142,7 +148,10 @@ class Tables:
         return self._bodies[case]
 
     def answer(self, asked: int, places: int) -> AnswerRules:
-        """Where an answer may have ids, if only the presets in `asked` are looked at."""
+        """Where an answer may have ids, if only the presets in `asked` are looked at.
+
+        What a protocol mints anywhere, it mints by a request that makes something.
+        """
         case = (asked, places)
         rules = self._answers.get(case)
         if rules is None:
@@ -151,6 +160,7 @@ class Tables:
                 (number, preset.protocol, group)
                 for number, preset in chosen
                 for group in self._holding(number, preset.learn_groups, places)
+                if group.place or places & ACTION or not preset.protocol
             ]
             rules = self._answers[case] = AnswerRules([preset for _, preset in chosen], groups, self._limit)
         return rules
@@ -169,7 +179,7 @@ class Tables:
 
     def response_fields(self) -> frozenset[bytes]:
         """The fields of an answer that must be known."""
-        everywhere = (1 << len(self.places)) - 1
+        everywhere = (2 << len(self.places)) - 1
         return self.answer(self.all, everywhere).fields
 
 

@@ -249,7 +249,7 @@ def test_what_a_learner_keeps_of_a_stream_is_bounded() -> None:
 
 def test_a_sighting_that_is_shared_is_not_changed_by_an_answer() -> None:
     first = DEFAULT.request(b"GET", b"/", (), False, b"")
-    assert DEFAULT.request(b"POST", b"/x", (), False, b"") is first
+    assert DEFAULT.request(b"HEAD", b"/x", (), False, b"") is first
     learner = first.response(200, [(b"mcp-session-id", b"a")])
     assert learner is not None
     assert (len(learner.keys), first.keys) == (1, [])
