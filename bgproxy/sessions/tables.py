@@ -13,7 +13,6 @@ from bgproxy.sessions.learn import AnswerRules
 from bgproxy.sessions.plan import Plan
 from bgproxy.sessions.preset import Field, Group, Path, Preset, Query
 
-
 ACTION: Final = 1
 """Among the bits of places: the request may have made something (RFC 9110 §9.2.1)."""
 
