@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from bgproxy.proxy.options import RouteSessions, SessionOptions
 from bgproxy.proxy.routing import Group
-from bgproxy.rules.choose import MOVES, choose
+from bgproxy.rules.choose import choose
 from bgproxy.rules.pin import Pin
 from bgproxy.sessions.keys import Key, credentials_hash, digest
 from bgproxy.sessions.learn import Learner
@@ -165,7 +165,7 @@ class Turn:
         self._count(pin)  # what is asked for is a turn already
         options = self.rules.options
         choice = choose(state.pointer, state.releases, pin, options.policy, options.on_rollback)
-        if group is not None and choice.why not in MOVES:
+        if group is not None and choice.why == "pinned":
             return group
         assert plane.pins is not None
         self._park(now)

@@ -18,7 +18,7 @@ MOVES: Final = frozenset({"gone", "rollback", "follow", "confirm"})
 
 
 class Choice(NamedTuple):
-    """A color and why: active (no pin), pinned, or one of `MOVES`."""
+    """A color and why: active (no pin), pinned, ended, or one of `MOVES`."""
 
     color: str
     why: str
@@ -33,14 +33,17 @@ def choose(
 ) -> Choice:
     """The color that is to serve.
 
-    gone: the pin's release does not stand on its color any more. rollback: a rollback left that release after the
-    session came to it. follow: the pointer has moved since. confirm: the pointer has come back to the session's color,
-    but meanwhile another node may have moved the session away, and this one not have heard of it. Each comes at most
-    once per flip, for asking the store gives the pin the pointer's epoch.
+    ended: an operator's deadline has ended the sessions of the pin's release: this one is to be told so, once, and its
+    pin to be ended. gone: the pin's release does not stand on its color any more. rollback: a rollback left that
+    release after the session came to it. follow: the pointer has moved since. confirm: the pointer has come back to the
+    session's color, but meanwhile another node may have moved the session away, and this one not have heard of it.
+    Those of `MOVES` come at most once per flip, for asking the store gives the pin the pointer's epoch.
     """
     if pin is None:
         return Choice(pointer.active, "active")
     release = releases.get(pin.color)
+    if release is not None and has_ended(release, pin.release):
+        return Choice(pin.color, "ended")
     if release is None or release.label != pin.release:
         return Choice(pointer.active, "gone")
     if pin.epoch >= pointer.epoch:
@@ -52,3 +55,8 @@ def choose(
     else:
         return Choice(pin.color, "pinned")
     return Choice(pointer.active, why if pin.color != pointer.active else "confirm")
+
+
+def has_ended(standing: Release, label: str) -> bool:
+    """Whether the sessions of release `label` were ended on the color where `standing` stands."""
+    return standing.ended if standing.label == label else label in standing.ended_before

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from bgproxy.errors import BadInput, NotReady, Refused, StaleEpoch, UnknownColor
@@ -43,20 +43,24 @@ class FleetState:
 class Change:
     """A decided step, not yet made: the state after it (revision one higher) and what goes on the audit record.
 
-    `moved` and `touched` name what this change wrote, so that the store puts its own time on exactly that.
+    `moved` and `touched` name what this change wrote, so that the store puts its own time on exactly that. `deadlines`:
+    by color the seconds from that time to the deadline that is set.
     """
 
     state: FleetState
-    verb: str  # flip, rollback, stage, phase, bootstrap, configure, session
+    verb: str  # flip, rollback, stage, phase, drain, bootstrap, configure, session
     facts: Mapping[str, object]
     actor: str
     reason: str
     moved: bool = False
     touched: frozenset[str] = frozenset()
+    deadlines: Mapping[str, float] = field(default_factory=dict)
 
     def stamped(self, now: float) -> FleetState:
         """The state with `now` (unix seconds by the store's clock) on all that this change wrote."""
         releases = {c: replace(r, at=now) if c in self.touched else r for c, r in self.state.releases.items()}
+        for color, seconds in self.deadlines.items():
+            releases[color] = replace(releases[color], deadline=round(now + seconds, 6))  # as every store writes it
         pointer = replace(self.state.pointer, at=now) if self.moved else self.state.pointer
         return replace(self.state, pointer=pointer, releases=releases)
 
@@ -71,7 +75,7 @@ def bootstrap(
     """
     names = _color_names(colors)
     for color in (active, *releases):
-        _known(names, color)
+        known(names, color)
     placed = {color: replace(checked(release), at=at) for color, release in releases.items()}
     if active in placed:
         placed[active] = replace(placed[active], phase=Phase.ACTIVE)
@@ -100,7 +104,7 @@ def flip(
     Without `bake` the target is settled by the same change.
     Raises `UnknownColor`, `StaleEpoch` (looked at before anything else of the state), `NotReady`, `Refused`.
     """
-    _known(state.colors, to)
+    known(state.colors, to)
     _fresh(state, if_epoch)
     if state.pointer.active == to:
         return None
@@ -154,9 +158,10 @@ def stage(
     Refused on the active color, forced or not: flip away first. Refused where the color's release may still hold
     sessions (STANDBY, ROLLED_BACK) unless forced. Raises `UnknownColor`, `BadInput`, `StaleEpoch`, `Refused`.
     """
-    _known(state.colors, color)
+    known(state.colors, color)
     _fresh(state, if_epoch)
-    new = replace(checked(release), phase=Phase.STAGED, at=at, rolled_back=0)
+    given = checked(release)
+    new = Release(given.label, given.upstreams, given.routes, given.metadata, origin=given.origin, at=at)
     if state.pointer.active == color:
         raise Refused(f"{color} is active: stage on another color and flip to it, or flip away from {color} first")
     old = state.releases.get(color)
@@ -170,8 +175,9 @@ def stage(
                 "drained; force overrides"
             )
         forced.append(f"{color} held {old.label}, {old.phase}")
-    facts = _facts(state, {color: new}, color=color, release=new.label, upstreams=list(new.upstreams), forced=forced)
-    return _change(state, {color: new}, "stage", facts, actor, reason)
+    new = new.following(old)
+    facts = recorded(state, {color: new}, color=color, release=new.label, upstreams=list(new.upstreams), forced=forced)
+    return changed(state, {color: new}, "stage", facts, actor, reason)
 
 
 def step(
@@ -192,7 +198,7 @@ def step(
     """
     if event in POINTER_EVENTS:
         raise ValueError(f"{event} moves the pointer: use flip or rollback")
-    _known(state.colors, color)
+    known(state.colors, color)
     release = state.releases.get(color)
     if release is None or release.label != label:
         return None
@@ -200,8 +206,8 @@ def step(
         after = replace(release.after(event), at=at)
     except Refused:
         return None
-    facts = _facts(state, {color: after}, color=color, release=label, event=str(event), evidence=dict(evidence or {}))
-    return _change(state, {color: after}, "phase", facts, actor, reason)
+    facts = recorded(state, {color: after}, color=color, release=label, event=str(event), evidence=dict(evidence or {}))
+    return changed(state, {color: after}, "phase", facts, actor, reason)
 
 
 def move_session(state: FleetState, pin: Pin, to: str, *, actor: str, reason: str) -> Change | None:
@@ -209,22 +215,24 @@ def move_session(state: FleetState, pin: Pin, to: str, *, actor: str, reason: st
 
     Nothing of the state changes but its revision. Raises `UnknownColor`, and `Refused` where no release is to be had.
     """
-    _known(state.colors, to)
+    known(state.colors, to)
     release = state.releases.get(to)
     if release is None:
         raise Refused(f"{to} has no release that the session could be moved to: stage one, or name another color")
     if release.phase is Phase.RETIRED:
         raise Refused(f"{to} holds {release.label}, which is retired: name another color")
+    if release.ended:
+        raise Refused(f"the sessions of {release.label} on {to} were ended by a deadline: name another color")
     if (pin.color, pin.release) == (to, release.label):
         return None
     facts = {"id": pin.id.hex(), "from": pin.color, "left": pin.release, "to": to, "release": release.label}
-    return _change(state, {}, "session", facts, actor, reason)
+    return changed(state, {}, "session", facts, actor, reason)
 
 
 def forget_session(state: FleetState, pin: Pin, *, actor: str, reason: str) -> Change:
     """Put on record that a session is forgotten by hand. Nothing of the state changes but its revision."""
     facts = {"id": pin.id.hex(), "from": pin.color, "left": pin.release, "forgotten": True}
-    return _change(state, {}, "session", facts, actor, reason)
+    return changed(state, {}, "session", facts, actor, reason)
 
 
 # A color whose release serves or may still serve somebody: its label is not exchanged under its sessions.
@@ -250,16 +258,16 @@ def reconfigure(
     names = tuple(dict.fromkeys((*state.colors, *_color_names(colors))))
     new: dict[str, Release] = {}
     for color, wanted in releases.items():
-        _known(names, color)
+        known(names, color)
         placed = _configured(state, color, replace(checked(wanted), at=at))
         if placed is not None:
             new[color] = placed
     if not new and names == state.colors:
         return None
-    facts = _facts(state, new, releases={color: release.label for color, release in new.items()})
+    facts = recorded(state, new, releases={color: release.label for color, release in new.items()})
     if names != state.colors:
         facts["colors"] = list(names)
-    return _change(replace(state, colors=names), new, "configure", facts, actor, reason)
+    return changed(replace(state, colors=names), new, "configure", facts, actor, reason)
 
 
 def _configured(state: FleetState, color: str, wanted: Release) -> Release | None:
@@ -271,13 +279,14 @@ def _configured(state: FleetState, color: str, wanted: Release) -> Release | Non
     if old.origin != "config" or old.same_content(wanted):
         return None
     if old.label == wanted.label:
-        return replace(wanted, phase=old.phase, rolled_back=old.rolled_back)
+        lived = replace(wanted, phase=old.phase, rolled_back=old.rolled_back, left=old.left)
+        return replace(lived, deadline=old.deadline, ended=old.ended, ended_before=old.ended_before)
     if old.phase in _LIVE:
         raise Refused(
             f"the configuration puts {wanted.label} on {color}, where {old.label} is {old.phase}: "
             f"stage {wanted.label} on an idle color and flip to it"
         )
-    return wanted
+    return wanted.following(old)
 
 
 def _move(
@@ -296,17 +305,19 @@ def _move(
     new: dict[str, Release] = {}
     if (left := state.releases.get(origin)) is not None:
         rolled_back = state.pointer.epoch + 1 if leaving is Event.ROLL_BACK else left.rolled_back
-        new[origin] = replace(left.after(leaving), at=at, rolled_back=rolled_back)
+        departed = replace(left.after(leaving), at=at, rolled_back=rolled_back, left=state.pointer.epoch + 1)
+        new[origin] = replace(departed, deadline=0.0, ended=False)
     if (target := state.releases.get(to)) is not None:
         arrived = target.after(_arrival(target, bool(forced)))
         if arrived.phase is Phase.BAKING and not bake:
             arrived = arrived.after(Event.SETTLE)
-        new[to] = replace(arrived, at=at)
-    facts: dict[str, object] = {"from": origin, "to": to, **_facts(state, new, forced=forced)}
+        # Its sessions that were not told yet that they are over simply go on.
+        new[to] = replace(arrived, at=at, deadline=0.0, ended=False)
+    facts: dict[str, object] = {"from": origin, "to": to, **recorded(state, new, forced=forced)}
     if target is not None:
         facts["release"] = target.label
     moved = replace(state, pointer=state.pointer.moved(to, actor, reason, at))
-    return _change(moved, new, verb, facts, actor, reason, moved=True)
+    return changed(moved, new, verb, facts, actor, reason, moved=True)
 
 
 def _arrival(release: Release, forced: bool) -> Event:
@@ -341,7 +352,8 @@ def _fresh(state: FleetState, if_epoch: int | None) -> None:
         )
 
 
-def _known(colors: tuple[str, ...], color: str) -> None:
+def known(colors: tuple[str, ...], color: str) -> None:
+    """Raises `UnknownColor` for one that the fleet has not."""
     if color not in colors:
         raise UnknownColor(f"there is no color {color[:64]!r}; this fleet has {', '.join(colors)}")
 
@@ -356,7 +368,7 @@ def _color_names(colors: Iterable[str]) -> tuple[str, ...]:
     return names
 
 
-def _facts(state: FleetState, new: Mapping[str, Release], **facts: object) -> dict[str, object]:
+def recorded(state: FleetState, new: Mapping[str, Release], **facts: object) -> dict[str, object]:
     """What goes on record: the phases that change, and of `facts` those that say something."""
     phases = {}
     for color, release in new.items():
@@ -366,7 +378,7 @@ def _facts(state: FleetState, new: Mapping[str, Release], **facts: object) -> di
     return {name: value for name, value in {**facts, "phases": phases}.items() if value}
 
 
-def _change(
+def changed(
     state: FleetState,
     new: Mapping[str, Release],
     verb: str,
@@ -376,5 +388,6 @@ def _change(
     *,
     moved: bool = False,
 ) -> Change:
+    """The change that puts these releases in place."""
     after = replace(state, revision=state.revision + 1, releases={**state.releases, **new})
     return Change(after, verb, facts, actor, reason, moved=moved, touched=frozenset(new))

@@ -106,6 +106,8 @@ _TABLE: Final[Mapping[Phase, Mapping[Event, Phase]]] = MappingProxyType(
     }
 )
 
+_ENDED_KEPT = 8  # labels per color; a session that comes back after so many ended releases begins anew, untold
+
 
 def advance(phase: Phase, event: Event) -> Phase:
     """The phase after `event`. Raises `Refused`, naming both, where the table has no such step."""
@@ -122,6 +124,11 @@ class Release:
 
     `routes` gives single routes their own upstreams; all others use `upstreams`. `at`: unix seconds, store's clock.
     `rolled_back` is the epoch of the last rollback that left it, 0 while none has: sessions that came before flee.
+    `left` is the epoch of the flip or rollback by which traffic left it last, 0 while none has.
+
+    `deadline`: unix seconds by the store's clock, when the sessions that still live here are ended; 0: none.
+    `ended`: it has passed, they are over. `ended_before`: the labels of releases that stood on this color earlier and
+    whose sessions were ended, newest first: a session of theirs that comes back is told so too.
     """
 
     label: str
@@ -132,6 +139,10 @@ class Release:
     origin: Literal["config", "api"] = "api"
     at: float = 0.0
     rolled_back: int = 0
+    left: int = 0
+    deadline: float = 0.0
+    ended: bool = False
+    ended_before: tuple[str, ...] = ()
 
     def upstreams_for(self, route: str) -> tuple[str, ...]:
         """The addresses that serve `route`; empty where this release does not serve it."""
@@ -141,6 +152,14 @@ class Release:
         """Whether both deploy the same thing, wherever they stand in their lives."""
         mine = (self.label, self.upstreams, self.routes, self.metadata)
         return mine == (other.label, other.upstreams, other.routes, other.metadata)
+
+    def following(self, old: Release | None) -> Release:
+        """This release, put on the color in place of `old`: it knows whose sessions were ended there."""
+        if old is None:
+            return replace(self, ended_before=())
+        labels = dict.fromkeys((old.label, *old.ended_before) if old.ended else old.ended_before)
+        labels.pop(self.label, None)  # it stands again, so its sessions have a place
+        return replace(self, ended_before=tuple(labels)[:_ENDED_KEPT])
 
     def after(self, event: Event) -> Release:
         """This release one step on; raises `Refused` like `advance`."""

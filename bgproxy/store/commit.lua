@@ -4,8 +4,9 @@
 -- ARGV  1 our schema          2 the revision that must stand, or "" where nothing may stand
 --       3 the bell's channel  4 about how many audit entries to keep
 --       5 verb  6 actor  7 reason  8 facts (JSON)  9 epoch  10 revision, both after the change
---       then, for each field to write: its name, its value, and "stamp" or "".
---       A value to be stamped is a JSON object without its closing brace: the time of this Redis is its last member.
+--       then, for each field to write: its name, its value, and "stamp", a number of seconds or "".
+--       A value to be stamped is a JSON object without its closing brace: the time of this Redis is its last member,
+--       before it, with a number of seconds, the deadline that is so far away.
 --
 -- Answers {"done", time, audit id}, {"newer", schema} or {"conflict", field, value, ...} with what stands.
 
@@ -33,7 +34,11 @@ local now = string.format('%d.%06d', time[1], time[2])
 local write = {'schema', ARGV[1], 'revision', ARGV[10]}
 for i = 11, #ARGV, 3 do
   write[#write + 1] = ARGV[i]
-  if ARGV[i + 2] == 'stamp' then
+  local seconds = tonumber(ARGV[i + 2])
+  if seconds then
+    local deadline = string.format('%.6f', time[1] + time[2] / 1000000 + seconds)
+    write[#write + 1] = ARGV[i + 1] .. ',"deadline":' .. deadline .. ',"at":' .. now .. '}'
+  elseif ARGV[i + 2] == 'stamp' then
     write[#write + 1] = ARGV[i + 1] .. ',"at":' .. now .. '}'
   else
     write[#write + 1] = ARGV[i + 1]

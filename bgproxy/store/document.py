@@ -10,7 +10,7 @@ import contextlib
 import os
 import tempfile
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -24,6 +24,9 @@ from bgproxy.store.base import SCHEMA, AuditEntry, NodeReport
 
 T = TypeVar("T")
 
+# What the store writes itself, its times, comes behind them.
+_RELEASE_MEMBERS = tuple(field.name for field in fields(Release) if field.name not in ("deadline", "at"))
+
 
 def pointer_document(pointer: Pointer) -> dict[str, Any]:
     """The pointer's members, `at` last."""
@@ -31,17 +34,9 @@ def pointer_document(pointer: Pointer) -> dict[str, Any]:
 
 
 def release_document(release: Release) -> dict[str, Any]:
-    """The release's members, `at` last; `metadata` must be plain JSON values."""
-    return {
-        "label": release.label,
-        "upstreams": release.upstreams,
-        "routes": release.routes,
-        "metadata": release.metadata,
-        "phase": release.phase,
-        "origin": release.origin,
-        "rolled_back": release.rolled_back,
-        "at": release.at,
-    }
+    """The release's members, `deadline` and `at` last; `metadata` must be plain JSON values."""
+    members = {name: getattr(release, name) for name in _RELEASE_MEMBERS}
+    return {**members, "deadline": release.deadline, "at": release.at}
 
 
 def state_document(state: FleetState) -> dict[str, Any]:
@@ -99,7 +94,12 @@ def release_from(document: Any, where: str) -> Release:
             phase=Phase(document["phase"]),
             origin=origin,
             at=float(document["at"]),
-            rolled_back=_of(int, document.get("rolled_back", 0)),  # data from before sessions were pinned have none
+            # Data that an older bgproxy wrote have none of these.
+            rolled_back=_of(int, document.get("rolled_back", 0)),
+            left=_of(int, document.get("left", 0)),
+            deadline=float(document.get("deadline", 0.0)),
+            ended=_flag(document.get("ended", False)),
+            ended_before=_texts(document.get("ended_before", [])),
         )
 
 
@@ -196,6 +196,12 @@ def _understood(where: str) -> Iterator[None]:
 def _of(kind: type[T], value: Any) -> T:
     if not isinstance(value, kind) or isinstance(value, bool):
         raise TypeError(f"{type(value).__name__} where {kind.__name__} belongs")
+    return value
+
+
+def _flag(value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise TypeError(f"{type(value).__name__} where bool belongs")
     return value
 
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from bgproxy.errors import Refused, StoreBroken, StoreUnavailable, UnknownSession
-from bgproxy.rules import fleet
+from bgproxy.rules import deadline, fleet
 from bgproxy.rules.fleet import Change, FleetState
 from bgproxy.rules.pin import Pin
 from bgproxy.rules.release import Event, Release
@@ -127,6 +127,22 @@ class Ledger:
         return await self._make(
             lambda state: fleet.step(
                 state, color, label, event, actor=actor, reason=reason, at=self._clock(), evidence=evidence
+            )
+        )
+
+    async def set_deadline(self, color: str, seconds: float | None, *, actor: str, reason: str) -> Outcome:
+        """See `rules.deadline.set_deadline`."""
+        return await self._make(
+            lambda state: deadline.set_deadline(state, color, seconds, actor=actor, reason=reason, at=self._clock())
+        )
+
+    async def end_sessions(
+        self, color: str, label: str, *, actor: str, reason: str, at: float, evidence: Mapping[str, object]
+    ) -> Outcome:
+        """See `rules.deadline.end_sessions`; `at` is the store's time, and no other clock's."""
+        return await self._make(
+            lambda state: deadline.end_sessions(
+                state, color, label, actor=actor, reason=reason, at=at, evidence=evidence
             )
         )
 

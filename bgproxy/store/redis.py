@@ -288,7 +288,7 @@ class RedisStore:
 
 
 def _fields(change: Change, *, everything: bool) -> Iterable[str | bytes]:
-    """Name, value and "stamp" or "" of each field to write: what the change touched, or all of the state."""
+    """Name, value and stamp (see `commit.lua`) of each field to write: what the change touched, or all of the state."""
     state = change.state
     yield from ("colors", orjson.dumps(state.colors), "")
     documents = {"pointer": (pointer_document(state.pointer), change.moved)}
@@ -297,7 +297,10 @@ def _fields(change: Change, *, everything: bool) -> Iterable[str | bytes]:
     for name, (document, written) in documents.items():
         if written:
             del document["at"]
-            yield from (name, _unclosed(document), "stamp")
+            seconds = change.deadlines.get(name.removeprefix(_RELEASE))
+            if seconds is not None:
+                del document["deadline"]
+            yield from (name, _unclosed(document), "stamp" if seconds is None else f"{seconds:.6f}")
         elif everything:
             yield from (name, orjson.dumps(document), "")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from bgproxy.rules.choose import MOVES, choose
+from bgproxy.rules.choose import MOVES, choose, has_ended
 from bgproxy.rules.pin import OnRollback, Pin, Policy
 from bgproxy.rules.pointer import Pointer
 from bgproxy.rules.release import Release
@@ -72,3 +72,40 @@ def test_a_session_that_came_after_the_rollback_stays() -> None:
     later = Pointer("green", "blue", 8, "ada", "why", 1.0)
     assert choose(later, RELEASES, pin("red", "v0", 6)) == ("red", "pinned")
     assert choose(later, RELEASES, pin("red", "v0", 4)) == ("green", "rollback")
+
+
+ENDED = {
+    "blue": Release("v1", HERE, ended=True, rolled_back=5),
+    "green": Release("v2", HERE, ended_before=("v0", "v9")),
+    "red": Release("v3", HERE, ended=True, ended_before=("v1",)),
+}
+
+
+@pytest.mark.parametrize("policy", Policy)
+@pytest.mark.parametrize("on_rollback", OnRollback)
+@pytest.mark.parametrize("epoch", [1, 5, 9])
+@pytest.mark.parametrize(
+    ("color", "label", "ended"),
+    [
+        ("blue", "v1", True),
+        ("blue", "v2", False),
+        ("green", "v2", False),
+        ("green", "v0", True),
+        ("green", "v9", True),
+        ("green", "v1", False),
+        ("red", "v3", True),
+        ("red", "v1", True),
+        ("red", "v0", False),
+        ("pink", "v1", False),
+    ],
+)
+def test_what_a_deadline_has_ended_is_ended_whatever_else_is_true(
+    policy: Policy, on_rollback: OnRollback, epoch: int, color: str, label: str, ended: bool
+) -> None:
+    found = choose(POINTER, ENDED, pin(color, label, epoch), policy, on_rollback)
+    assert (found.why == "ended") is ended
+    assert "ended" not in MOVES
+    if ended:
+        assert found.color == color  # what it is told is its own protocol's ending, from where it lived
+    if color in ENDED:
+        assert has_ended(ENDED[color], label) is ended

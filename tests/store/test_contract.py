@@ -12,6 +12,7 @@ from typing import Any, cast
 import pytest
 
 from bgproxy.errors import BadInput
+from bgproxy.rules.deadline import set_deadline
 from bgproxy.store.base import Conflict, NodeReport, Store
 
 Opened = Callable[..., Awaitable[Store]]
@@ -68,6 +69,22 @@ async def test_times_are_the_stores(store: Store, flips: Any) -> None:
     assert second.pointer.at == first.pointer.at
     assert second.releases["blue"].at == first.releases["blue"].at
     assert second.releases["green"].at == later.at
+
+
+async def test_a_deadline_counts_from_the_stores_time_and_stays_as_it_is(store: Store, flips: Any) -> None:
+    state, _ = await store.commit(flips.first(), create=True)
+    state, _ = await store.commit(flips.flip(state))
+    for seconds in (0.0, 7.123, 86_400.0):
+        change = set_deadline(state, "blue", seconds, actor="ada", reason="", at=1.0)
+        assert change is not None
+        state, entry = await store.commit(change)
+        assert await store.read() == state
+        assert state.releases["blue"].deadline == pytest.approx(entry.at + seconds, abs=2e-6)
+        assert state.releases["blue"].at == entry.at
+    standing = state.releases["blue"].deadline
+    state, _ = await store.commit(flips.stage(state, "blue", "v3"))
+    assert (state.releases["blue"].deadline, standing > 0) == (0.0, True)
+    assert await store.read() == state
 
 
 async def test_texts_come_back_as_they_went(store: Store, flips: Any) -> None:

@@ -342,3 +342,22 @@ async def test_a_release_that_is_exchanged_while_a_session_is_moved_to_it(node: 
     with pytest.raises(Refused, match="green does not hold v2 any more, so the session stays on blue"):
         await node.ledger.move_session(KEY, "green", **WHO)
     assert await node.store.pins.find(KEY) == pin
+
+
+async def test_a_deadline_is_set_cancelled_and_ends_the_sessions_once(node: Node) -> None:
+    await node.ledger.flip("green", **WHO)
+    outcome = await node.ledger.set_deadline("blue", 0.0, **WHO)
+    standing = outcome.state.releases["blue"].deadline
+    evidence = {"sessions": 2}
+    early = await node.ledger.end_sessions("blue", "v1", at=standing - 0.001, evidence=evidence, **WHO)
+    assert not early.changed
+    assert (await node.ledger.set_deadline("blue", None, **WHO)).changed
+    assert not (await node.ledger.end_sessions("blue", "v1", at=standing, evidence=evidence, **WHO)).changed
+    again = await node.ledger.set_deadline("blue", 0.0, **WHO)
+    at = again.state.releases["blue"].deadline
+    ended = await node.ledger.end_sessions("blue", "v1", at=at, evidence=evidence, **WHO)
+    assert ended.entry is not None
+    assert (ended.entry.verb, ended.entry.facts["evidence"]) == ("drain", evidence)
+    assert node.mirror.state is not None
+    assert node.mirror.state.releases["blue"].ended
+    assert not (await node.ledger.end_sessions("blue", "v1", at=at, evidence=evidence, **WHO)).changed

@@ -238,8 +238,18 @@ async def test_a_slow_watcher_skips_and_never_queues(opened: Opened, flips: Any)
     waiting.cancel()
 
 
-def test_a_release_from_before_sessions_were_pinned(flips: Any) -> None:
-    document = release_document(replace(flips.first().state.releases["blue"], rolled_back=3))
-    assert release_from(orjson.loads(orjson.dumps(document)), "here").rolled_back == 3
-    del document["rolled_back"]
-    assert release_from(orjson.loads(orjson.dumps(document)), "here").rolled_back == 0
+def test_a_release_that_an_older_bgproxy_wrote(flips: Any) -> None:
+    lived = {"rolled_back": 3, "left": 4, "deadline": 5.5, "ended": True, "ended_before": ("v0", "v-1")}
+    release = flips.first().state.releases["blue"]
+    document = release_document(replace(release, **lived))
+    assert release_from(orjson.loads(orjson.dumps(document)), "here") == replace(release, **lived)
+    for member in lived:
+        del document[member]
+    assert release_from(orjson.loads(orjson.dumps(document)), "here") == release
+
+
+@pytest.mark.parametrize(("member", "bad"), [("ended", 1), ("left", True), ("ended_before", "v0"), ("deadline", "x")])
+def test_a_release_that_nobody_can_have_written(flips: Any, member: str, bad: object) -> None:
+    document = release_document(flips.first().state.releases["blue"]) | {member: bad}
+    with pytest.raises(StoreBroken, match="here, release"):
+        release_from(orjson.loads(orjson.dumps(document)), "here")
