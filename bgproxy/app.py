@@ -274,7 +274,7 @@ class Worker:
             await self.store.leave(node_id)
 
     def _save(self) -> dict[str, Any]:
-        metrics = self.metrics.snapshot(self.plane.report())
+        metrics = self.metrics.snapshot(self.plane.report(), self.plane.sessions())
         legacy.save(self.place.runtime_dir, self.place.slot, legacy.Legacy(self.node_id, metrics))
         return metrics
 

@@ -10,6 +10,16 @@ from rich.text import Text
 from bgproxy.cli.report import clean
 from bgproxy.cli.screen import color_style, grid, terminal, time
 
+_PLACE = ("pinned", "learned", "moved", "ended")
+_LINES = {
+    "cache": (("hits", "hits"), ("misses", "misses"), ("keys", "keys held")),
+    "keys": (("aliases", "aliases"), ("conflicts", "conflicts"), ("ignored", "values that can be none")),
+    "pins": (("refreshed", "refreshed"), ("gone", "restored"), ("turns", "turns that hold one")),
+    "store away": (
+        *(("journalled", "written down"), ("waiting", "still to be told")),
+        *(("dropped", "given up"), ("refused", "refused")),
+    ),
+}
 _FACTS = ("id", "color", "release", "upstream", "preset", "route", "epoch", "moved", "ttl", "max_age")
 
 
@@ -45,7 +55,34 @@ def show_stats(document: Mapping[str, Any]) -> None:
         rows.add_row(_color(one.get("color")), *(Text(clean(cell)) for cell in cells))
     screen = terminal()
     screen.print(rows)
-    screen.print(Text(clean(f"live sessions: {document.get('live', 0)}")))
+    live = document.get("live")
+    screen.print(Text(clean(f"live sessions: {'unknown, the store is away' if live is None else live}")))
+    if host := document.get("host"):
+        screen.print()
+        _show_host(host)
+
+
+def _show_host(host: Mapping[str, Any]) -> None:
+    """What the workers of one host have counted."""
+    rows = grid("preset", "color", *_PLACE, right=set(_PLACE))
+    for one in host.get("places", ()):
+        cells = (one.get(name, 0) for name in _PLACE)
+        rows.add_row(clean(one.get("preset")), _color(one.get("color")), *(clean(cell) for cell in cells))
+    screen = terminal()
+    screen.print(Text("counted by this host's workers:", style="dim"))
+    screen.print(rows)
+    for name, members in _LINES.items():
+        screen.print(Text(clean(f"{name}: {', '.join(f'{text} {host.get(key, 0)}' for key, text in members)}")))
+    if unpinned := host.get("unpinned"):
+        screen.print(Text(clean(f"not read: {', '.join(f'{reason} {count}' for reason, count in unpinned.items())}")))
+    for one in host.get("store", ()):
+        screen.print(Text(clean(_trips(one))))
+
+
+def _trips(one: Mapping[str, Any]) -> str:
+    calls, seconds = one.get("calls", 0), one.get("seconds", 0.0)
+    mean = f", {1000 * seconds / calls:.2f} ms each" if calls else ""
+    return f"store, {one.get('question')}: {calls} round trips{mean}, {one.get('failed', 0)} failed"
 
 
 def show_drain(document: Mapping[str, Any]) -> None:

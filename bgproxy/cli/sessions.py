@@ -93,7 +93,7 @@ def forget(session: Id, reason: Reason = "", admin: AdminUrl = ADMIN, token: Tok
 
 @app.command(epilog="Example: bgproxy sessions stats --json")
 def stats(admin: AdminUrl = ADMIN, token: Token = "", as_json: Json = False) -> None:
-    """Count the live sessions of each release, and say when the last of them expires if it is not used any more."""
+    """Count the live sessions of each release, and tell what the workers of this host have counted of them."""
     with reported(as_json):
         document = Admin(admin, token).get("/v1/sessions/stats", expect="releases")
         if as_json:

@@ -63,7 +63,8 @@ class DataPlane:
         self.state: FleetState | None = None
         self.pins = pins
         self.busy: dict[bytes, int] = {}  # turns under way by their session's pin
-        self.unpinned_by: dict[str, int] = {}  # requests whose body may hold a key and was not read, by reason
+        self.unpinned_by: dict[str, int] = {}  # bodies that may hold a key and were not read, by reason
+        self.ignored = 0  # values that stood where a key stands, and can be none
         self._touched = 0.0
         self._upstreams: dict[tuple[str, str], Upstream] = {}
         self._retired: list[Upstream] = []
@@ -240,6 +241,11 @@ class DataPlane:
         now = monotonic()
         return [upstream.report(now) for upstream in self._upstreams.values()]
 
+    def sessions(self) -> dict[str, Any]:
+        """What was counted of sessions, for status and metrics."""
+        own = {"unpinned": dict(self.unpinned_by), "ignored": self.ignored}
+        return {**self.pins.counted(), **own} if self.pins is not None else own
+
     def _all_upstreams(self) -> list[Upstream]:
         return [*self._upstreams.values(), *self._retired]
 
@@ -259,7 +265,7 @@ class DataPlane:
         return self.forwarding.trusts(peer)
 
     def unpinned(self, reason: str) -> None:
-        """A request may have named its session in a body that was not read."""
+        """A request may have named its session, or an answer a new one, in a body that was not read."""
         self.unpinned_by[reason] = self.unpinned_by.get(reason, 0) + 1
 
     def new_request_id(self) -> bytes:

@@ -27,6 +27,7 @@ from bgproxy.store.pinning import Learned, Want
 
 if TYPE_CHECKING:
     from bgproxy.proxy.exchange import Exchange
+    from bgproxy.proxy.plane import DataPlane
 
 _credentials = lru_cache(1024)(credentials_hash)
 
@@ -72,9 +73,16 @@ def turn_of(exchange: Exchange, rules: SessionRules, rest: bytes) -> Turn | None
     seen = rules.recogniser.request(request.method, request.target, request.marks or (), has_body, request.upgrade)
     if seen.keys or seen.body is not None or seen.minting or seen.own_cookie:
         return Turn(exchange, rules, seen)
-    if seen.unread:
-        exchange.client.plane.unpinned(seen.unread)
+    if seen.unread or seen.ignored:
+        _overlooked(exchange.client.plane, seen.unread, seen.ignored)
     return None
+
+
+def _overlooked(plane: DataPlane, unread: str, ignored: int) -> None:
+    """Count what was not understood: a body that was not read (`unread`: why), and values that can be no key."""
+    plane.ignored += ignored
+    if unread:
+        plane.unpinned(unread)
 
 
 class Turn:
@@ -120,14 +128,14 @@ class Turn:
         """The group that serves, once all keys are known; None: the exchange waits, and `Exchange.placed` follows."""
         sighting = self.sighting
         plane = self._plane
-        if sighting.unread:
-            plane.unpinned(sighting.unread)
         if not sighting.keys:
+            _overlooked(plane, sighting.unread, sighting.ignored)
             return self._active()
         keys = self.keys = self._digests(sighting.keys)
         pin = plane.pins.get(keys) if plane.pins is not None else None
         if pin is not None:
             return self._stand(pin, now)
+        plane.ignored += sighting.ignored
         self._ask(keys, now)
         return None
 
@@ -236,11 +244,17 @@ class Turn:
         keys: list[Key] = []
         if sighting.minting and (learner := sighting.response(status, marks or ())) is not None:
             keys = learner.keys
-            if not learner.done:
+            if learner.done:
+                self._heard(learner)
+            else:
                 self.learner = learner
         if sighting.own_cookie and status < 400:
             keys = [*keys, self._own_cookie(sighting.own_cookie)]
         return bool(keys) and self._learn(keys)
+
+    def _heard(self, learner: Learner) -> None:
+        """The answer says no more."""
+        _overlooked(self._plane, f"answer_{learner.unread}" if learner.unread else "", learner.ignored)
 
     def _own_cookie(self, name: bytes) -> Key:
         """A name of our own for a browser that has none: random, and it says nothing about where it leads."""
@@ -256,6 +270,7 @@ class Turn:
         keys = learner.feed(payload)
         if learner.done:
             self.learner = None
+            self._heard(learner)
         return bool(keys) and self._learn(keys)
 
     def _learn(self, keys: list[Key]) -> bool:
@@ -304,6 +319,7 @@ class Turn:
         """The exchange has ended, whichever way."""
         if self.learner is not None:
             self.learner.close()
+            self._heard(self.learner)
             self.learner = None
         counted, self.counted = self.counted, None
         if counted is None:

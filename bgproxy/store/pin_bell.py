@@ -13,7 +13,7 @@ from contextlib import aclosing
 from typing import cast
 
 from bgproxy.errors import StoreUnavailable
-from bgproxy.store.pinning import PinStore
+from bgproxy.store.pinning import NodePins
 
 log = logging.getLogger(__name__)
 
@@ -21,7 +21,7 @@ _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 2.0  # seconds before the next subscription
 
 
 async def follow(
-    pins: PinStore,
+    pins: NodePins,
     subscribed: Callable[[], None],
     changed: Callable[[Iterable[bytes]], None],
     sleep: Callable[[float], Awaitable[None]],

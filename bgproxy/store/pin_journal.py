@@ -10,7 +10,7 @@ from collections.abc import Callable
 from itertools import islice
 
 from bgproxy.store.batch import LARGEST
-from bgproxy.store.pinning import Learned, PinStore, Resolved, Want
+from bgproxy.store.pinning import Learned, NodePins, Resolved, Want
 
 Told = Callable[[Want | Learned, Resolved], None]
 
@@ -39,7 +39,7 @@ class Journal:
         for keys in [keys for keys, entry in self._entries.items() if _owner(entry) == pin_id]:
             del self._entries[keys]
 
-    async def write(self, pins: PinStore, told: Told) -> None:
+    async def write(self, pins: NodePins, told: Told) -> None:
         """Write all of it, calling `told` with what stands. What cannot be written stays: raises `StoreUnavailable`."""
         while self._entries:
             entries = [*islice(self._entries.values(), LARGEST)]

@@ -14,7 +14,7 @@ from bgproxy import tasks
 from bgproxy.errors import StoreUnavailable
 from bgproxy.rules.pin import Pin
 from bgproxy.store.batch import LARGEST, Batch
-from bgproxy.store.pinning import PinStore, Turn
+from bgproxy.store.pinning import NodePins, Turn
 
 log = logging.getLogger(__name__)
 
@@ -27,7 +27,7 @@ Answer = Callable[[Pin | None], None]
 class Turns:
     """One serial per turn, so that the end of an earlier one is not taken for the end of a later one."""
 
-    def __init__(self, pins: PinStore, node: str, clock: Callable[[], float]) -> None:
+    def __init__(self, pins: NodePins, node: str, clock: Callable[[], float]) -> None:
         """`node`: this node's id, as it reports itself to the store."""
         self._pins = pins
         self._node = node

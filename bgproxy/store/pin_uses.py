@@ -11,13 +11,13 @@ from collections.abc import Callable, Mapping
 from bgproxy.errors import StoreUnavailable
 from bgproxy.store.batch import LARGEST
 from bgproxy.store.pin_table import Held
-from bgproxy.store.pinning import PinStore
+from bgproxy.store.pinning import NodePins
 
 
 class Uses:
     """Keys that are in use; put them into `due`."""
 
-    def __init__(self, pins: PinStore, by_key: Mapping[bytes, Held], clock: Callable[[], float]) -> None:
+    def __init__(self, pins: NodePins, by_key: Mapping[bytes, Held], clock: Callable[[], float]) -> None:
         self.due: dict[bytes, None] = {}
         self._suspects: dict[bytes, Held] = {}  # not known to the store when it was last told
         self._pins = pins

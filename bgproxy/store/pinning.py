@@ -100,9 +100,8 @@ class PinCount(NamedTuple):
     last: float
 
 
-@runtime_checkable
-class PinStore(Protocol):
-    """See this module's promises. Wherever a pin's id is asked for, any of its keys will do."""
+class NodePins(Protocol):
+    """What a node asks for its sessions' sake. Wherever a pin's id is asked for, any of its keys will do."""
 
     async def resolve(self, wants: Sequence[Want]) -> list[Resolved]:
         """The pins of all these sessions, in one round trip.
@@ -131,13 +130,6 @@ class PinStore(Protocol):
         So of two nodes that place one session at once, both follow the first.
         """
 
-    async def move(self, key: bytes, color: str, release: str, *, if_epoch_below: int | None = None) -> Pin | None:
-        """Move a session by hand, whatever is under way; the pin that stands after it, None where it is gone.
-
-        Does nothing unless that release stands on that color, and with `if_epoch_below` unless the pin's epoch is
-        lower. The pin gets the pointer's epoch.
-        """
-
     async def migrate(self, node: str, turns: Sequence[Turn]) -> list[Pin | None]:
         """Move sessions to the active color for turns that are about to begin; the pins that stand, None if gone.
 
@@ -153,6 +145,24 @@ class PinStore(Protocol):
     async def idle(self, node: str, turns: Sequence[Turn]) -> None:
         """These turns are over. One that is not known, or that a later turn has replaced, is no error."""
 
+    def watch(self) -> AsyncIterator[tuple[bytes, ...]]:
+        """An async generator: () once subscribed, then ids of pins that ended or changed.
+
+        Raises `StoreUnavailable` when the line breaks or has fallen behind. Close it (`aclose`) when done.
+        """
+
+
+@runtime_checkable
+class PinStore(NodePins, Protocol):
+    """All of it: what nodes ask, and what operators ask. See this module's promises."""
+
+    async def move(self, key: bytes, color: str, release: str, *, if_epoch_below: int | None = None) -> Pin | None:
+        """Move a session by hand, whatever is under way; the pin that stands after it, None where it is gone.
+
+        Does nothing unless that release stands on that color, and with `if_epoch_below` unless the pin's epoch is
+        lower. The pin gets the pointer's epoch.
+        """
+
     async def find(self, key: bytes) -> Pin | None:
         """The pin that the key leads to. Does not count as use."""
 
@@ -167,10 +177,4 @@ class PinStore(Protocol):
 
         A page may be empty before the end. What lives throughout is met at least once. Raises `BadInput` on a bad
         cursor.
-        """
-
-    def watch(self) -> AsyncIterator[tuple[bytes, ...]]:
-        """An async generator: () once subscribed, then ids of pins that ended or changed.
-
-        Raises `StoreUnavailable` when the line breaks or has fallen behind. Close it (`aclose`) when done.
         """

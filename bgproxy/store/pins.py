@@ -24,18 +24,19 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from itertools import zip_longest
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from bgproxy import tasks
 from bgproxy.errors import StoreUnavailable
 from bgproxy.rules.pin import Pin
 from bgproxy.store.batch import Batch
 from bgproxy.store.pin_bell import follow
+from bgproxy.store.pin_counts import Counted, PinCounts
 from bgproxy.store.pin_outage import Known, Outage, PinOptions
 from bgproxy.store.pin_table import Held, PinTable
 from bgproxy.store.pin_turns import Turns
 from bgproxy.store.pin_uses import Uses
-from bgproxy.store.pinning import Learned, PinStore, Resolved, Want
+from bgproxy.store.pinning import Learned, NodePins, Resolved, Want
 
 log = logging.getLogger(__name__)
 
@@ -53,7 +54,7 @@ class PinCache:
 
     def __init__(
         self,
-        pins: PinStore,
+        pins: NodePins,
         known: Known,
         node: str,
         options: PinOptions | None = None,
@@ -66,10 +67,10 @@ class PinCache:
 
         `wall`: unix seconds, for pins that are made while the store, whose clock counts, is away.
         """
-        self.hits = self.misses = self.created = self.learned = self.aliases = self.conflicts = 0
-        self.refreshed = self.gone = self.moves = 0
+        self.hits = self.misses = self.aliases = self.conflicts = self.refreshed = self.gone = 0
+        self.counts = PinCounts()
         options = options or PinOptions()
-        self._pins = pins
+        self._pins = pins = Counted(pins, self.counts, clock)
         self._known = known
         self._interval = options.refresh_interval
         self._clock = clock
@@ -97,25 +98,21 @@ class PinCache:
     def __len__(self) -> int:
         return len(self._table)
 
-    @property
-    def journalled(self) -> int:
-        """Decisions written down while the store was away."""
-        return self._outage.journalled
-
-    @property
-    def refused(self) -> int:
-        """Sessions turned away while the store was away."""
-        return self._outage.refused
-
-    @property
-    def dropped(self) -> int:
-        """Entries of the journal that were given up, as it was full."""
-        return self._journal.dropped
-
-    @property
-    def waiting(self) -> int:
-        """Entries of the journal that are still to be written."""
-        return len(self._journal)
+    def counted(self) -> dict[str, Any]:
+        """All that was counted, and under `gauges` what is held now; JSON-able, made to be added up."""
+        return {
+            **self.counts.as_dict(),
+            "hits": self.hits,
+            "misses": self.misses,
+            "aliases": self.aliases,
+            "conflicts": self.conflicts,
+            "refreshed": self.refreshed,
+            "gone": self.gone,
+            "journalled": self._outage.journalled,
+            "refused": self._outage.refused,
+            "dropped": self._journal.dropped,
+            "gauges": {"keys": len(self._table), "waiting": len(self._journal), "turns": len(self._turns)},
+        }
 
     def get(self, keys: Sequence[bytes]) -> Pin | None:
         """The pin that the first key, the most specific, leads to, if that is known for certain; else `resolve`."""
@@ -144,7 +141,7 @@ class PinCache:
         Who asks for one of them meanwhile waits too. All of them may belong to other sessions: then it is one of their
         pins that is told, or None (taken).
         """
-        self.learned += 1
+        self.counts.of(learned.preset, learned.color).learned += len(learned.keys)
         if not self._known.connected:
             self._answer_learned(learned, None, done)
             return
@@ -176,7 +173,8 @@ class PinCache:
 
     def end(self, pin_id: bytes) -> None:
         """The session is over. With the store away its pin idles out instead."""
-        self._table.drop(pin_id)
+        if (held := self._table.drop(pin_id)) is not None:
+            self.counts.of(held.pin.preset, held.pin.color).ended += 1
         self._journal.forget(pin_id)
         self._ends.add(pin_id)
 
@@ -264,7 +262,8 @@ class PinCache:
     def _remember(self, entry: Want | Learned, found: Resolved, began: float, line: int, rung: Iterable[bytes]) -> None:
         """Take over what the store has answered to a question that was put at `began`."""
         pin, keys = found.pin, entry.keys
-        self.created += found.created
+        if found.created:
+            self.counts.of(pin.preset, pin.color).pinned += 1
         self.aliases += found.aliases
         self.conflicts += found.conflicts
         if pin.id in rung:  # it changed while the answer was on its way
@@ -283,7 +282,8 @@ class PinCache:
 
     def _without_store(self, want: Want, dones: list[Done]) -> None:
         pin, why = self._outage.resolve(want, self._line)
-        self.created += why == "journalled"
+        if pin is not None and why == "journalled":
+            self.counts.of(pin.preset, pin.color).pinned += 1
         _call(dones, pin, why)
 
     async def _teach(self, lessons: list[tuple[Learned, Done]]) -> None:
@@ -320,14 +320,16 @@ class PinCache:
         if (held := self._by_key.get(asked.id)) is not None:
             held.pin = standing
         has_moved = (standing.color, standing.release) != (asked.color, asked.release)
-        self.moves += has_moved
+        if has_moved:
+            self.counts.of(standing.preset, standing.color).moved += 1
         _call([done], standing, "moved" if has_moved else "stays")
 
     def _written(self, entry: Want | Learned, found: Resolved) -> None:
         """The journal has reached the store; where that holds something else, it was first and wins."""
         if isinstance(entry, Want) and entry.was is not None:
             self.conflicts += (entry.was.color, entry.was.release) != (found.pin.color, found.pin.release)
-        self._remember(entry, found._replace(created=False), self._clock(), self._line, ())
+        counted = isinstance(entry, Want)  # when it was written down
+        self._remember(entry, found._replace(created=found.created and not counted), self._clock(), self._line, ())
 
     def _lost(self, key: bytes, held: Held) -> None:
         """The store knows nothing of a pin that is in use here, and nobody has ended it: it is written again."""

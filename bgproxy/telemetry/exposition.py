@@ -19,6 +19,7 @@ from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
 from bgproxy.rules.fleet import FleetState
+from bgproxy.telemetry import session_families
 
 CLASSES = ("none", "1xx", "2xx", "3xx", "4xx", "5xx")  # "none": no answer was begun
 _SERIES = ("route", "color", "release")
@@ -64,6 +65,7 @@ class _Families(Collector):
         yield from _relays(series)
         yield from _edges(self._snapshot)
         yield from _upstreams(self._snapshot["upstreams"])
+        yield from session_families.families(self._snapshot["sessions"])
         yield from _fleet(self._facts)
 
 

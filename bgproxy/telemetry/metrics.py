@@ -114,8 +114,13 @@ class Metrics:
             total[slot.color] = total.get(slot.color, 0) + getattr(slot, name)
         return total
 
-    def snapshot(self, upstreams: list[dict[str, Any]] | None = None) -> dict[str, Any]:
-        """Everything, JSON-able, with what a predecessor in this worker's place had counted (`carried`)."""
+    def snapshot(
+        self, upstreams: list[dict[str, Any]] | None = None, sessions: dict[str, Any] | None = None
+    ) -> dict[str, Any]:
+        """Everything, JSON-able, with what a predecessor in this worker's place had counted (`carried`).
+
+        `sessions`: numbers in dictionaries of any depth; all of them are counters, but those under `gauges`.
+        """
         own: dict[str, Any] = {
             "bounds": list(BOUNDS),
             "series": [slot.as_dict() for slot in self._slots.values()],
@@ -126,6 +131,7 @@ class Metrics:
             },
             "gauges": {"connections": self.connections},
             "upstreams": upstreams or [],
+            "sessions": sessions or {},
         }
         return merge([own, self.carried]) if self.carried else own
 
@@ -146,7 +152,8 @@ def counters_of(snapshot: dict[str, Any]) -> dict[str, Any]:
         raise ValueError("its histograms have other bounds")
     nothing = dict.fromkeys(_GAUGES, 0)
     series = [one | nothing for one in snapshot["series"]]
-    return {**snapshot, "series": series, "gauges": {"connections": 0}, "upstreams": []}
+    sessions = {name: value for name, value in snapshot.get("sessions", {}).items() if name != "gauges"}
+    return {**snapshot, "series": series, "gauges": {"connections": 0}, "upstreams": [], "sessions": sessions}
 
 
 def merge(snapshots: list[dict[str, Any]]) -> dict[str, Any]:
@@ -157,6 +164,7 @@ def merge(snapshots: list[dict[str, Any]]) -> dict[str, Any]:
         "bounds": list(BOUNDS),
         "counters": {"connections": 0, "refused": {}, "dropped_fields": 0},
         "gauges": {"connections": 0},
+        "sessions": {},
     }
     for snapshot in snapshots:
         for one in snapshot["series"]:
@@ -167,6 +175,7 @@ def merge(snapshots: list[dict[str, Any]]) -> dict[str, Any]:
             upstreams[spot] = _add(upstreams[spot], one) if spot in upstreams else one
         total["counters"] = _add(total["counters"], snapshot["counters"])
         total["gauges"] = _add(total["gauges"], snapshot["gauges"])
+        total["sessions"] = _add(total["sessions"], snapshot.get("sessions", {}))  # of an older version: none
     return {**total, "series": list(series.values()), "upstreams": list(upstreams.values())}
 
 

@@ -44,12 +44,14 @@ class LedgerSwitch:
         return await self.ledger.stage(color, release, **terms)
 
 
-def worker(name: str, *, up: bool = True, age: float = 0.0, upstreams: Any = ()) -> tuple[Metrics, dict[str, Any]]:
+def worker(
+    name: str, *, up: bool = True, age: float = 0.0, upstreams: Any = (), sessions: Any = None
+) -> tuple[Metrics, dict[str, Any]]:
     """A worker's counters and the snapshot that its peers see (taken anew by `Workers`)."""
     metrics = Metrics()
     node = NodeReport(id=name, host="here", pid=1, version="0", epoch=1)
     store = {"state": "up" if up else "down", "kind": "memory", "age": age}
-    return metrics, {"node": node, "store": store, "upstreams": list(upstreams), "started": 0.0}
+    return metrics, {"node": node, "store": store, "upstreams": list(upstreams), "sessions": sessions, "started": 0.0}
 
 
 @dataclass
@@ -65,7 +67,7 @@ class Workers:
                 "node": node_json(
                     replace(facts["node"], **{n: metrics.by_color(n) for n in ("in_flight", "streams", "websockets")})
                 ),
-                "metrics": metrics.snapshot(facts["upstreams"]),
+                "metrics": metrics.snapshot(facts["upstreams"], facts["sessions"]),
             }
             for metrics, facts in self.workers
         ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from admin_plane import OPERATOR, TOKENS, Plane, bearer
+from admin_plane import OPERATOR, TOKENS, Plane, bearer, worker
 from jsonschema import Draft202012Validator
 
 from bgproxy.admin.shapes import ANSWERS
@@ -179,6 +179,25 @@ async def test_the_counts_of_each_release(client, plane):
     assert body["releases"][2]["last_expires"] == shown["expires"]
 
 
+async def test_the_stats_tell_what_the_workers_of_the_host_have_counted(client, plane):
+    places = {"mcp": {"blue": {"pinned": 2, "learned": 3, "moved": 0, "ended": 1}}}
+    trips = {"resolve": {"calls": 4, "failed": 1, "seconds": 0.5}}
+    one = {"places": places, "store": trips, "unpinned": {"oversized": 1}, "hits": 7, "gauges": {"waiting": 2}}
+    plane.peers.workers = [worker("a", sessions=one), worker("b", sessions=one)]
+
+    body = await (await client.get("/v1/sessions/stats")).json()
+
+    fits(body, "SessionStats")
+    host = body["host"]
+    assert host["places"] == [
+        {"preset": "mcp", "color": "blue", "pinned": 4, "learned": 6, "moved": 0, "ended": 2},
+    ]
+    assert host["store"] == [{"question": "resolve", "calls": 8, "failed": 2, "seconds": 1.0}]
+    assert (host["unpinned"], host["hits"], host["misses"], host["waiting"]) == ({"oversized": 2}, 14, 0, 4)
+    text = await (await client.get("/metrics")).text()
+    assert 'bgproxy_session_pinned_total{color="blue",preset="mcp"} 4.0' in text
+
+
 async def test_a_status_counts_the_sessions_of_what_stands(client, plane):
     await on_blue(plane, "a")
     await on_green(plane, "old", "v0")
@@ -205,7 +224,10 @@ async def test_a_store_that_is_away_does_not_fail_the_status(client, plane, monk
     assert {one["sessions"] for one in (await answer.json())["colors"].values()} == {None}
     assert asked == ([] if known else [1])  # not even the time-out is waited for where it is known to be away
     assert (await client.get("/metrics")).status == 200
-    for path in ("/v1/sessions", "/v1/sessions/stats", f"/v1/sessions/{'0' * 32}"):
+    stats = await (await client.get("/v1/sessions/stats")).json()
+    fits(stats, "SessionStats")
+    assert (stats["live"], stats["releases"]) == (None, [])
+    for path in ("/v1/sessions", f"/v1/sessions/{'0' * 32}"):
         answer = await client.get(path)
         assert (answer.status, (await answer.json())["code"]) == (503, "store_unavailable"), path
 

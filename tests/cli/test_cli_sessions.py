@@ -97,6 +97,37 @@ def test_the_counts(admin, run):
     assert told[3] == "live sessions: 7"
 
 
+def test_stats_tell_what_the_host_has_counted_and_when_nobody_knows_how_many_live(admin, run):
+    host = {
+        "places": [{"preset": "mcp", "color": "blue", "pinned": 4, "learned": 6, "moved": 1, "ended": 2}],
+        "unpinned": {"compressed": 1, "oversized": 5},
+        "hits": 90,
+        "misses": 10,
+        "journalled": 3,
+        "waiting": 2,
+        "keys": 8,
+        "store": [
+            {"question": "learn", "calls": 0, "failed": 0, "seconds": 0.0},
+            {"question": "resolve", "calls": 4, "failed": 1, "seconds": 0.01},
+        ],
+    }
+    admin.answers["GET", "/v1/sessions/stats"] = {"live": None, "releases": [], "host": host}
+    told = lines(run("sessions", "stats").stdout)
+    assert told[1] == "live sessions: unknown, the store is away"
+    assert told[3:] == [
+        "counted by this host's workers:",
+        "preset color pinned learned moved ended",
+        "mcp blue 4 6 1 2",
+        "cache: hits 90, misses 10, keys held 8",
+        "keys: aliases 0, conflicts 0, values that can be none 0",
+        "pins: refreshed 0, restored 0, turns that hold one 0",
+        "store away: written down 3, still to be told 2, given up 0, refused 0",
+        "not read: compressed 1, oversized 5",
+        "store, learn: 0 round trips, 0 failed",
+        "store, resolve: 4 round trips, 2.50 ms each, 1 failed",
+    ]
+
+
 VERBS: list[tuple[tuple[str, ...], tuple[str, str], dict[str, Any]]] = [
     (("list",), ("GET", "/v1/sessions"), {"sessions": [SESSION], "next": None}),
     (("show", ID), ("GET", f"/v1/sessions/{ID}"), SESSION),

@@ -133,6 +133,21 @@ async def test_a_body_that_is_not_read_passes_untouched_unpinned_and_counted(
     assert proxy.plane.unpinned_by == {why: 2}
 
 
+async def test_an_answer_that_is_not_read_is_counted_as_such(rig: Rig) -> None:
+    packed = Serving(lambda _: ok(gzip.compress(b"{}"), JSON.encode(), b"Content-Encoding: gzip"))
+    proxy = await rig.proxy(rig.agent(packed), sessions=["a2a"])
+    assert (await proxy.ask(post(a2a(), JSON), b"POST")).status == 200
+    assert proxy.plane.unpinned_by == {"answer_compressed": 1}
+
+
+@pytest.mark.parametrize("known", [False, True])
+async def test_a_value_that_can_be_no_id_is_counted(rig: Rig, known: bool) -> None:
+    proxy, _, _ = await two_colors(rig, "header:X-One", "header:X-Two")
+    assert await says(proxy, get("/", "X-One: no id", *(["X-Two: an-id"] if known else []))) == "blue"
+    told = proxy.plane.sessions()
+    assert (told["ignored"], told["misses"]) == (1, int(known))
+
+
 async def test_an_id_in_an_event_is_pinned_before_the_client_can_use_it(rig: Rig) -> None:
     script = Script()
     proxy = await rig.proxy(

@@ -84,13 +84,15 @@ async def test_no_counter_that_was_seen_ever_falls(serve):
         for _ in range(times):
             assert await serve.ask() == (200, "v1")
 
-    await ask(3)
+    assert await serve.ask("/", "Mcp-Session-Id: s-1") == (200, "v1")
+    await ask(2)
     before = await serve.metrics()  # well within a second of what it counts: nothing else has saved it
     await kill_a_worker(serve)
     await ask(2)
     after = await serve.metrics()
     fallen = {name: (before[name], after[name]) for name in before if "_total" in name and after[name] < before[name]}
     assert not fallen
+    assert await serve.counted("bgproxy_session_pinned_total", preset="mcp", color="blue") == 1
     assert await serve.counted("bgproxy_requests_total", **{"class": "2xx"}) == 5
 
 

@@ -223,5 +223,13 @@ async def resolved(cache: PinCache, *names: object, **more: Any) -> Answers:
     return answers
 
 
+def counted(cache: PinCache, name: str) -> int:
+    return cast("int", cache.counted()[name])
+
+
+def waiting(cache: PinCache) -> int:
+    return cast("int", cache.counted()["gauges"]["waiting"])
+
+
 def elsewhere(pin: Pin) -> Pin:
     return replace(pin, color="green", release="v2")

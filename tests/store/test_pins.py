@@ -37,13 +37,13 @@ class TestAsking:
         for _ in range(100):
             assert cache.get([key("a")]) is first.pin
         assert line.calls == [("resolve", 1)]
-        assert (cache.hits, cache.misses, cache.created) == (100, 1, 1)
+        assert (cache.hits, cache.misses, cache.counts.of("mcp", "blue").pinned) == (100, 1, 1)
 
     async def test_what_another_node_has_made_is_found(self, rig: Rig, node: tuple[PinCache, Line]) -> None:
         [other] = await rig.pins.resolve([want("a")])
         found = await resolved(node[0], "a")
         assert (found.pin, found.why) == (other.pin, "found")
-        assert node[0].created == 0
+        assert node[0].counts.of("mcp", "blue").pinned == 0
 
     async def test_one_session_asked_for_twice_is_one_question(self, rig: Rig, node: tuple[PinCache, Line]) -> None:
         cache, line = node
@@ -305,7 +305,7 @@ class TestLearning:
         assert (answers.why, answers.pin.color) == ("learned", "blue")
         assert cache.get([key("session")]) == answers.pin == await rig.pins.find(key("session"))
         assert line.calls == [("learn", 1)]
-        assert cache.learned == 1
+        assert cache.counts.of("mcp", "blue").learned == 1
 
     async def test_who_asks_meanwhile_waits_for_it(self, rig: Rig, node: tuple[PinCache, Line]) -> None:
         cache, line = node

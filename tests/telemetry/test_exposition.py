@@ -23,6 +23,9 @@ STATE = FleetState(
     },
     colors=("blue", "green", "violet"),
 )
+COUNTED = (
+    *("hits", "misses", "aliases", "conflicts", "refreshed", "gone", "journalled", "refused", "dropped", "ignored"),
+)
 SERIES = {"route": "chat", "color": "green", "release": "v2"}
 
 
@@ -57,7 +60,14 @@ def merged() -> dict[str, Any]:
     one = {"color": "green", "url": "http://b:1", "healthy": True, "reason": "", "in_flight": 1, "failures": 0}
     ups = [one | {"open": 5, "idle": 2}]
     downs = [one | {"open": 1, "idle": 0, "healthy": False, "reason": "refused"}]
-    return merge([worker().snapshot(ups), worker().snapshot(downs)])
+    sessions = {
+        "places": {"mcp": {"green": {"pinned": 1, "learned": 2, "moved": 3, "ended": 4}}},
+        "store": {"resolve": {"calls": 5, "failed": 1, "seconds": 0.25}},
+        "unpinned": {"oversized": 6},
+        **{name: 10 + place for place, name in enumerate(COUNTED)},
+        "gauges": {"keys": 30, "waiting": 31, "turns": 32},
+    }
+    return merge([worker().snapshot(ups, sessions), worker().snapshot(downs, sessions)])
 
 
 def samples(text: bytes, parse: Any = parse_text) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
@@ -116,6 +126,27 @@ def told() -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
         ("bgproxy_build_info", {"version": "1.2.3"}, 1),
         ("bgproxy_sessions", {"color": "blue", "release": "v1"}, 7),
         ("bgproxy_sessions", {"color": "blue", "release": "v0"}, 1),
+        ("bgproxy_session_pinned_total", {"preset": "mcp", "color": "green"}, 2),
+        ("bgproxy_session_learned_total", {"preset": "mcp", "color": "green"}, 4),
+        ("bgproxy_session_moved_total", {"preset": "mcp", "color": "green"}, 6),
+        ("bgproxy_session_ended_total", {"preset": "mcp", "color": "green"}, 8),
+        ("bgproxy_session_unpinned_total", {"reason": "oversized"}, 12),
+        ("bgproxy_session_lookups_total", {"result": "hit"}, 20),
+        ("bgproxy_session_lookups_total", {"result": "miss"}, 22),
+        ("bgproxy_session_aliases_total", {}, 24),
+        ("bgproxy_session_conflicts_total", {}, 26),
+        ("bgproxy_session_refreshed_total", {}, 28),
+        ("bgproxy_session_restored_total", {}, 30),
+        ("bgproxy_session_journalled_total", {}, 32),
+        ("bgproxy_session_refused_total", {}, 34),
+        ("bgproxy_session_journal_dropped_total", {}, 36),
+        ("bgproxy_session_ignored_values_total", {}, 38),
+        ("bgproxy_session_cached_keys", {}, 60),
+        ("bgproxy_session_journal_waiting", {}, 62),
+        ("bgproxy_session_held_turns", {}, 64),
+        ("bgproxy_session_store_seconds_count", {"question": "resolve"}, 10),
+        ("bgproxy_session_store_seconds_sum", {"question": "resolve"}, 0.5),
+        ("bgproxy_session_store_failures_total", {"question": "resolve"}, 2),
     ],
 )
 def test_each_number(told, name, labels, value):
@@ -123,7 +154,7 @@ def test_each_number(told, name, labels, value):
 
 
 def test_nothing_else_is_told(told):
-    assert {name for name, _ in told} == {
+    assert {name for name, _ in told if not name.startswith("bgproxy_session_")} == {
         "bgproxy_requests_total",
         *(f"bgproxy_request_duration_seconds_{part}" for part in ("bucket", "count", "sum")),
         *(f"bgproxy_time_to_first_byte_seconds_{part}" for part in ("bucket", "count", "sum")),
@@ -178,6 +209,7 @@ def test_the_format_is_the_one_that_was_asked_for(accept, content_type):
 def test_before_anything_is_known_it_still_answers():
     told = samples(expose(merge([]), facts(state=None, store_up=False, workers=1))[0])
     assert told["bgproxy_store_up", frozenset()] == 0
+    assert told["bgproxy_session_lookups_total", frozenset({("result", "hit")})] == 0
     assert "bgproxy_epoch" not in {name for name, _ in told}
 
 

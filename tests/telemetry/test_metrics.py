@@ -147,6 +147,40 @@ def test_a_successor_goes_on_from_the_counters_and_not_from_the_gauges():
     assert again.snapshot()["series"][0]["classes"][2] == 4
 
 
+SESSIONS: dict[str, Any] = {
+    "places": {"mcp": {"blue": {"pinned": 1}, "green": {"pinned": 2}}},
+    "store": {"resolve": {"calls": 3, "seconds": 0.5}},
+    "hits": 10,
+    "gauges": {"waiting": 4},
+}
+
+
+def test_what_was_counted_of_sessions_adds_up():
+    other = {"places": {"mcp": {"green": {"pinned": 5}}, "a2a": {"blue": {"pinned": 1}}}, "hits": 1, "gauges": {}}
+    both = merge([Metrics().snapshot(None, SESSIONS), Metrics().snapshot(None, other), Metrics().snapshot()])
+    assert both["sessions"] == {
+        "places": {"mcp": {"blue": {"pinned": 1}, "green": {"pinned": 7}}, "a2a": {"blue": {"pinned": 1}}},
+        "store": {"resolve": {"calls": 3, "seconds": 0.5}},
+        "hits": 11,
+        "gauges": {"waiting": 4},
+    }
+
+
+def test_of_a_dead_worker_s_sessions_the_counters_go_on_and_what_it_held_does_not():
+    successor = Metrics()
+    successor.carry(json.loads(json.dumps(Metrics().snapshot(None, SESSIONS))))
+    told = successor.snapshot(None, {"hits": 1, "gauges": {"waiting": 1}})["sessions"]
+    assert (told["hits"], told["gauges"], told["places"]) == (11, {"waiting": 1}, SESSIONS["places"])
+
+
+def test_a_worker_of_a_version_that_did_not_count_sessions_is_understood():
+    old = Metrics().snapshot()
+    del old["sessions"]
+    successor = Metrics()
+    successor.carry(old)
+    assert merge([old, successor.snapshot(None, {"hits": 1})])["sessions"] == {"hits": 1}
+
+
 @given(st.lists(st.lists(st.floats(0, 1000), max_size=20), max_size=5))
 def test_merged_histograms_are_the_histogram_of_all(durations):
     workers, whole = [], Histogram()
