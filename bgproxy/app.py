@@ -95,7 +95,7 @@ class Worker:
         self.listeners = [Listener(self.plane, sock) for sock in place.listening]
         self.health = HealthChecker(settings.health(), self.plane.upstreams)
         self.validator = Validator(self.ledger, self.mirror, self.plane.warm_up)
-        self.drainer = Drainer(self.ledger, self.mirror, self.store.nodes, self.store.pins.counts)
+        self.drainer = Drainer(self.ledger, self.mirror, self.store.nodes, self.store.pins.counts, self.store.now)
         self.peers = HostPeers(place.runtime_dir, place.slot, self.snapshot, self.mirror.refresh)
         self.switch = Switch(self.ledger, self.mirror, self.plane.warm_up, self.validator, self.peers.catch_up)
         self.heartbeat = Heartbeat(self.store, self.report)
@@ -239,6 +239,8 @@ class Worker:
             in_flight=self.metrics.by_color("in_flight"),
             streams=self.metrics.by_color("streams"),
             websockets=self.metrics.by_color("websockets"),
+            revision=state.revision if state else 0,
+            oldest={color: round(seconds, 3) for color, seconds in self.plane.oldest().items()},
         )
 
     def snapshot(self) -> dict[str, Any]:

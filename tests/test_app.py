@@ -37,7 +37,7 @@ class SharedStore:
         self.failure: Exception | None = None
         self.left: list[str] = []
         self.watch, self.beat, self.nodes = self._memory.watch, self._memory.beat, self._memory.nodes
-        self.audit, self.close = self._memory.audit, self._memory.close
+        self.audit, self.close, self.now = self._memory.audit, self._memory.close, self._memory.now
         self.pins = self._memory.pins
 
     async def open(self) -> None:
@@ -315,7 +315,8 @@ async def test_what_it_says_of_itself(bench):
     worker.metrics.slot("default", "blue", "v1").in_flight = 2
     report = worker.report()
     assert isinstance(report, NodeReport)
-    assert (report.id, report.epoch, report.in_flight["blue"]) == (worker.node_id, 1, 2)
+    assert (report.id, report.epoch, report.revision, report.in_flight["blue"]) == (worker.node_id, 1, 1, 2)
+    assert report.oldest == {}
     worker.plane.draining = True
     assert worker.ready()[0] is False
 

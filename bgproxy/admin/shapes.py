@@ -267,6 +267,12 @@ ANSWERS: Final[dict[str, Schema]] = {
         streams=_PER_COLOR,
         websockets=_PER_COLOR,
         age={"type": "number", "description": "Seconds since it was last heard."},
+        revision={"type": "integer", "minimum": 0, "description": "Of the state that it routes by."},
+        oldest={
+            "type": "object",
+            "additionalProperties": {"type": "number", "minimum": 0},
+            "description": "By color: seconds that the oldest of what is in flight has been under way.",
+        },
     ),
     "Nodes": _all(nodes={"type": "array", "items": ref("Node")}),
     "Status": _all(

@@ -137,4 +137,6 @@ def node_json(node: NodeReport) -> dict[str, Any]:
         "epoch": node.epoch,
         **{name: dict(getattr(node, name)) for name in _LOADS},
         "age": round(node.age, 3),
+        "revision": node.revision,
+        "oldest": dict(node.oldest),
     }

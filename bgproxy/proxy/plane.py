@@ -246,6 +246,18 @@ class DataPlane:
         own = {"unpinned": dict(self.unpinned_by), "ignored": self.ignored}
         return {**self.pins.counted(), **own} if self.pins is not None else own
 
+    def oldest(self) -> dict[str, float]:
+        """By color, how many seconds the oldest of what is in flight there has been under way."""
+        now = monotonic()
+        under_way = [client.exchange for client in self.connections]
+        under_way += [tunnel.exchange for tunnel in self.tunnels]
+        began: dict[str, float] = {}
+        for exchange in under_way:
+            if exchange is not None and not exchange.over:
+                color = exchange.group.color
+                began[color] = min(exchange.started, began.get(color, now))
+        return {color: now - at for color, at in began.items()}
+
     def _all_upstreams(self) -> list[Upstream]:
         return [*self._upstreams.values(), *self._retired]
 

@@ -116,6 +116,11 @@ class Tunnel:
     def __repr__(self) -> str:
         return f"<Tunnel {self._exchange.group.color} {self._reason or 'open'}>"
 
+    @property
+    def exchange(self) -> Exchange:
+        """The request that became this tunnel."""
+        return self._exchange
+
     def open(self, head: bytes, rest: bytes) -> None:
         """Tell the client (`head`: the 101), and take both sockets over. `rest`: what the agent sent behind its 101."""
         client = self._exchange.client

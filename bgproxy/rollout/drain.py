@@ -3,18 +3,25 @@ and no node has anything in flight on it.
 
 It is computed from the store's count of live pins and from what every node of the fleet reports, never assumed: a node
 that has not applied the newest epoch yet may still admit to the old color, so its zero does not count.
+
+Where an operator has set a deadline, this ends the sessions that still live there once it has passed; then they do not
+hold the release any more, what is in flight still does. Of clocks one thing is assumed: that the store's goes on. The
+deadline was stamped by it and is compared with it, so a node whose own clock is wrong ends neither early nor late.
+Where the store's clock is set forward the deadline comes sooner by as much; while the store is away none passes.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import random
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 from bgproxy.errors import Problem
+from bgproxy.rules.deadline import LEAVING
 from bgproxy.rules.fleet import FleetState
-from bgproxy.rules.release import Event, Phase
+from bgproxy.rules.release import Event, Release
 from bgproxy.store.base import NodeReport
 from bgproxy.store.ledger import Ledger
 from bgproxy.store.mirror import Mirror
@@ -30,9 +37,14 @@ LOOKS = 3
 ACTOR = "bgproxy"
 
 
-def is_empty(color: str, epoch: int, nodes: Sequence[NodeReport]) -> bool:
-    """Whether every node has applied `epoch` and holds nothing on the color; without any node nothing is known."""
-    return bool(nodes) and all(node.epoch >= epoch and not node.in_flight.get(color, 0) for node in nodes)
+def is_empty(color: str, epoch: int, nodes: Sequence[NodeReport], revision: int = 0) -> bool:
+    """Whether every node has applied `epoch` and `revision` and holds nothing on the color.
+
+    Without any node nothing is known.
+    """
+    return bool(nodes) and all(
+        node.epoch >= epoch and node.revision >= revision and not node.in_flight.get(color, 0) for node in nodes
+    )
 
 
 class Drainer:
@@ -44,12 +56,15 @@ class Drainer:
         mirror: Mirror,
         nodes: Callable[[], Awaitable[Sequence[NodeReport]]],
         sessions: Callable[[], Awaitable[Mapping[tuple[str, str], PinCount]]],
+        now: Callable[[], Awaitable[float]],
     ) -> None:
-        """`sessions`: live pins by color and release, as `PinStore.counts`."""
+        """`sessions`: live pins by color and release, as `PinStore.counts`; `now`: the store's time, unix seconds."""
         self._ledger = ledger
         self._mirror = mirror
         self._nodes = nodes
         self._sessions = sessions
+        self._now = now
+        self._ended: dict[tuple[str, int], int] = {}  # by color and epoch of leaving: the first revision seen so
         self._found_empty: dict[tuple[str, int], int] = {}
         self._task: asyncio.Task[None] | None = None
 
@@ -65,14 +80,23 @@ class Drainer:
         leaving = _leaving(state) if state is not None else {}
         if state is None or not leaving:
             self._found_empty.clear()
+            self._ended.clear()
             return
         nodes = await self._nodes()
         # After the nodes: what was in flight may have begun a session there before it ended.
         sessions = await self._sessions()
         epoch = state.pointer.epoch
         before, self._found_empty = self._found_empty, {}
-        for color, label in leaving.items():
-            if (color, label) in sessions or not is_empty(color, epoch, nodes):
+        for color, release in leaving.items():
+            label = release.label
+            if release.ended:
+                # A node that has not heard of it yet may still let a session's request in, so its zero does not count.
+                since = self._ended.setdefault((color, release.left), state.revision)
+            elif (color, label) in sessions:
+                continue
+            else:
+                since = 0
+            if not is_empty(color, epoch, nodes, since):
                 continue
             looks = before.get((color, epoch), 0) + 1
             if looks >= LOOKS:
@@ -82,21 +106,53 @@ class Drainer:
             else:
                 self._found_empty[color, epoch] = looks
 
+    async def end_what_is_due(self) -> float:
+        """End the sessions of each release whose deadline has passed; seconds to the next deadline, inf for none."""
+        state = self._mirror.state
+        leaving = _leaving(state) if state is not None else {}
+        due = [(color, release) for color, release in leaving.items() if release.deadline and not release.ended]
+        if not due:
+            return math.inf
+        now = await self._now()
+        for color, release in due:
+            if release.deadline <= now:
+                await self._end(color, release, now)
+        return min((release.deadline - now for _, release in due if release.deadline > now), default=math.inf)
+
+    async def _end(self, color: str, release: Release, now: float) -> None:
+        """The evidence is how much it ends, at that moment."""
+        nodes, sessions = await self._nodes(), await self._sessions()
+        count = sessions.get((color, release.label))
+        evidence = {
+            "sessions": count.live if count is not None else 0,
+            "in_flight": sum(node.in_flight.get(color, 0) for node in nodes),
+            "nodes": len(nodes),
+        }
+        reason = "the deadline of its drain has passed"
+        await self._ledger.end_sessions(color, release.label, actor=ACTOR, reason=reason, at=now, evidence=evidence)
+
     async def _run(self) -> None:
+        to_look, to_deadline = 0.0, math.inf  # seconds
         while True:
-            await asyncio.sleep(INTERVAL * random.uniform(0.75, 1.25))
+            if to_look <= 0:
+                to_look = INTERVAL * random.uniform(0.75, 1.25)
+            nap = min(to_look, to_deadline)
+            await asyncio.sleep(nap)
+            to_look, to_deadline = to_look - nap, math.inf
             try:
-                await self.look()
+                to_deadline = await self.end_what_is_due()
+                if to_look <= 0:
+                    await self.look()
             except Problem as error:
                 log.debug("the drain cannot be looked at now: %s", error)
             except Exception:
                 log.exception("a look at the drain failed")
 
 
-def _leaving(state: FleetState) -> dict[str, str]:
-    """The colors that traffic has left and that are not known to be empty, with their labels."""
+def _leaving(state: FleetState) -> dict[str, Release]:
+    """The colors that traffic has left and that are not known to be empty."""
     return {
-        color: release.label
+        color: release
         for color, release in state.releases.items()
-        if release.phase in (Phase.STANDBY, Phase.ROLLED_BACK) and color != state.pointer.active
+        if release.phase in LEAVING and color != state.pointer.active
     }

@@ -79,7 +79,11 @@ class AuditEntry:
 
 @dataclass(frozen=True, slots=True)
 class NodeReport:
-    """What a node says of itself. Counts are per color; `age` is in seconds since the store heard it."""
+    """What a node says of itself. Counts are per color; `age` is in seconds since the store heard it.
+
+    `epoch` and `revision`: of the state that it routes by. `oldest`: seconds since the oldest of what is in flight on a
+    color began.
+    """
 
     id: str
     host: str
@@ -90,6 +94,8 @@ class NodeReport:
     streams: Mapping[str, int] = field(default_factory=dict)
     websockets: Mapping[str, int] = field(default_factory=dict)
     age: float = 0.0
+    revision: int = 0
+    oldest: Mapping[str, float] = field(default_factory=dict)
 
 
 class Conflict(BgproxyError):
@@ -136,6 +142,9 @@ class Store(Protocol):
         It may skip revisions that are overtaken while nobody asks. Raises `StoreUnavailable` when the line breaks.
         Close it (`aclose`) when done.
         """
+
+    async def now(self) -> float:
+        """The time by which everything on record is stamped, and deadlines count: unix seconds."""
 
     async def beat(self, node: NodeReport) -> None:
         """Report that this node is there; holds for `node_ttl`."""

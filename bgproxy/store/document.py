@@ -137,6 +137,9 @@ def node_from(document: Any, age: float, where: str) -> NodeReport:
             streams=_of(dict, document["streams"]),
             websockets=_of(dict, document["websockets"]),
             age=max(0.0, age),
+            # An older bgproxy tells neither.
+            revision=_of(int, document.get("revision", 0)),
+            oldest=_of(dict, document.get("oldest", {})),
         )
 
 

@@ -104,6 +104,10 @@ class MemoryStore:
         finally:
             self._bells.discard(bell)
 
+    async def now(self) -> float:
+        """See `Store.now`."""
+        return time.time()
+
     async def beat(self, node: NodeReport) -> None:
         """See `Store.beat`."""
         self._nodes[node.id] = (node, time.monotonic())

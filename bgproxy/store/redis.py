@@ -155,6 +155,12 @@ class RedisStore:
                 elif revision.isdigit():
                     yield int(revision[:18])
 
+    async def now(self) -> float:
+        """See `Store.now`."""
+        async with self._border():
+            seconds, micros = await cast("Any", self._client.time())
+        return float(seconds + micros / 1e6)
+
     async def beat(self, node: NodeReport) -> None:
         """See `Store.beat`."""
         document = asdict(node)

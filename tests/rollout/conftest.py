@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from dataclasses import replace
 
 import pytest
 
@@ -27,6 +28,7 @@ class World:
         self.spreads: list[str] = []  # the active color at each time that the other workers were made to catch up
         self.reports: list[NodeReport] | Exception = []
         self.pins: Mapping[tuple[str, str], PinCount] | Exception = {}
+        self.later = 0.0  # seconds by which the store's clock is ahead of when the test began
 
     async def start(self) -> None:
         releases = {"blue": release("v1", Phase.READY), "green": release("v2", Phase.READY)}
@@ -70,6 +72,10 @@ class World:
             raise self.pins
         return self.pins
 
+    async def now(self) -> float:
+        """Stands in for the store's clock."""
+        return await self.store.now() + self.later
+
     async def steps(self) -> list[dict[str, object]]:
         """The phases that changed without the pointer, oldest first."""
         entries = await self.ledger.audit(limit=100)
@@ -87,8 +93,9 @@ Report = Callable[..., NodeReport]
 def report() -> Report:
     """A node's report, with what it has in flight by color."""
 
-    def make(name: str, epoch: int, **in_flight: int) -> NodeReport:
-        return NodeReport(id=name, host="h", pid=1, version="1", epoch=epoch, in_flight=in_flight)
+    def make(name: str, epoch: int, revision: int = 0, **in_flight: int) -> NodeReport:
+        node = NodeReport(id=name, host="h", pid=1, version="1", epoch=epoch, in_flight=in_flight)
+        return replace(node, revision=revision)
 
     return make
 

@@ -17,7 +17,7 @@ from bgproxy.store.base import Conflict, NodeReport, Store
 
 Opened = Callable[..., Awaitable[Store]]
 
-NODE = NodeReport("host-1", "host", 12, "0.1", 3, {"blue": 1}, {"green": 2}, {"blue": 0})
+NODE = NodeReport("host-1", "host", 12, "0.1", 3, {"blue": 1}, {"green": 2}, {"blue": 0}, 0.0, 9, {"blue": 3.25})
 
 
 @pytest.fixture(params=["memory", "snapshot", pytest.param("redis", marks=pytest.mark.redis)])
@@ -207,6 +207,12 @@ async def test_a_watcher_that_left_is_forgotten(store: Store, flips: Any) -> Non
     await asyncio.gather(waiting, return_exceptions=True)
     await watching.aclose()
     await store.commit(flips.first(), create=True)
+
+
+async def test_the_time_is_the_one_of_the_record(store: Store, flips: Any) -> None:
+    before = await store.now()
+    _, entry = await store.commit(flips.first(), create=True)
+    assert before <= entry.at <= await store.now() < before + 60
 
 
 async def test_nodes_come_and_go(store: Store) -> None:
