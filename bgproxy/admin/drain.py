@@ -1,27 +1,38 @@
-"""`/v1/colors/{color}/drain`: what still holds a color that traffic has left, over all nodes.
+"""`/v1/colors/{color}/drain`: what still holds a color that traffic has left, over all nodes, and its deadline.
 
 It tells what the drain itself looks at; whether a release is drained is decided there, and stands in its phase.
 """
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 from bgproxy.admin.call import Call
+from bgproxy.admin.seams import AdminDeps
 from bgproxy.admin.view import View, look
-from bgproxy.errors import UnknownColor
+from bgproxy.errors import Problem, UnknownColor
+from bgproxy.rules.deadline import LEAVING
 from bgproxy.rules.fleet import FleetState
-from bgproxy.rules.release import Phase
-
-_LEAVING = (Phase.STANDBY, Phase.ROLLED_BACK)
+from bgproxy.rules.release import Release
 
 
 async def drain(call: Call) -> dict[str, Any]:
     """What holds the color; nothing where it is drained."""
-    state, color = call.deps.state(), call.color
+    return await _shown(call.deps, call.deps.state(), call.color)
+
+
+async def set_deadline(call: Call) -> dict[str, Any]:
+    """When the sessions that still live on the color are ended; null cancels."""
+    seconds, reason = call.body["deadline"], call.body.get("reason", "")
+    outcome = await call.deps.ledger.set_deadline(call.color, seconds, actor=call.actor, reason=reason)
+    return {**await _shown(call.deps, outcome.state, call.color), "changed": outcome.changed}
+
+
+async def _shown(deps: AdminDeps, state: FleetState, color: str) -> dict[str, Any]:
     if color not in state.colors:
         raise UnknownColor(f"there is no color {color[:64]!r}; this fleet has {', '.join(state.colors)}")
-    view = await look(call.deps)
+    view = await look(deps)
     blockers = _blockers(state, color, view)
     release = state.releases.get(color)
     return {
@@ -30,15 +41,34 @@ async def drain(call: Call) -> dict[str, Any]:
         "release": release and release.label,
         "phase": release and str(release.phase),
         "drained": not blockers,
+        **await _deadline(deps, release),
         "sessions": view.sessions_on(state, color),
         "last_expires": view.last_expires(state, color),
         **view.load(color),
-        "blockers": blockers,
+        "oldest": max((node["oldest"][color] for node in view.nodes if color in node["oldest"]), default=None),
+        "blockers": sorted(blockers, key=lambda blocker: -blocker["count"]),
     }
 
 
+async def _deadline(deps: AdminDeps, release: Release | None) -> dict[str, Any]:
+    if release is None or not release.deadline:
+        return {"deadline": None, "seconds_left": None, "ended": False}
+    left = 0.0 if release.ended else max(0.0, release.deadline - await _now(deps))
+    return {"deadline": release.deadline, "seconds_left": round(left, 3), "ended": release.ended}
+
+
+async def _now(deps: AdminDeps) -> float:
+    """The store's time; while it is away this host's has to do, for a number that only people read."""
+    if deps.mirror.connected:
+        try:
+            return await deps.store.now()
+        except Problem:
+            pass
+    return time.time()
+
+
 def _blockers(state: FleetState, color: str, view: View) -> list[dict[str, Any]]:
-    """Each reason why the color is not drained; the biggest holders first within their kind."""
+    """Each reason why the color is not drained."""
     if state.pointer.active == color:
         return [_blocker("active", f"{color} is active and takes new sessions: flip to another color first")]
     found = []
@@ -47,12 +77,9 @@ def _blockers(state: FleetState, color: str, view: View) -> list[dict[str, Any]]
         found.append(_blocker("store", "the store is away, so nobody knows how many sessions live there"))
     elif sessions:
         found.append(_blocker("sessions", f"live sessions on its release: {sessions}", count=sessions))
-    for node in sorted(view.nodes, key=lambda node: -node["in_flight"].get(color, 0)):
-        if count := node["in_flight"].get(color, 0):
-            parts = f"streams {node['streams'].get(color, 0)}, WebSockets {node['websockets'].get(color, 0)}"
-            found.append(_blocker("in_flight", f"in flight on {node['id']}: {count} ({parts})", node["id"], count))
+    found += [_load(node, color) for node in view.nodes if node["in_flight"].get(color, 0)]
     release = state.releases.get(color)
-    if release is None or release.phase not in _LEAVING:
+    if release is None or release.phase not in LEAVING:
         return found  # what never was active, or is drained already, waits for nobody
     epoch = state.pointer.epoch
     late = [node for node in view.nodes if node["epoch"] < epoch]
@@ -63,5 +90,14 @@ def _blockers(state: FleetState, color: str, view: View) -> list[dict[str, Any]]
     return found or [_blocker("phase", "nothing holds it; that is looked at a few times before it counts as drained")]
 
 
+def _load(node: dict[str, Any], color: str) -> dict[str, Any]:
+    """What one node has in flight on the color."""
+    count, oldest = node["in_flight"][color], node["oldest"].get(color)
+    parts = f"streams {node['streams'].get(color, 0)}, WebSockets {node['websockets'].get(color, 0)}"
+    since = f", the oldest for {oldest:.0f} s" if oldest is not None else ""
+    blocker = _blocker("in_flight", f"in flight on {node['id']}: {count} ({parts}{since})", node["id"], count)
+    return {**blocker, "oldest": oldest}
+
+
 def _blocker(kind: str, detail: str, node: str | None = None, count: int = 0) -> dict[str, Any]:
-    return {"kind": kind, "detail": detail, "node": node, "count": count}
+    return {"kind": kind, "detail": detail, "node": node, "count": count, "oldest": None}

@@ -6,7 +6,7 @@ from typing import Final
 
 from bgproxy.admin.call import Route
 from bgproxy.admin.colors import color, colors, stage
-from bgproxy.admin.drain import drain
+from bgproxy.admin.drain import drain, set_deadline
 from bgproxy.admin.events import events
 from bgproxy.admin.fleet import audit, nodes, status
 from bgproxy.admin.pointer import flip, rollback
@@ -38,6 +38,16 @@ ROUTES: Final[tuple[Route, ...]] = (
         "What still holds a color that traffic has left.",
         "Drain",
         errors=(404, 503),
+    ),
+    Route(
+        "POST",
+        "/v1/colors/{color}/drain",
+        set_deadline,
+        "operator",
+        "Set, move or cancel the deadline that ends what still lives on a color.",
+        "DrainChanged",
+        body="DrainRequest",
+        errors=_CHANGE,
     ),
     Route(
         "POST",

@@ -21,19 +21,29 @@ _TYPES: dict[str, tuple[type, ...]] = {
     "string": (str,),
     "integer": (int,),
     "boolean": (bool,),
+    "number": (int, float),
+    "null": (type(None),),
 }
 NOTES = frozenset({"type", "description", "default", "examples"})  # nothing to check: `type` goes first
 
 
 def check(value: Any, schema: Schema, name: str = "") -> None:
     """Raise BadInput where `value` does not fit. `name`: what the value is called in the text, empty for the whole."""
-    kind = schema.get("type")
-    # In Python true is an int; in JSON it is none.
-    if kind and (not isinstance(value, _TYPES[kind]) or (kind == "integer" and isinstance(value, bool))):
-        raise BadInput(f"{_label(name)} must be {_article(kind)}, it is {_article(kind_of(value))}")
+    kinds = schema.get("type", ())
+    kinds = (kinds,) if isinstance(kinds, str) else kinds
+    if kinds and not any(_is(value, kind) for kind in kinds):
+        wanted = " or ".join(map(_article, kinds))
+        raise BadInput(f"{_label(name)} must be {wanted}, it is {_article(kind_of(value))}")
+    if value is None:
+        return  # where nothing may stand, nothing more is asked of it
     for keyword, rule in KEYWORDS.items():
         if keyword in schema:
             rule(value, schema[keyword], schema, name)
+
+
+def _is(value: Any, kind: str) -> bool:
+    """Whether the value is of that JSON type. In Python true is an int; in JSON it is none."""
+    return isinstance(value, _TYPES[kind]) and (kind == "boolean" or not isinstance(value, bool))
 
 
 def query_values(texts: Mapping[str, str], schema: Schema) -> dict[str, Any]:

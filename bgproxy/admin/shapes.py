@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 from bgproxy.admin.schema import Schema
+from bgproxy.rules.deadline import LONGEST
 from bgproxy.rules.release import Phase
 
 _REASON = {"type": "string", "maxLength": 1000, "default": "", "description": "Why, for the audit record."}
@@ -63,6 +64,18 @@ IN_PATH: Final[dict[str, Schema]] = {
 }
 
 REQUESTS: Final[dict[str, Schema]] = {
+    "DrainRequest": _closed(
+        ["deadline"],
+        deadline={
+            "type": ["number", "null"],
+            "minimum": 0,
+            "maximum": int(LONGEST),
+            "description": "Seconds from now, by the store's clock, after which the sessions that still live there are "
+            "ended; null cancels.",
+            "examples": [600],
+        },
+        reason=_REASON,
+    ),
     "FlipRequest": _closed(
         ["to"],
         to={"type": "string", "maxLength": 64, "description": "The color to make active.", "examples": ["green"]},
@@ -155,6 +168,42 @@ _SESSION: dict[str, Schema] = {
     "max_age": {"type": "number", "description": "Seconds that it lives at all; 0: no limit."},
 }
 
+_OLDEST = {
+    "type": ["number", "null"],
+    "description": "Seconds that the oldest of what is in flight has been under way; null: nothing is, or not known.",
+}
+
+_DRAIN: dict[str, Schema] = {
+    "color": _TEXT,
+    "active": {"type": "boolean"},
+    "release": _TEXT_OR_NOTHING,
+    "phase": _COLOR["phase"],
+    "drained": {"type": "boolean"},
+    "deadline": {
+        "type": ["number", "null"],
+        "description": "When the sessions that still live there are ended, unix seconds by the store's clock.",
+    },
+    "seconds_left": {"type": ["number", "null"], "minimum": 0, "description": "To the deadline; null: there is none."},
+    "ended": {"type": "boolean", "description": "The deadline has passed: its sessions are over, and hold it no more."},
+    "sessions": _COLOR["sessions"],
+    "last_expires": {"type": ["number", "null"], "description": "When the last of the sessions expires, if unused."},
+    "in_flight": _COUNT,
+    "streams": _COUNT,
+    "websockets": _COUNT,
+    "oldest": _OLDEST,
+    "blockers": {
+        "type": "array",
+        "description": "Each reason why it is not drained, the biggest holder first.",
+        "items": _all(
+            kind={"enum": ["active", "store", "sessions", "in_flight", "node", "phase"]},
+            detail=_TEXT,
+            node=_TEXT_OR_NOTHING,
+            count=_COUNT,
+            oldest=_OLDEST,
+        ),
+    },
+}
+
 _STORE = _all(
     state={"enum": ["up", "degraded", "down"], "description": "degraded: some workers of this host do not hear it."},
     kind=_TEXT,
@@ -235,28 +284,8 @@ ANSWERS: Final[dict[str, Schema]] = {
         },
         host=ref("SessionCounts"),
     ),
-    "Drain": _all(
-        color=_TEXT,
-        active={"type": "boolean"},
-        release=_TEXT_OR_NOTHING,
-        phase=_COLOR["phase"],
-        drained={"type": "boolean"},
-        sessions=_COLOR["sessions"],
-        last_expires={"type": ["number", "null"], "description": "When the last of the sessions expires, if unused."},
-        in_flight=_COUNT,
-        streams=_COUNT,
-        websockets=_COUNT,
-        blockers={
-            "type": "array",
-            "description": "Each reason why it is not drained.",
-            "items": _all(
-                kind={"enum": ["active", "store", "sessions", "in_flight", "node", "phase"]},
-                detail=_TEXT,
-                node=_TEXT_OR_NOTHING,
-                count=_COUNT,
-            ),
-        },
-    ),
+    "Drain": _all(**_DRAIN),
+    "DrainChanged": _all(**_DRAIN, changed={"type": "boolean"}),
     "Node": _all(
         id=_TEXT,
         host=_TEXT,

@@ -46,6 +46,9 @@ class View:
 
     def sessions_on(self, state: FleetState, color: str) -> int | None:
         """Live sessions of the release that stands on a color; None while nobody knows."""
+        release = state.releases.get(color)
+        if release is not None and release.ended:
+            return 0  # those that have not come back yet to be told so hold nothing
         if self.sessions is None:
             return None
         count = self._count(state, color)
@@ -58,7 +61,9 @@ class View:
 
     def _count(self, state: FleetState, color: str) -> PinCount | None:
         release = state.releases.get(color)
-        return (self.sessions or {}).get((color, release.label)) if release is not None else None
+        if release is None or release.ended:
+            return None
+        return (self.sessions or {}).get((color, release.label))
 
     def color(self, state: FleetState, color: str) -> dict[str, Any]:
         """The color resource."""

@@ -1,4 +1,4 @@
-"""The verb drain: what still holds a color that traffic has left, and waiting until nothing does."""
+"""The verb drain: what still holds a color that traffic has left, waiting until nothing does, and its deadline."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import typer
 
 from bgproxy.cli.changes import Color
 from bgproxy.cli.client import Admin, Unreachable
-from bgproxy.cli.options import ADMIN, AdminUrl, Json, Token
+from bgproxy.cli.options import ADMIN, AdminUrl, Json, Reason, Token
 from bgproxy.cli.report import REFUSED, clean, print_json, reported
 from bgproxy.errors import Refused
 
@@ -24,6 +24,12 @@ def drain(
     timeout: Annotated[
         float | None, typer.Option("--timeout", min=0.0, metavar="S", help="Seconds to wait at most; then exit 1.")
     ] = None,
+    deadline: Annotated[
+        float | None,
+        typer.Option("--deadline", min=0.0, metavar="S", help="Seconds from now; then end the sessions still there."),
+    ] = None,
+    no_deadline: Annotated[bool, typer.Option("--no-deadline", help="Cancel the deadline.")] = False,
+    reason: Reason = "",
     admin: AdminUrl = ADMIN,
     token: Token = "",
     as_json: Json = False,
@@ -31,28 +37,56 @@ def drain(
     """Show what still holds COLOR over all nodes: live sessions, requests in flight, streams, WebSockets.
 
     A color drains by itself once a flip has left it, and nothing is ended by looking. It is drained when no session
-    lives on its release and nothing is in flight. With --wait: exit 0 when drained, 1 at the timeout.
+    lives on its release and nothing is in flight. With --wait: exit 0 when drained, 1 at the timeout. With --deadline
+    each session that still lives there then is ended, in the way of its own protocol.
     """
-    if timeout is not None and not wait:
-        raise typer.BadParameter("it is how long to wait at most: give --wait too", param_hint="--timeout")
+    _check(wait, timeout, deadline, no_deadline, reason)
     with reported(as_json):
         api = Admin(admin, token)
+        if deadline is not None or no_deadline:
+            _set(api, color, deadline, reason)
         if not wait:
             _tell(_ask(api, color), as_json)
             return
-        document: dict[str, Any] = {}
-        told = ""
-        try:
-            for document in looks(api, color, timeout, clock.monotonic, clock.sleep):
-                if not as_json and (line := _progress(document)) != told:
-                    typer.echo(told := line, err=True)
-        except KeyboardInterrupt:  # enough waited
-            raise typer.Exit(REFUSED) from None
+        document = _wait(api, color, timeout, as_json)
         _tell(document, as_json)
         if not document["drained"]:
             if not as_json:
                 typer.echo(clean(f"bgproxy: {color} is not drained after {timeout:g} s"), err=True)
             raise typer.Exit(REFUSED)
+
+
+def _check(wait: bool, timeout: float | None, deadline: float | None, no_deadline: bool, reason: str) -> None:
+    """Raises BadParameter for options that do not go together."""
+    if timeout is not None and not wait:
+        raise typer.BadParameter("it is how long to wait at most: give --wait too", param_hint="--timeout")
+    if deadline is not None and no_deadline:
+        raise typer.BadParameter("it cancels what --deadline sets: give one of them", param_hint="--no-deadline")
+    if reason and deadline is None and not no_deadline:
+        raise typer.BadParameter("looking needs none: it is why there is a --deadline, or none", param_hint="--reason")
+
+
+def _set(api: Admin, color: str, seconds: float | None, reason: str) -> None:
+    """Set or cancel the deadline; where the color is drained already there is nothing left that it could end."""
+    if not _ask(api, color)["drained"]:
+        api.post(_path(color), {"deadline": seconds, **({"reason": reason} if reason else {})}, expect="drained")
+
+
+def _wait(api: Admin, color: str, timeout: float | None, as_json: bool) -> dict[str, Any]:
+    """The last look. Ends the verb where somebody has waited enough."""
+    document: dict[str, Any] = {}
+    try:
+        if as_json:
+            *_, document = looks(api, color, timeout, clock.monotonic, clock.sleep)
+            return document
+        from bgproxy.cli.drain_screen import Progress
+
+        with Progress() as progress:
+            for document in looks(api, color, timeout, clock.monotonic, clock.sleep):
+                progress.tell(document)
+    except KeyboardInterrupt:
+        raise typer.Exit(REFUSED) from None
+    return document
 
 
 def looks(
@@ -83,19 +117,17 @@ def looks(
 
 
 def _ask(api: Admin, color: str) -> dict[str, Any]:
-    return api.get(f"/v1/colors/{quote(color, safe='')}/drain", expect="drained")
+    return api.get(_path(color), expect="drained")
 
 
-def _progress(document: dict[str, Any]) -> str:
-    sessions = document.get("sessions")
-    parts = [f"sessions {'?' if sessions is None else sessions}", f"in flight {document.get('in_flight', 0)}"]
-    return clean(f"{document.get('color')}: {', '.join(parts)}")
+def _path(color: str) -> str:
+    return f"/v1/colors/{quote(color, safe='')}/drain"
 
 
 def _tell(document: dict[str, Any], as_json: bool) -> None:
     if as_json:
         print_json(document)
         return
-    from bgproxy.cli.session_screen import show_drain
+    from bgproxy.cli.drain_screen import show_drain
 
     show_drain(document)

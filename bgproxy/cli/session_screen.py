@@ -85,27 +85,6 @@ def _trips(one: Mapping[str, Any]) -> str:
     return f"store, {one.get('question')}: {calls} round trips{mean}, {one.get('failed', 0)} failed"
 
 
-def show_drain(document: Mapping[str, Any]) -> None:
-    """The answer of /v1/colors/{color}/drain."""
-    screen = terminal()
-    release = document.get("release")
-    holds = f"holds {release}, phase {document.get('phase')}" if release else "has no release"
-    end = "drained" if document.get("drained") else "not drained"
-    screen.print(Text.assemble(_color(document.get("color")), clean(f" {holds}: {end}")))
-    screen.print(Text(clean(summary(document))))
-    for blocker in document.get("blockers", ()):
-        screen.print(Text(clean(f"  {blocker.get('detail')}"), style="yellow"))
-
-
-def summary(document: Mapping[str, Any]) -> str:
-    """What holds a color, in one line."""
-    sessions = document.get("sessions")
-    counts = f"sessions {'?' if sessions is None else sessions}, in flight {document.get('in_flight', 0)}"
-    among = f"streams {document.get('streams', 0)}, WebSockets {document.get('websockets', 0)}"
-    last = time(document.get("last_expires"))
-    return f"{counts} ({among}){f'; the last session expires {last} if it is not used any more' if last else ''}"
-
-
 def _release(one: Mapping[str, Any]) -> str:
     """A release that its color does not hold any more is marked."""
     return f"{one.get('release') or '-'}{'' if one.get('stands', True) else ' (gone)'}"

@@ -55,6 +55,7 @@ def test_the_operations_are_all_there():
         ("POST", "/v1/flip"),
         ("POST", "/v1/rollback"),
         ("GET", "/v1/colors/{color}/drain"),
+        ("POST", "/v1/colors/{color}/drain"),
         ("GET", "/v1/sessions"),
         ("GET", "/v1/sessions/stats"),
         ("GET", "/v1/sessions/{id}"),

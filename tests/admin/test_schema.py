@@ -80,6 +80,29 @@ def test_a_boolean_is_no_integer_and_a_float_is_none():
             check(value, {"type": "integer"}, "n")
 
 
+@pytest.mark.parametrize(
+    ("deadline", "words"),
+    [
+        (None, None),
+        (0, None),
+        (0.5, None),
+        (2_592_000, None),
+        (-1, "at least 0"),
+        (2_592_001, "at most 2592000"),
+        (True, "must be a number or null, it is a boolean"),
+        ("5", "must be a number or null, it is a string"),
+    ],
+)
+def test_what_may_be_one_of_two_kinds(deadline, words):
+    body = {"deadline": deadline}
+    assert Draft202012Validator(REQUESTS["DrainRequest"]).is_valid(body) == (words is None)
+    if words is None:
+        check(body, REQUESTS["DrainRequest"])
+    else:
+        with pytest.raises(BadInput, match=words):
+            check(body, REQUESTS["DrainRequest"])
+
+
 def test_a_pattern_matches_the_whole():
     check("abc", {"type": "string", "pattern": "[a-c]+"}, "s")
     with pytest.raises(BadInput, match="wrong form"):

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+from io import StringIO
 from typing import Any
 
 import pytest
 from fake_admin import FakeAdmin, problem
+from rich.console import Console
 
 from bgproxy.cli import drain as drain_module
+from bgproxy.cli import drain_screen
 from bgproxy.cli.client import Admin, RefusedByApi, Unreachable
 from bgproxy.cli.drain import looks
 from bgproxy.errors import Refused
@@ -176,6 +179,9 @@ def test_usage(run):
         ("blue", "--timeout", "3"),
         ("blue", "--wait", "--timeout", "-1"),
         ("blue", "--wait", "--timeout", "x"),
+        ("blue", "--deadline", "-1"),
+        ("blue", "--deadline", "5", "--no-deadline"),
+        ("blue", "--reason", "why"),
     ):
         assert run("drain", *words).exit_code == 2, words
 
@@ -185,3 +191,72 @@ def test_an_unknown_color(admin, run):
     result = run("drain", "blue", "--wait")
     assert result.exit_code == 1
     assert "`bgproxy status` lists the colors" in result.stderr
+
+
+DUE = {**HELD, "deadline": 1_750_000_900.0, "seconds_left": 42.4, "ended": False, "oldest": 71.2}
+OVER = {**HELD, "deadline": 1_750_000_900.0, "seconds_left": 0.0, "ended": True, "sessions": 0, "oldest": None}
+
+
+def orders(admin):
+    return [(path, body) for method, path, body in admin.asked if method == "POST"]
+
+
+@pytest.mark.parametrize(
+    ("words", "asked"),
+    [
+        (("--deadline", "30"), {"deadline": 30.0}),
+        (("--deadline", "0.5", "--reason", "old"), {"deadline": 0.5, "reason": "old"}),
+        (("--no-deadline",), {"deadline": None}),
+        (("--no-deadline", "-r", "wait"), {"deadline": None, "reason": "wait"}),
+    ],
+)
+def test_a_deadline_is_asked_for_then_looked_at(admin, run, words, asked):
+    admin.answers["GET", PATH] = DUE
+    admin.answers["POST", PATH] = {**DUE, "changed": True}
+    result = run("drain", "blue", *words)
+    assert (result.exit_code, orders(admin)) == (0, [(PATH, asked)])
+    assert "what still lives is ended 2025" in result.stdout
+    assert "in flight 2 (streams 1, WebSockets 0, the oldest for 71 s)" in result.stdout
+
+
+def test_a_deadline_and_waiting(run, pretend, admin):
+    admin.answers["POST", PATH] = {**DUE, "changed": True}
+    pretend(HELD, DUE, DUE, OVER, {**DRAINED, "ended": True, "deadline": 1_750_000_900.0})
+    result = run("drain", "blue", "--wait", "--deadline", "30")
+    assert (result.exit_code, len(orders(admin))) == (0, 1)
+    told = result.stderr.splitlines()
+    assert told[0] == "blue: sessions 3, in flight 2"
+    assert told[1].startswith("blue: sessions 3, in flight 2, what still lives is ended 2025-")
+    assert told[2].startswith("blue: sessions 0, in flight 2, its sessions were ended 2025-")
+    assert len(told) == 4, "a line for what has changed, not one for each look"
+    assert "its sessions were ended 2025" in result.stdout
+
+
+def test_what_is_drained_needs_no_deadline(admin, run):
+    admin.answers["GET", PATH] = DRAINED
+    assert run("drain", "blue", "--wait", "--deadline", "30").exit_code == 0
+    assert orders(admin) == []
+
+
+@pytest.mark.parametrize("more", [(), ("--wait",)])
+def test_a_deadline_that_is_refused(admin, run, more):
+    admin.answers["GET", PATH] = ACTIVE
+    admin.answers["POST", PATH] = problem(409, "refused", "blue is active, so nothing drains there")
+    result = run("drain", "blue", "--deadline", "30", *more)
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert "nothing drains there" in result.stderr
+    result = run("drain", "blue", "--deadline", "30", "--json", *more)
+    assert (result.exit_code, json.loads(result.stdout)["code"]) == (1, "refused")
+
+
+def test_on_a_terminal_there_is_a_picture(monkeypatch):
+    screen = Console(file=StringIO(), force_terminal=True, width=100, highlight=False)
+    monkeypatch.setattr(drain_screen, "Console", lambda **_: screen)
+    with drain_screen.Progress() as progress:
+        progress.tell(DUE)
+        progress.tell(OVER)
+    shown = screen.file.getvalue()
+    assert "sessions 3, in flight 2" in shown
+    assert "what still lives is ended in 42 s" in shown
+    assert "live sessions on its release: 3" in shown
+    assert "its sessions were ended 2025" in shown
