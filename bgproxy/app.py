@@ -27,6 +27,7 @@ from bgproxy import __version__
 from bgproxy.admin.peers import HostPeers
 from bgproxy.admin.seams import AdminDeps
 from bgproxy.admin.server import AdminServer
+from bgproxy.admin.view import store_report
 from bgproxy.config import Settings
 from bgproxy.config.settings import reload_diff
 from bgproxy.errors import BgproxyError, ConfigError, Problem, StoreUnavailable
@@ -219,8 +220,8 @@ class Worker:
         """Whether traffic can be routed; a store that is away, or has lost what it knew, makes it degraded only."""
         state = self.mirror.state
         facts: dict[str, Any] = {
-            "degraded": not self.mirror.connected or self.mirror.contradicted,
-            "alarm": self.mirror.contradicted,
+            "degraded": not self.mirror.connected or bool(self.mirror.alarm),
+            "alarm": bool(self.mirror.alarm),
             "pointer_age": round(self.mirror.age, 3),
             "epoch": state.pointer.epoch if state else None,
             "draining": self.plane.draining,
@@ -249,11 +250,7 @@ class Worker:
         return {
             "node": asdict(self.report()),
             "metrics": metrics,
-            "store": {
-                "state": "up" if self.mirror.connected else "down",
-                "kind": self.store.kind,
-                "age": self.mirror.age,
-            },
+            "store": store_report(self.mirror, self.store.kind),
             "started": self.started,
         }
 

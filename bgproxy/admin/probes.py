@@ -34,6 +34,7 @@ async def metrics(call: Call) -> web.Response:
     facts = Facts(
         state=call.deps.mirror.state,
         store_up=view.store["state"] == "up",
+        store_alarm=view.store["alarm"] is not None,
         pointer_age=view.store["age"],
         workers=view.workers,
         version=call.deps.version,

@@ -43,8 +43,9 @@ class Peers(Protocol):
     async def snapshots(self) -> list[dict[str, Any]]:
         """One WorkerSnapshot per living worker, this one included:
 
-        `{"node": NodeReport as a dict, "metrics": Metrics.snapshot(), "store": {"state": "up"|"down", "kind", "age"},
-        "started": unix seconds}`. Never raises; a worker that does not answer is left out.
+        `{"node": NodeReport as a dict, "metrics": Metrics.snapshot(), "store": {"state": "up"|"down", "kind", "age",
+        "alarm": how it contradicts what is held, or ""}, "started": unix seconds}`. Never raises; a worker that does
+        not answer is left out.
         """
         ...
 

@@ -206,6 +206,11 @@ _DRAIN: dict[str, Schema] = {
 
 _STORE = _all(
     state={"enum": ["up", "degraded", "down"], "description": "degraded: some workers of this host do not hear it."},
+    alarm={
+        "type": ["string", "null"],
+        "description": "How the store contradicts what is known, which stands: it was emptied, or restored from an "
+        "older copy.",
+    },
     kind=_TEXT,
     age={"type": "number", "description": "Seconds since it was last heard, by the worker that heard it least."},
 )

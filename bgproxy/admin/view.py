@@ -15,6 +15,7 @@ from bgproxy.admin.seams import AdminDeps
 from bgproxy.errors import Problem
 from bgproxy.rules.fleet import FleetState
 from bgproxy.store.base import NodeReport
+from bgproxy.store.mirror import Mirror
 from bgproxy.store.pinning import PinCount
 from bgproxy.telemetry.metrics import merge
 
@@ -90,6 +91,8 @@ class View:
 async def look(deps: AdminDeps) -> View:
     """Ask the workers of this host and the store. Never raises for the store's sake."""
     snapshots = await deps.peers.snapshots()
+    # This worker alone where no worker reported.
+    stores = [snapshot["store"] for snapshot in snapshots] or [store_report(deps.mirror, deps.store.kind)]
     here = [snapshot["node"] for snapshot in snapshots]
     elsewhere, sessions = await asyncio.gather(_elsewhere(deps, {node["id"] for node in here}), _sessions(deps))
     return View(
@@ -97,7 +100,7 @@ async def look(deps: AdminDeps) -> View:
         nodes=sorted((*here, *elsewhere), key=lambda node: (node["host"], node["id"])),
         elsewhere=elsewhere,
         sessions=sessions,
-        store=_store(deps, [snapshot["store"] for snapshot in snapshots]),
+        store=_store(stores),
         workers=len(snapshots),
     )
 
@@ -120,12 +123,18 @@ async def _sessions(deps: AdminDeps) -> Mapping[tuple[str, str], PinCount] | Non
         return None
 
 
-def _store(deps: AdminDeps, reports: list[Mapping[str, Any]]) -> dict[str, Any]:
-    """How the store is heard on this host; by this worker alone where no worker reported."""
-    ups = [report["state"] == "up" for report in reports] or [deps.mirror.connected]
-    ages = [report["age"] for report in reports] or [deps.mirror.age]
-    state = "up" if all(ups) else "degraded" if any(ups) else "down"
-    return {"state": state, "kind": deps.store.kind, "age": round(max(ages), 3)}
+def store_report(mirror: Mirror, kind: str) -> dict[str, Any]:
+    """How one worker hears the store; `alarm`: how that contradicts what it holds, or nothing."""
+    return {"state": "up" if mirror.connected else "down", "kind": kind, "age": mirror.age, "alarm": mirror.alarm}
+
+
+def _store(reports: list[Mapping[str, Any]]) -> dict[str, Any]:
+    """How the store is heard on this host."""
+    up = [one["state"] == "up" for one in reports]
+    alarm = next((one["alarm"] for one in reports if one["alarm"]), None)
+    state = "up" if all(up) else "degraded" if any(up) else "down"
+    age = max(one["age"] for one in reports)
+    return {"state": state, "kind": reports[0]["kind"], "age": round(age, 3), "alarm": alarm}
 
 
 def _upstream(url: str, found: Mapping[str, Any]) -> dict[str, Any]:

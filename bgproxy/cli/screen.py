@@ -33,6 +33,8 @@ def show_status(document: Mapping[str, Any]) -> None:
     store = document.get("store", {})
     state = Text(clean(store.get("state")), style=_STORE.get(str(store.get("state")), ""))
     console.print(Text.assemble("store ", state, f" ({clean(store.get('kind'))}), heard {_age(store.get('age'))} ago"))
+    if alarm := store.get("alarm"):
+        console.print(Text(f"ALARM: {clean(alarm)}", style="bold red"))
 
 
 def show_audit(document: Mapping[str, Any]) -> None:

@@ -50,6 +50,7 @@ class Mirror:
         self.connected = False  # the last reading went well
         self.subscribed = False  # bells come in
         self.alarms = 0  # states that contradict what is held
+        self.alarm = ""  # how the store contradicts what is held, which stands: it was emptied, or it went back
         self.last_state_path = last_state_path
         self._store = store
         self._read_interval = read_interval
@@ -71,11 +72,6 @@ class Mirror:
     def age(self) -> float:
         """Seconds since the store was last heard (or since this mirror was made)."""
         return max(0.0, self._clock() - self._heard)
-
-    @property
-    def contradicted(self) -> bool:
-        """Whether the store says something else than what is held, which stands: it was emptied, or it went back."""
-        return "history" in self._troubles
 
     def listen(self, callback: Listener) -> None:
         """Call back at every newer state, synchronously. What a callback raises is logged and goes no further."""
@@ -113,10 +109,10 @@ class Mirror:
             self._hold(state)
             return True
         if state.revision == held.revision and state.pointer == held.pointer:
-            self._well("history")
+            self._agrees()
             return False
         if state.revision > held.revision and state.pointer.epoch >= held.pointer.epoch:
-            self._well("history")
+            self._agrees()
             self._hold(state)
             return True
         self._alarm(
@@ -245,11 +241,17 @@ class Mirror:
             written = state
 
     def _alarm(self, text: str) -> None:
-        """Counted each time, logged once until things are well again."""
+        """Counted each time, logged once until the store agrees again."""
         self.alarms += 1
-        if "history" not in self._troubles:
-            self._troubles["history"] = "alarm"
+        if not self.alarm:
             log.error("ALARM: %s", text)
+        self.alarm = text
+
+    def _agrees(self) -> None:
+        """The store says what is held, or something newer."""
+        if self.alarm:
+            self.alarm = ""
+            log.info("store: it agrees with what is held again")
 
     def _trouble(self, what: str, error: Exception) -> None:
         """Logged when it begins and when it becomes another kind of trouble, not at each try."""

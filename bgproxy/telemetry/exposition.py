@@ -29,11 +29,12 @@ Snapshot = Mapping[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What stands beside the counters. `pointer_age`: seconds since the store was last heard; `sessions`: live ones of
-    the fleet by color and release, none while the store is away."""
+    """What stands beside the counters. `store_alarm`: the store contradicts what is held; `pointer_age`: seconds since
+    it was last heard; `sessions`: live ones of the fleet by color and release, none while the store is away."""
 
     state: FleetState | None
     store_up: bool
+    store_alarm: bool
     pointer_age: float
     workers: int
     version: str
@@ -139,6 +140,8 @@ def _upstreams(upstreams: Iterable[Snapshot]) -> Iterator[Metric]:
 def _fleet(facts: Facts) -> Iterator[Metric]:
     yield GaugeMetricFamily("bgproxy_workers", "Living workers of this host.", facts.workers)
     yield GaugeMetricFamily("bgproxy_store_up", "1 where every worker hears the store.", float(facts.store_up))
+    text = "1 where the store contradicts what a worker holds, which stands: it was emptied, or it went back."
+    yield GaugeMetricFamily("bgproxy_store_alarm", text, float(facts.store_alarm))
     yield GaugeMetricFamily("bgproxy_pointer_age_seconds", "Since the store was last heard.", facts.pointer_age)
     build = GaugeMetricFamily("bgproxy_build_info", "The version that runs.", labels=["version"])
     build.add_metric([facts.version], 1)

@@ -69,7 +69,7 @@ async def test_the_status_speaks_for_all_workers_of_the_host(client, plane):
     assert (violet["release"], violet["phase"], violet["upstreams"]) == (None, None, [])
     assert [node["id"] for node in body["nodes"]] == ["here-1", "here-2"]
     assert body["nodes"][1]["in_flight"] == {"blue": 3}
-    assert body["store"] == {"state": "up", "kind": "memory", "age": 0.0}
+    assert body["store"] == {"state": "up", "kind": "memory", "age": 0.0, "alarm": None}
 
 
 async def test_other_hosts_count_once_and_this_one_s_report_in_the_store_not_again(client, plane):
@@ -112,10 +112,21 @@ async def test_with_the_store_away_the_status_still_answers_for_this_host(client
     body = await answer.json()
     assert answer.status == 200
     assert body["colors"]["blue"]["in_flight"] == 5
-    assert body["store"] == {"state": "degraded", "kind": "memory", "age": 7.5}
+    assert body["store"] == {"state": "degraded", "kind": "memory", "age": 7.5, "alarm": None}
     assert asked == ([] if known else [1])  # not even the time-out is waited for where it is known to be away
     plane.peers.workers[1][1]["store"].update(state="down")
     assert (await (await client.get("/v1/status")).json())["store"]["state"] == "down"
+
+
+async def test_an_alarm_of_one_worker_is_the_host_s_though_all_hear_the_store(client, plane):
+    two_workers(plane)
+    plane.peers.workers[1][1]["store"].update(alarm="the store went back")
+    body = await (await client.get("/v1/status")).json()
+    fits(body, "Status")
+    assert (body["store"]["state"], body["store"]["alarm"]) == ("up", "the store went back")
+    told = await (await client.get("/metrics")).text()
+    assert "bgproxy_store_alarm 1.0" in told
+    assert "bgproxy_store_up 1.0" in told
 
 
 async def test_without_any_worker_s_report_the_mirror_speaks(client, plane):

@@ -71,6 +71,13 @@ def test_status_shows_everything_at_one_look(admin, run):
     assert "\x1b" not in result.stdout, "no colors where there is no terminal"
 
 
+def test_a_store_that_contradicts_what_is_known_is_in_the_status(admin, run):
+    store = {"state": "up", "kind": "redis", "age": 0.3, "alarm": "the store says revision 1\x1b[2J"}
+    admin.answers["GET", "/v1/status"] = {**STATUS, "store": store}
+    lines = run("status").stdout.splitlines()
+    assert lines[-2:] == ["store up (redis), heard 0.3 s ago", "ALARM: the store says revision 1 [2J"]
+
+
 def test_status_as_json_is_the_answer(admin, run):
     admin.answers["GET", "/v1/status"] = STATUS
     assert json.loads(run("status", "--json").stdout) == STATUS

@@ -95,10 +95,15 @@ async def test_it_comes_back_empty_and_the_pointer_is_held_until_the_next_flip_w
     assert await serve.all_say("v2")
     status = await serve.status()
     assert (status["active"], status["epoch"]) == ("green", 2)
+    assert status["store"]["state"] == "up"  # it answers; what it says is the trouble
+    assert "holds no state any more" in status["store"]["alarm"]
+    assert (await serve.counted("bgproxy_store_alarm"), await serve.counted("bgproxy_store_up")) == (1, 1)
     assert (await serve.flip("blue"))["epoch"] == 3
     await until(lambda: serve.all_say("v1"), "both workers follow")
     await until(lambda: store_is(serve, "up"))
     assert not await _alarm(serve)
+    assert (await serve.status())["store"]["alarm"] is None
+    assert await serve.counted("bgproxy_store_alarm") == 0
     _, audit = await serve.api("GET", "/v1/audit")
     assert audit["entries"][-1]["facts"]["restored_from_revision"] > 1
 

@@ -80,7 +80,9 @@ class TestApply:
         assert mirror.alarms == 2
         assert len(warnings(caplog)) == 1
         assert "ALARM" in warnings(caplog)[0]
+        assert mirror.alarm in warnings(caplog)[0]
         assert mirror.apply(states[5])
+        assert mirror.alarm == ""
         assert not mirror.apply(wrong)
         assert len(warnings(caplog)) == 2  # it was well in between
 

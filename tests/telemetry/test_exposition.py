@@ -33,6 +33,7 @@ def facts(**more: Any) -> Facts:
     base: dict[str, Any] = {
         "state": STATE,
         "store_up": True,
+        "store_alarm": False,
         "pointer_age": 0.25,
         "workers": 2,
         "version": "1.2.3",
@@ -117,6 +118,7 @@ def told() -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
         ("bgproxy_epoch", {}, 7),
         ("bgproxy_pointer_age_seconds", {}, 0.25),
         ("bgproxy_store_up", {}, 1),
+        ("bgproxy_store_alarm", {}, 0),
         ("bgproxy_active", {"color": "green"}, 1),
         ("bgproxy_active", {"color": "blue"}, 0),
         ("bgproxy_active", {"color": "violet"}, 0),
@@ -173,6 +175,7 @@ def test_nothing_else_is_told(told):
         "bgproxy_epoch",
         "bgproxy_pointer_age_seconds",
         "bgproxy_store_up",
+        "bgproxy_store_alarm",
         "bgproxy_active",
         "bgproxy_release_info",
         "bgproxy_workers",
