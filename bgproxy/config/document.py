@@ -86,6 +86,7 @@ class PresetSection:
     answer: tuple[str, ...] = ()  # the places where an answer gives one out
     sticky_host: bool = True  # the agents keep their sessions in memory
     ended_by: int = 0  # the status that says of a request with an id: this session is over; 0: none
+    ending: str = "problem"  # how we say that it is over, by an operator's deadline: problem, not_found, jsonrpc
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ and become bytes until close for HTTP/1.0; an answer that ends with the agent's 
 
 from __future__ import annotations
 
+import re
 from time import monotonic
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,16 @@ if TYPE_CHECKING:
 
 _LENGTH, _CHUNKED, _UNCHUNKED, _INTO_CHUNKS, _RAW = range(5)
 
+_LINES = re.compile(rb"\ncontent-type:[ \t]*+application/x-ndjson", re.IGNORECASE)
+_CODED = re.compile(rb"\ncontent-encoding:[ \t]*+(?!identity[ \t]*+\r)", re.IGNORECASE)
+# The last bytes of an event: an empty line, with any of the line ends (HTML §9.2.5).
+_EVENT_ENDS = (b"\n\n", b"\r\n\r\n", b"\r\r", b"\n\r", b"\n\r\n", b"\r\r\n")
+_LINE_ENDS = (b"\n",)
+_SHORT = 9  # bytes of a chunk, framing and all, whose payload may be shorter than what `tail` keeps
+# The last word of a stream that ends early: come again in a second. A field counts from its line on (HTML §9.2.6); with
+# an empty line behind it some clients, OpenAI's among them, would take it for an event without data, and fail on that.
+RETRY = b"retry: 1000\n"
+
 
 class Answer:
     """The relay of one final response."""
@@ -25,7 +36,9 @@ class Answer:
     done = False
     left = 0  # bytes to come of a body of known length
     held: list[bytes] | None = None  # what waits for a pin to be written
-    tail = b""  # the last bytes of an event stream: whether an event is open
+    tail = b""  # the last bytes of a stream's payload: whether an event is open
+    boundaries: tuple[bytes, ...] = _EVENT_ENDS
+    coded = False  # a stream that cannot be looked into
 
     def __init__(self, exchange: Exchange, response: ResponseHead) -> None:
         client = exchange.client
@@ -54,6 +67,10 @@ class Answer:
         # A client can tell a broken answer by its framing; without any, only a reset tells.
         self.close_can_be_seen = self._mode not in (_UNCHUNKED, _RAW)
         self.is_stream = response.event_stream and length < 0
+        if self.is_stream:
+            self.coded = _CODED.search(response.fields) is not None
+            if _LINES.search(response.fields) is not None:
+                self.boundaries = _LINE_ENDS
 
     def begin(self, exchange: Exchange, response: ResponseHead, data: bytes, now: float) -> None:
         """The head, and what of the body has come with it, in one write. `Malformed`: nothing was written yet."""
@@ -79,7 +96,6 @@ class Answer:
         parts.append(body)
         if self.is_stream:
             exchange.group.slot.streams += 1
-            self.tail = body[-6:]
         client.answer_begun(now)
         self._write(b"".join(parts))
 
@@ -87,10 +103,10 @@ class Answer:
         """More of the body. `Malformed`: nothing of these data was written."""
         if self._mode != _CHUNKED or not is_whole_chunk(data) or not self._at_boundary():
             data = self._framed(data)
-        elif self.turn is not None and self.turn.learner is not None:
+        elif len(data) < _SHORT or (self.turn is not None and self.turn.learner is not None):
             self._tap(data[data.index(b"\n") + 1 : -2])
-        if self.is_stream:
-            self.tail = data[-6:]
+        elif self.is_stream:
+            self.tail = data[-6:-2]
         client = self._client
         if client.stream_idle:
             client.answer_begun(monotonic())
@@ -115,7 +131,9 @@ class Answer:
             self.held.append(data)
 
     def _tap(self, payload: bytes) -> None:
-        """Let the session's turn see a piece of the body; one that mints an id waits for its pin."""
+        """A piece of the body: the session's turn may see it, and where it mints an id, it waits for its pin."""
+        if self.is_stream:
+            self.tail = payload[-4:] if len(payload) > 3 else (self.tail + payload)[-4:]
         if self.turn is not None and self.turn.learner is not None and self.turn.tap(payload):
             self.hold()
 
@@ -127,11 +145,20 @@ class Answer:
 
     def end_stream(self) -> bool:
         """End an event stream between two of its events, in a way that its client can go on from; False: not now."""
-        if not self.is_stream or self.held is not None or self._mode == _UNCHUNKED or not _event_over(self.tail):
+        if not self.is_stream or self.held is not None or self.done or not self._between_events():
             return False
-        if self._mode != _RAW:
-            self._client.transport.write(last_chunk([]))
+        word = RETRY if self.boundaries is _EVENT_ENDS and not self.coded else b""
+        if self._mode in (_CHUNKED, _INTO_CHUNKS):
+            word = (chunk(word) if word else b"") + last_chunk([])
+        self._client.transport.write(word)
         return True
+
+    def _between_events(self) -> bool:
+        """Whether no event is open. Of a coded stream only its agent's chunks tell: who encodes events flushes them one
+        by one, or they would not come in time; and nothing of ours can be written into it."""
+        if self.coded:
+            return self._at_boundary()
+        return not self.tail or self.tail.endswith(self.boundaries)
 
     def probe(self) -> bool:
         """Write a byte that changes nothing, to learn whether a client that closed its side still reads.
@@ -186,8 +213,3 @@ class Answer:
             data = data[: self.left]
         self.left = 0
         return data
-
-
-def _event_over(tail: bytes) -> bool:
-    """Whether the last bytes written, their chunk's end left off, close a server-sent event (or a line of JSON)."""
-    return tail.removesuffix(b"\r\n").endswith((b"\n\n", b"\r\n\r\n", b"\r\r", b"}\n")) or not tail

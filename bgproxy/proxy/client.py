@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from bgproxy.http1.head import Malformed, RequestHead
 from bgproxy.proxy.exchange import Exchange
 from bgproxy.proxy.forwarding import address_of
-from bgproxy.proxy.replies import REPLIES, reply
+from bgproxy.proxy.replies import REPLIES, RpcError, reply, rpc_reply
 from bgproxy.proxy.routing import Group
 from bgproxy.proxy.turn import STORE_WAIT, turn_of
 from bgproxy.proxy.upstream import TCP_CLOSED, reset_when_closed, tcp_state, untaken
@@ -176,13 +176,16 @@ class ClientConnection:
         """Whether the connection ends after the answer whatever the client wishes."""
         return self.plane.draining or (self.half_closed and not self.buffer)
 
-    def refuse(self, code: str, detail: str, *, close: bool) -> int:
-        """Answer by ourselves; returns the status."""
+    def refuse(self, code: str, detail: str, *, close: bool, rpc: RpcError | None = None) -> int:
+        """Answer by ourselves, with a problem document or an error of JSON-RPC; returns the status."""
         exchange = self.exchange
         request = exchange.request if exchange is not None else None
         if request is not None:
             close = close or not self.keeps(request)
         self.plane.metrics.refuse(code)
+        if rpc is not None:
+            self.transport.write(rpc_reply(rpc, code, detail, self.plane.date, close=close))
+            return 200
         head_only = request is not None and request.method == b"HEAD"
         self.transport.write(reply(code, detail, self.plane.date, head_only=head_only, close=close))
         return REPLIES[code].status
@@ -259,12 +262,6 @@ class ClientConnection:
     def close_if_idle(self) -> None:
         """Shutting down: a client between two requests is closed."""
         if self.exchange is None and not self.buffer and not self.closed and not self.lingering:
-            self._close()
-
-    def end_early(self) -> None:
-        """Shutting down, and the time is up: see `Exchange.end_early`."""
-        if self.exchange is not None and self.exchange.end_early():
-            self.exchange = None
             self._close()
 
     def abort(self) -> None:

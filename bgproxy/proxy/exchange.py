@@ -16,6 +16,7 @@ from bgproxy.http1.head import CHUNKED, IDEMPOTENT, Malformed, ResponseHead, why
 from bgproxy.proxy.answer import Answer
 from bgproxy.proxy.pool import Upstream
 from bgproxy.proxy.record import settle
+from bgproxy.proxy.replies import RpcError
 from bgproxy.proxy.routing import Group
 from bgproxy.proxy.sending import Sending
 from bgproxy.proxy.tunnel import Tunnel
@@ -161,18 +162,6 @@ class Exchange(Sending):
                 self._find_connection(now)
                 return
         self._refuse(code, reason)
-
-    def end_early(self) -> bool:
-        """Shutting down: end an event stream between two events, say no to who still waits; False: not now."""
-        if self.answer is None:
-            self.refuse("shutting_down", "the agent did not answer within the grace time")
-            return False
-        if not self.answer.end_stream():
-            return False
-        self._drop_agent()
-        self.end = "deadline"
-        self._count(monotonic())
-        return True
 
     def waited_too_long(self) -> None:
         """No connection became free within `wait_timeout`."""
@@ -330,7 +319,20 @@ class Exchange(Sending):
         self._count(now)
         self.client.exchange_done(answer.keeps_client and self.request_done, self.request_done, now)
 
-    def refuse(self, code: str, detail: str) -> None:
+    def end_stream(self) -> bool:
+        """End an event stream before its time, between two events; False: not now."""
+        answer = self.answer
+        if answer is None or not answer.end_stream():
+            return False
+        self._drop_agent()
+        self.end = "deadline"
+        now = monotonic()
+        self._count(now)
+        keep = answer.keeps_client and self.request_done and not self.client.must_close()
+        self.client.exchange_done(keep, self.request_done, now)
+        return True
+
+    def refuse(self, code: str, detail: str, rpc: RpcError | None = None) -> None:
         """Stop here and say so: with an answer of our own while none was begun, else by ending the connection."""
         self._drop_agent()
         if self.answer is not None:
@@ -339,11 +341,11 @@ class Exchange(Sending):
             self._count(monotonic())
             self.client.give_up(self.answer.close_can_be_seen)
         else:
-            self._refuse(code, detail)
+            self._refuse(code, detail, rpc)
 
-    def _refuse(self, code: str, detail: str) -> None:
+    def _refuse(self, code: str, detail: str, rpc: RpcError | None = None) -> None:
         self.end = code
-        self.status = self.client.refuse(code, detail, close=not self.request_done)
+        self.status = self.client.refuse(code, detail, close=not self.request_done, rpc=rpc)
         self._count(monotonic())
         self.client.exchange_done(self.request_done and self.client.keeps(self.request), self.request_done, monotonic())
 

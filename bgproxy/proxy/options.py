@@ -25,6 +25,7 @@ class Timeouts:
     stream_idle_timeout: float = 0.0  # between two bytes of an answer: off, streams may be silent for hours
     write_stall_timeout: float = 60.0  # a reader that takes nothing at all while we hold bytes for it
     linger_timeout: float = 2.0  # dropping the rest of a refused body, so no reset eats the answer
+    end_grace: float = 5.0  # at a drain's deadline, to the end of an event, a frame or an answer; then it is cut
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,11 +9,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+from collections.abc import Callable
 from email.utils import formatdate
 from time import monotonic, time
 from typing import TYPE_CHECKING, Any
 
 from bgproxy.http1.parser import Parser
+from bgproxy.proxy.ending import SHUTDOWN, Endings, end_exchange, end_tunnel
 from bgproxy.proxy.forwarding import Forwarder
 from bgproxy.proxy.options import ProxyOptions
 from bgproxy.proxy.pool import Upstream
@@ -65,6 +67,9 @@ class DataPlane:
         self.busy: dict[bytes, int] = {}  # turns under way by their session's pin
         self.unpinned_by: dict[str, int] = {}  # bodies that may hold a key and were not read, by reason
         self.ignored = 0  # values that stood where a key stands, and can be none
+        # How many turns were broken off, and the epoch by which traffic had left their release; 0: the one that stands.
+        self.cut: Callable[[int, int], None] = _nobody
+        self._endings = Endings(self)
         self._touched = 0.0
         self._upstreams: dict[tuple[str, str], Upstream] = {}
         self._retired: list[Upstream] = []
@@ -147,9 +152,10 @@ class DataPlane:
         deadline = monotonic() + ENDING_GRACE
         while monotonic() < deadline and (self.connections or self.tunnels):
             for tunnel in list(self.tunnels):
-                tunnel.end()
+                end_tunnel(tunnel, SHUTDOWN)
             for client in list(self.connections):
-                client.end_early()
+                if client.exchange is not None:
+                    end_exchange(client.exchange, SHUTDOWN)
             await asyncio.sleep(0.02)
 
     # The pointer
@@ -176,6 +182,7 @@ class DataPlane:
                     upstreams,
                     policy,
                     self._sessions.get(route.name),
+                    release is not None and release.ended,
                 )
         before = self.routing
         self.routing = Routing(state.pointer.epoch, state.pointer.active, self.routes, groups)
@@ -188,6 +195,7 @@ class DataPlane:
                 self._retired.append(upstream)
         self._upstreams = used
         self._resolver.watch(used.values())
+        self._endings.apply(state)
 
     def _upstream(self, color: str, url: str, used: dict[tuple[str, str], Upstream]) -> Upstream:
         key = (color, url)
@@ -302,6 +310,7 @@ class DataPlane:
             client.look(now)
         for tunnel in list(self.tunnels):
             tunnel.look(now)
+        self._endings.look(now)
         if self.pins is not None and now >= self._touched + TOUCH_INTERVAL:
             self._touched = now
             for pin_id in self.busy:
@@ -313,3 +322,7 @@ class DataPlane:
             if upstream.color != active and not self.draining:
                 upstream.keep_warm(now)
         self._retired = [u for u in self._retired if u.open or u.opening or u.waiting]
+
+
+def _nobody(_: int, __: int) -> None:
+    """Nobody counts what is cut."""

@@ -1,12 +1,14 @@
 """The answers that the proxy gives itself: problem documents (RFC 9457), one table of what can be wrong.
 
-`type` is stable: programs may rely on the code behind its prefix.
+`type` is stable: programs may rely on the code behind its prefix. Where a session's protocol is JSON-RPC, its ending is
+an error object of that.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from http import HTTPStatus
+from typing import NamedTuple
 
 import orjson
 
@@ -43,6 +45,10 @@ REPLIES: dict[str, Reply] = {
     "unknown_transfer_encoding": Reply(501, "Unknown Transfer-Encoding", "client"),
     "bad_version": Reply(505, "HTTP version not supported", "client"),
     "no_route": Reply(404, "No route", "client"),
+    # Of a session that an operator has ended. Gone, though its id may begin a new one: a client must not repeat the
+    # request by itself, as many do at 409, 429 and 5xx, for it would be taken for that new session's first turn.
+    "session_ended": Reply(410, "The session was ended", "us"),
+    "session_not_found": Reply(404, "There is no such session any more", "us"),
     "bad_response": Reply(502, "The agent's answer is malformed", "agent"),
     "agent_unreachable": Reply(502, "The agent cannot be reached", "agent"),
     "agent_closed": Reply(502, "The agent closed before it answered", "agent"),
@@ -54,8 +60,17 @@ REPLIES: dict[str, Reply] = {
     "out_of_descriptors": Reply(503, "The proxy is out of file descriptors", "us", retry_after=1),
     "too_many_connections": Reply(503, "Too many connections", "us", retry_after=1),
     "session_unavailable": Reply(503, "The session's release cannot be found out now", "us", retry_after=1),
+    "release_ended": Reply(503, "The release that had the request was ended", "us", retry_after=1),
     "shutting_down": Reply(503, "The proxy is shutting down", "us", retry_after=1),
 }
+_CACHEABLE = frozenset((404, 405, 410, 414, 501))  # by themselves (RFC 9110 §15.1), though all of ours may change
+
+
+class RpcError(NamedTuple):
+    """What an error of JSON-RPC says beside the problem: its code, and the request's id in JSON."""
+
+    code: int
+    id: bytes
 
 
 def reply(code: str, detail: str, date: bytes, *, head_only: bool = False, close: bool = True) -> bytes:
@@ -70,6 +85,8 @@ def reply(code: str, detail: str, date: bytes, *, head_only: bool = False, close
         b"Content-Length: %d" % len(body),
         b"Date: " + date,
     ]
+    if kind.status in _CACHEABLE:
+        lines.append(b"Cache-Control: no-store")
     if kind.retry_after:
         lines.append(b"Retry-After: %d" % kind.retry_after)
     if kind.status == 405:
@@ -77,3 +94,28 @@ def reply(code: str, detail: str, date: bytes, *, head_only: bool = False, close
     if close:
         lines.append(b"Connection: close")
     return b"\r\n".join(lines) + b"\r\n\r\n" + (b"" if head_only else body)
+
+
+def rpc_reply(error: RpcError, code: str, detail: str, date: bytes, *, close: bool = True) -> bytes:
+    """A whole response with an error of JSON-RPC 2.0 (§5.1), whose transport has always succeeded.
+
+    `data` has the form that A2A 1.0 gives it (§9.5), and tells the problem's code.
+    """
+    info = {
+        "@type": "type.googleapis.com/google.rpc.ErrorInfo",
+        "reason": code.upper(),
+        "domain": "bgproxy",
+        "metadata": {"type": TYPE_PREFIX + code},
+    }
+    said = orjson.dumps({"code": error.code, "message": f"{REPLIES[code].title}: {detail}", "data": [info]})
+    body = b'{"jsonrpc":"2.0","id":%b,"error":%b}' % (error.id, said)
+    lines = [
+        b"HTTP/1.1 200 OK",
+        b"Content-Type: application/json",
+        b"Content-Length: %d" % len(body),
+        b"Date: " + date,
+        b"Cache-Control: no-store",
+    ]
+    if close:
+        lines.append(b"Connection: close")
+    return b"\r\n".join(lines) + b"\r\n\r\n" + body

@@ -31,8 +31,9 @@ class Group:
         upstreams: tuple[Upstream, ...],
         policy: Literal["p2c", "round_robin"],
         sessions: SessionRules | None = None,
+        ended: bool = False,
     ) -> None:
-        """`sessions`: how the route knows its sessions; None: it knows none."""
+        """`sessions`: how the route knows its sessions; None: it knows none. `ended`: those that live here are over."""
         self.route = route
         self.color = color
         self.release = release
@@ -40,6 +41,7 @@ class Group:
         self.slot = slot
         self.upstreams = upstreams
         self.sessions = sessions
+        self.ended = ended
         self._by_url = {upstream.url: upstream for upstream in upstreams}
         self._single = upstreams[0] if len(upstreams) == 1 else None
         self._round_robin = policy == "round_robin"

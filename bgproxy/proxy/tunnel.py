@@ -18,7 +18,6 @@ from bgproxy.proxy.upstream import TCP_CLOSED, tcp_state, untaken
 if TYPE_CHECKING:
     from bgproxy.proxy.exchange import Exchange
 
-GOING_AWAY = 1001  # RFC 6455 §7.4.1
 NEVER = float("inf")
 
 
@@ -103,10 +102,10 @@ class Tunnel:
     def __init__(self, exchange: Exchange, websocket: bool) -> None:
         assert exchange.connection is not None
         self._plane = exchange.client.plane
-        self._exchange = exchange
+        self.exchange = exchange
         self._connection = exchange.connection
         self._reason = ""
-        self._ending = False
+        self.ending = False  # both sides were told, and what is left is being written
         self.stall_timeout = self._plane.timeouts.write_stall_timeout
         self.client = TunnelEnd(self, exchange.client.transport, FrameTracker() if websocket else None)
         self.agent = TunnelEnd(self, self._connection.transport, FrameTracker() if websocket else None)
@@ -114,21 +113,16 @@ class Tunnel:
         self.agent.peer = self.client
 
     def __repr__(self) -> str:
-        return f"<Tunnel {self._exchange.group.color} {self._reason or 'open'}>"
-
-    @property
-    def exchange(self) -> Exchange:
-        """The request that became this tunnel."""
-        return self._exchange
+        return f"<Tunnel {self.exchange.group.color} {self._reason or 'open'}>"
 
     def open(self, head: bytes, rest: bytes) -> None:
         """Tell the client (`head`: the 101), and take both sockets over. `rest`: what the agent sent behind its 101."""
-        client = self._exchange.client
+        client = self.exchange.client
         client.transport.write(head)
         early = client.let_go()
         self._connection.resume_reading()
         self._plane.tunnels.add(self)
-        self._exchange.group.slot.websockets += 1
+        self.exchange.group.slot.websockets += 1
         self.client.transport.set_protocol(self.client)  # type: ignore[arg-type]
         self.agent.transport.set_protocol(self.agent)  # type: ignore[arg-type]
         if client.stalled:
@@ -164,23 +158,29 @@ class Tunnel:
                 end.peer.transport.abort()
             return
         self._plane.tunnels.discard(self)
-        self._exchange.group.slot.websockets -= 1
-        self._exchange.tunnel_closed(self.client.received, self.agent.received, self._reason)
+        self.exchange.group.slot.websockets -= 1
+        self.exchange.tunnel_closed(self.client.received, self.agent.received, self._reason)
 
-    def end(self) -> bool:
-        """Shutting down: close a WebSocket between two frames with 1001, to both sides; False: not now."""
-        if self._ending or self.client.frames is None or self.agent.frames is None:
+    def end(self, code: int, reason: str) -> bool:
+        """Close a WebSocket before its time, between two frames, to both sides; False: not now.
+
+        `code` and `reason`: see RFC 6455 §7.4.
+        """
+        if self.ending or self.client.frames is None or self.agent.frames is None:
             return False
         if not self.agent.frames.at_boundary or not self.client.frames.at_boundary:
             return False
-        self._ending = True
+        self.ending = True
         for end, mask in ((self.client, b""), (self.agent, os.urandom(4))):
             if not end.lost and not end.peer.ended:  # to where a FIN was passed on, nothing more can be said
-                end.transport.write(close_frame(GOING_AWAY, "the proxy is shutting down", mask))
+                end.transport.write(close_frame(code, reason, mask))
+        self._reason = "deadline"
         self.close()
         return True
 
-    def abort(self) -> None:
+    def abort(self, reason: str = "") -> None:
+        """Tear it down. `reason`: for the access log, where it is not what either side did."""
+        self._reason = self._reason or reason
         for end in (self.client, self.agent):
             if not end.lost:
                 end.transport.abort()

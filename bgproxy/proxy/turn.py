@@ -15,9 +15,11 @@ from time import monotonic
 from typing import TYPE_CHECKING
 
 from bgproxy.proxy.options import RouteSessions, SessionOptions
+from bgproxy.proxy.replies import RpcError
 from bgproxy.proxy.routing import Group
 from bgproxy.rules.choose import choose
 from bgproxy.rules.pin import Pin
+from bgproxy.sessions.jsonrpc import request_id
 from bgproxy.sessions.keys import Key, credentials_hash, digest
 from bgproxy.sessions.learn import Learner
 from bgproxy.sessions.preset import BROWSER
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
 _credentials = lru_cache(1024)(credentials_hash)
 
 STORE_WAIT = 10.0  # seconds that a parked request waits at most; the store's own limits answer long before
+ECHOED = 4_096  # bytes of a request's body that are kept until its answer, so that an error can echo its id
 
 
 class SessionRules:
@@ -42,6 +45,7 @@ class SessionRules:
         self.options = options
         self.write_timeout = common.pin_write_timeout
         self.recogniser = Recogniser(options.presets, inspect_bytes=common.inspect_bytes)
+        self.echoes = any(preset.ending == "jsonrpc" for preset in options.presets)
         self._scope = route.encode() + b"\0"
 
     @property
@@ -96,6 +100,7 @@ class Turn:
     writing = 0  # keys that the store has not acknowledged yet
     learner: Learner | None = None
     cookie = b""  # a Set-Cookie that goes with the answer
+    said = b""  # the beginning of the request's body, where an error may have to echo its id
 
     def __init__(self, exchange: Exchange, rules: SessionRules, sighting: Sighting) -> None:
         self.rules = rules
@@ -115,6 +120,8 @@ class Turn:
         body = self.sighting.body
         if body is None or not self.reading:
             return True
+        if self.rules.echoes and len(self.said) < ECHOED:
+            self.said = (self.said + b"".join(pieces))[:ECHOED]
         for piece in pieces:
             if body.feed(piece):
                 self.reading = False
@@ -167,12 +174,15 @@ class Turn:
         assert routing is not None
         assert state is not None
         group = routing.groups.get((self.rules.route, pin.color))
-        if group is not None and group.release == pin.release and pin.epoch >= routing.epoch:
+        if group is not None and group.release == pin.release and pin.epoch >= routing.epoch and not group.ended:
             self._count(pin)
             return group
-        self._count(pin)  # what is asked for is a turn already
         options = self.rules.options
         choice = choose(state.pointer, state.releases, pin, options.policy, options.on_rollback)
+        if choice.why == "ended":
+            self.end_session()
+            return None
+        self._count(pin)  # what is asked for is a turn already
         if group is not None and choice.why == "pinned":
             return group
         assert plane.pins is not None
@@ -199,13 +209,45 @@ class Turn:
             return
         routing = self._plane.routing
         assert routing is not None
+        self.parked = False
         group = routing.groups.get((self.rules.route, pin.color)) if pin is not None else None
         if pin is None or group is None or group.release != pin.release:
             self._refuse()  # never another release in silence
             return
-        self.parked = False
         self.pin = pin
-        self._exchange.placed(group, monotonic())
+        if group.ended:  # meanwhile
+            self.end_session()
+        else:
+            self._exchange.placed(group, monotonic())
+
+    def end_session(self) -> bool:
+        """Say, in the protocol's own words, that an operator has ended the session; False: there is none.
+
+        It is said once: the next request with its id begins a new session, on the active color.
+        """
+        if self.pin is None:
+            return False
+        self.end_pin()
+        form, error = self.sighting.ending()
+        rpc_id = request_id(self.said) if form == "jsonrpc" else None
+        rpc = RpcError(error, rpc_id) if rpc_id is not None else None
+        code = "session_not_found" if form == "not_found" else "session_ended"
+        self._exchange.refuse(code, "an operator has ended it; begin a new one", rpc)
+        return True
+
+    def stream_ended(self) -> None:
+        """The deadline has ended an event stream of the session.
+
+        A browser takes a GET up again by itself, and gives up for good at any status but 200 (HTML §9.2.2): so it is
+        not told twice. A protocol with an answer of its own for that is asked for it.
+        """
+        if self._exchange.request.method == b"GET" and self.sighting.ending()[0] == "problem":
+            self.end_pin()
+
+    def end_pin(self) -> None:
+        """The session is over, and its client knows it."""
+        if self.pin is not None and self._plane.pins is not None:
+            self._plane.pins.end(self.pin.id)
 
     def _refuse(self) -> None:
         self.parked = False
@@ -238,8 +280,9 @@ class Turn:
     def answered(self, status: int, marks: list[tuple[bytes, bytes]] | None) -> bool:
         """The answer's head has come; whether its bytes must wait for the store."""
         sighting = self.sighting
-        if self.pin is not None and sighting.ends(status) and self._plane.pins is not None:
-            self._plane.pins.end(self.pin.id)
+        self.said = b""
+        if self.pin is not None and sighting.ends(status):
+            self.end_pin()
             return False
         keys: list[Key] = []
         if sighting.minting and (learner := sighting.response(status, marks or ())) is not None:

@@ -45,10 +45,10 @@ class Upload:
             data, rest = data[: self._left], data[self._left :]
             self._exchange.request_ended()
         self._exchange.forward(data)
-        self._exchange.look_into([data])
-        if rest:
+        if rest:  # before the request may be refused: its end leads to the next one
             self._exchange.bytes_in -= len(rest)
             self._client.stash(rest)
+        self._exchange.look_into([data])
 
     def _chunked(self, chunks: ChunkReader, data: bytes) -> None:
         exchange, plane = self._exchange, self._client.plane
@@ -71,7 +71,8 @@ class Upload:
             exchange.expect_next(monotonic())
         if framed:
             exchange.forward(b"".join(framed))
-            exchange.look_into(pieces)
         if taken < len(data):
             exchange.bytes_in -= len(data) - taken
             self._client.stash(data[taken:])
+        if framed:
+            exchange.look_into(pieces)

@@ -24,6 +24,10 @@ CREDENTIALS: Final = 90
 
 Form = Literal["whole", "cookie", "encoded", "credentials"]
 
+Ending = Literal["problem", "not_found", "jsonrpc"]
+"""How a request is answered whose session an operator has ended. problem: 410. not_found: 404, as that protocol's
+servers answer for a session that they do not know. jsonrpc: an error object, where the request is JSON-RPC."""
+
 
 def cookie_pattern(name: bytes) -> re.Pattern[bytes]:
     """What finds a cookie's value among `name=value` pairs, quotes off (RFC 6265 §4.2.1)."""
@@ -110,6 +114,8 @@ class Preset:
     gone: int = 0  # the status that says of a request with a key: this session is over
     delete_ends: bool = False  # a DELETE with a key in a field ends the session
     own_cookie: bytes = b""  # the name of a cookie that the proxy itself is to set where the client has none
+    ending: Ending = "problem"
+    unknown: tuple[tuple[str, int], ...] = ()  # of jsonrpc: the protocol's error codes for what is not known, by space
     fields: tuple[Field, ...] = ()
     queries: tuple[Query, ...] = ()
     paths: tuple[Path, ...] = ()

@@ -46,6 +46,7 @@ MCP: Final = Preset(
     "mcp",
     gone=404,
     delete_ends=True,
+    ending="not_found",  # a server that has ended a session must answer so, and the client must initialize again
     fields=(
         Field(b"mcp-session-id", "mcp", SESSION),
         Field(
@@ -106,6 +107,8 @@ def _a2a_answers(*envelope: str) -> tuple[Group, ...]:
 
 A2A: Final = Preset(
     "a2a",
+    ending="jsonrpc",
+    unknown=(("a2a.task", -32001),),  # TaskNotFoundError; there is none for a context
     queries=(Query(b"contextId", "a2a.context", CONTEXT, re.compile(rb"/tasks\Z")),),
     paths=(
         Path(
@@ -181,6 +184,7 @@ _LANGGRAPH_THREAD = rb"/threads/(?!thread_|(?:search|count|runs|crons|state)(?:/
 LANGGRAPH: Final = Preset(
     "langgraph",
     sticky_host=False,  # its threads live in a database
+    ending="not_found",  # as for a thread that there is not
     paths=(
         Path(re.compile(rb"/threads\Z"), b"/threads", place="threads"),
         Path(re.compile(_LANGGRAPH_THREAD), b"/threads/", "langgraph.thread", SESSION, ends=True),
@@ -206,6 +210,7 @@ def _adk(*names: str) -> tuple[Member, ...]:
 
 ADK: Final = Preset(
     "adk",
+    ending="not_found",  # as for a session that there is not
     paths=(
         Path(re.compile(rb"/run(?:_sse)?\Z"), b"/run", place="run"),
         Path(re.compile(rb"/apps/[^/]+/users/[^/]+/sessions/?\Z"), b"/sessions", place="sessions"),

@@ -101,6 +101,16 @@ class Sighting:
         """Whether the session of the request is over with this answer."""
         return status == self._gone or (self._deleted and 200 <= status < 300)
 
+    def ending(self) -> tuple[str, int]:
+        """How a request is answered whose session was ended (see `preset.Ending`), and by which error of JSON-RPC.
+
+        -32000 is the one that JSON-RPC leaves to servers and A2A leaves free.
+        """
+        for speaker in self._tables.speakers:
+            if speaker.name == self.preset and self.keys:
+                return speaker.ending, speaker.unknown.get(self.keys[0].space, -32_000)
+        return "problem", 0
+
     def __repr__(self) -> str:
         return f"<Sighting {self.preset or 'of nothing'} {self.keys}>"
 

@@ -16,6 +16,7 @@ from bgproxy.sessions.preset import (
     BROWSER,
     CREDENTIALS,
     NAMED,
+    Ending,
     Field,
     Group,
     Member,
@@ -33,7 +34,8 @@ _PARAMETER = re.compile(r"[A-Za-z0-9_.~\-\[\]]{1,128}")
 _TEMPLATE = re.compile(r"(?:/(?:\{[A-Za-z_][A-Za-z0-9_]*\}|[A-Za-z0-9_.~!$&'()+,;=:@%\-]+))+")
 _POINTER = re.compile(r"(?:/(?:[^/~]|~[01])+)+")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.\-]{0,63}")
-_KEYS = frozenset(("name", "request", "answer", "sticky_host", "ended_by"))
+_KEYS = frozenset(("name", "request", "answer", "sticky_host", "ended_by", "ending"))
+_ENDINGS: Final[dict[str, Ending]] = {"problem": "problem", "not_found": "not_found", "jsonrpc": "jsonrpc"}
 _REST = ("/…", "/...", "/*")
 
 
@@ -68,7 +70,8 @@ def preset_from(document: Mapping[str, object]) -> Preset:
     `request` and `answer` list places; all of them hold one kind of id. In an answer these are `header:`, `cookie:`,
     `location:` (a path like `path:`, in Location or Content-Location), `json:` (in a body or the data of an event) and
     `event-id`. `sticky_host = false` says that the agents keep no sessions in memory. `ended_by` is the status of an
-    answer that says of a request with an id that its session is over.
+    answer that says of a request with an id that its session is over. `ending` is how the proxy answers where an
+    operator's deadline has ended the session: "problem" (410), "not_found" (404) or "jsonrpc" (an error object).
 
     Raises `ConfigError`, which names the bad part.
     """
@@ -88,6 +91,10 @@ def preset_from(document: Mapping[str, object]) -> Preset:
     gone = document.get("ended_by", 0)
     if not isinstance(gone, int) or isinstance(gone, bool) or (gone and not 400 <= gone < 500):
         raise ConfigError(f"session {name!r}: ended_by {gone!r} is no status from 400 to 499")
+    said = document.get("ending", "problem")
+    ending = _ENDINGS.get(said) if isinstance(said, str) else None
+    if ending is None:
+        raise ConfigError(f"session {name!r}: ending {said!r} is none; write {', '.join(_ENDINGS)}")
     asked = [_renamed(name, preset_named(text)) for text in _texts(name, document, "request", _PLACES)]
     told = [_renamed(name, _answer_place(text)) for text in _texts(name, document, "answer", _ANSWER_PLACES)]
     if not asked:
@@ -97,6 +104,7 @@ def preset_from(document: Mapping[str, object]) -> Preset:
         protocol=False,
         sticky_host=sticky_host,
         gone=gone,
+        ending=ending,
         fields=tuple(field for preset in asked for field in preset.fields),
         queries=tuple(query for preset in asked for query in preset.queries),
         paths=tuple(path for preset in asked for path in preset.paths),

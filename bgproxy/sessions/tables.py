@@ -20,7 +20,7 @@ ACTION: Final = 1
 class Speaker:
     """What of a preset matters to a request that it has found a key in."""
 
-    __slots__ = ("bit", "delete_ends", "gone", "name", "sticky_host")
+    __slots__ = ("bit", "delete_ends", "ending", "gone", "name", "sticky_host", "unknown")
 
     def __init__(self, number: int, preset: Preset) -> None:
         self.bit = 1 << number
@@ -28,6 +28,8 @@ class Speaker:
         self.sticky_host = preset.sticky_host
         self.gone = preset.gone
         self.delete_ends = preset.delete_ends
+        self.ending: str = preset.ending
+        self.unknown = dict(preset.unknown)
 
 
 class FieldRule:

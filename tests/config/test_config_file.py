@@ -68,6 +68,7 @@ def test_every_default_in_the_file_is_the_codes():
     examples_of_defaults = [
         *[("colors", "*", "release"), ("route", "*", "host"), ("route", "*", "path"), ("token", "*", "role")],
         *[("session_preset", "*", "sticky_host"), ("session_preset", "*", "ended_by")],
+        ("session_preset", "*", "ending"),
     ]
     for path in examples_of_defaults:
         assert examples[path] == defaults[path]

@@ -118,12 +118,13 @@ def test_a_preset_of_ones_own_is_used_by_its_name(load):
         '[sessions]\npresets = ["acme", "mcp"]\n'
         '[session_preset.acme]\nrequest = ["path:/acme/{id}/…", "json:/session/id"]\n'
         'answer = ["header:X-Acme"]\nsticky_host = false\nended_by = 410\n'
+        'ending = "not_found"\n'
         '[session_preset.beta]\nrequest = "query:beta"\n'
         '[[route]]\nname = "a"\n[[route]]\nname = "b"\npath = "/b"\nsessions = ["beta"]\n'
     )
     assert (names(settings, "a"), names(settings, "b")) == (["acme", "mcp"], ["beta"])
     acme = settings.proxy().sessions.routes["a"].presets[0]
-    assert (acme.sticky_host, acme.gone) == (False, 410)
+    assert (acme.sticky_host, acme.gone, acme.ending) == (False, 410, "not_found")
     sighting = Recogniser(settings.proxy().sessions.routes["a"].presets).request(b"GET", b"/acme/7/x", [], False, b"")
     assert sighting.keys == [Key("acme", b"7", 1)]
     assert load("", BGPROXY_SESSION_PRESET__X__REQUEST="header:X-X", BGPROXY_SESSIONS__PRESETS="x").proxy()

@@ -29,7 +29,7 @@ from bgproxy.proxy.options import (
 )
 from bgproxy.proxy.plane import DataPlane
 from bgproxy.proxy.pool import Upstream
-from bgproxy.rules import fleet
+from bgproxy.rules import deadline, fleet
 from bgproxy.rules.health import HealthOptions
 from bgproxy.rules.pin import OnRollback, Policy
 from bgproxy.rules.release import Phase, Release
@@ -236,6 +236,17 @@ class Proxy:
         state = fleet.stage(self.plane.state, color, release, actor="test", reason="", at=time.time(), force=True)
         assert state is not None
         self.apply(state.state)
+
+    def end_sessions(self, color: str) -> None:
+        """A drain's deadline has passed: what lives on a color is over."""
+        assert self.plane.state is not None
+        terms: dict[str, Any] = {"actor": "test", "reason": ""}
+        due = deadline.set_deadline(self.plane.state, color, 0.0, at=1.0, **terms)
+        assert due is not None
+        label = due.state.releases[color].label
+        ended = deadline.end_sessions(due.state, color, label, at=time.time(), evidence={}, **terms)
+        assert ended is not None
+        self.apply(ended.state)
 
     async def connect(self, rcvbuf: int = 0) -> Wire:
         """A new client."""

@@ -289,8 +289,8 @@ async def test_a_reader_that_stalls_behind_a_close_is_given_up(rig: Rig) -> None
 async def test_a_deadline_says_so_once(rig: Rig) -> None:
     proxy, client, agent = await opened(rig)
     (tunnel,) = proxy.plane.tunnels
-    assert tunnel.end()
-    assert not tunnel.end()
+    assert tunnel.end(1001, "the proxy is shutting down")
+    assert not tunnel.end(1001, "the proxy is shutting down")
     assert len(await client.rest()) == 2 + 28
     assert len(await agent.rest()) == 2 + 4 + 28
 

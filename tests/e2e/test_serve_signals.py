@@ -113,6 +113,7 @@ async def test_at_the_deadline_each_protocol_ends_in_its_own_way(town, agent):
 
         serve.signal(signal.SIGTERM)
         assert await closed(line) == (1001, "the proxy is shutting down")
+        assert await stream.chunk() == b"retry: 1000\n"
         assert await stream.chunk() == b""  # the last chunk: a client sees an end, not a break
         assert await stream.until(b"\r\n") == b"\r\n"
         assert await stream.end() == "fin"
@@ -146,7 +147,7 @@ async def test_a_second_signal_hurries(town, agent):
         await until(lambda: refused(serve))
         serve.signal(signal.SIGTERM)
         assert await closed(line) == (1001, "the proxy is shutting down")
-        assert await stream.chunk() == b""
+        assert [await stream.chunk(), await stream.chunk()] == [b"retry: 1000\n", b""]
     assert await serve.ended() == 0
     assert "told once more to end" in serve.log
 

@@ -61,6 +61,7 @@ ACME: dict[str, Any] = {
     "answer": ["header:X-Acme", "cookie:acme", "location:/agents/{id}/…", "json:/id", "json:/session/id"],
     "sticky_host": False,
     "ended_by": 410,
+    "ending": "not_found",
 }
 OF = Recogniser([preset_from(ACME)])
 KEY = [("acme", b"s-1")]
@@ -122,7 +123,7 @@ def test_an_event_s_own_id_may_be_learned() -> None:
         ({"name": 7}, "name 7 is none"),
         ({"name": "mcp"}, "is taken by a preset that is built in"),
         ({"reqest": []}, "'reqest' is no key of it; did you mean request?"),
-        ({"xyz": []}, "'xyz' is no key of it; there are answer, ended_by, name, request, sticky_host"),
+        ({"xyz": []}, "'xyz' is no key of it; there are answer, ended_by, ending, name, request, sticky_host"),
         ({"request": []}, "request is empty"),
         ({"request": "header:X"}, "request is no list"),
         (
@@ -140,6 +141,8 @@ def test_an_event_s_own_id_may_be_learned() -> None:
         ({"sticky_host": "no"}, "sticky_host 'no' is neither true nor false"),
         ({"ended_by": 200}, "ended_by 200 is no status from 400 to 499"),
         ({"ended_by": True}, "ended_by True is no status"),
+        ({"ending": "410"}, "ending '410' is none; write problem, not_found, jsonrpc"),
+        ({"ending": ["problem"]}, "ending ['problem'] is none"),
     ],
 )
 def test_a_wrong_part_is_named(change: dict[str, Any], says: str) -> None:
