@@ -29,7 +29,7 @@ from bgproxy.admin.seams import AdminDeps
 from bgproxy.admin.server import AdminServer
 from bgproxy.admin.view import store_report
 from bgproxy.config import Settings
-from bgproxy.config.settings import reload_diff
+from bgproxy.config.reloading import outcome, reload_diff
 from bgproxy.errors import BgproxyError, ConfigError, Problem, StoreUnavailable
 from bgproxy.proxy.listener import Listener
 from bgproxy.proxy.plane import DataPlane
@@ -184,19 +184,22 @@ class Worker:
             await self.ledger.bootstrap(
                 settings.colors(), settings.active, settings.releases(), actor="bgproxy", reason="start"
             )
-            await self._reconfigure("start")
+            if refused := await self._reconfigure("start"):
+                log.error("%s", refused)
         except StoreUnavailable as error:
             if not known or not (self.place.successor or type(error) is StoreUnavailable):
                 raise
             log.error("the store cannot be used, the last known pointer is: %s", error)
         await self.mirror.start()
 
-    async def _reconfigure(self, reason: str) -> None:
+    async def _reconfigure(self, reason: str) -> str:
+        """Bring the configuration's releases into the fleet's state; why they were not taken over, or nothing."""
         settings = self.settings
         try:
             await self.ledger.reconfigure(settings.colors(), settings.releases(), actor="configuration", reason=reason)
         except Problem as error:
-            log.error("the configured releases were not taken over: %s", error)
+            return f"the configured releases were not taken over: {error}"
+        return ""
 
     # What others ask
 
@@ -325,8 +328,8 @@ class Worker:
                 return
             taken, kept = reload_diff(self.settings, told)
             self.settings = new
-            await self._reconfigure("reload")
-            log.info("reloaded: %s", ", ".join(taken) or "nothing has changed")
+            level, said = outcome(taken, new, self.mirror.state, await self._reconfigure("reload"))
+            log.log(level, "%s", said)
             if kept:
                 log.warning("these need a restart and stay as they were: %s", ", ".join(kept))
 

@@ -16,7 +16,7 @@ from bgproxy.admin.options import AdminOptions, Token
 from bgproxy.config import checks, secrets, sessions
 from bgproxy.config.addresses import Address, parse_address
 from bgproxy.config.document import ROOT, Document, LogSection, build
-from bgproxy.config.keys import Path, dotted, leaves
+from bgproxy.config.keys import Path, dotted
 from bgproxy.config.sources import from_environment, from_file, from_flags
 from bgproxy.errors import ConfigError
 from bgproxy.proxy.options import ProxyOptions
@@ -205,18 +205,3 @@ def _error(found: list[tuple[Path, str]], origins: Mapping[Path, str]) -> Config
 def _line(path: Path, text: str, origins: Mapping[Path, str]) -> str:
     origin = next((origins[key] for key in origins if key[: len(path)] == path), "") if path else ""
     return f"{dotted(path)}{': ' if path else ''}{text}{f' ({origin})' if origin else ''}"
-
-
-def reload_diff(old: Settings, new: Settings) -> tuple[list[str], list[str]]:
-    """The keys that differ: those that a reload takes over, and those that need a restart. Dotted, sorted."""
-    before, after = _values(old), _values(new)
-    changed = sorted(path for path in before.keys() | after.keys() if before.get(path) != after.get(path))
-    kept = [path for path in changed if path in NEEDS_RESTART or path[:1] in NEEDS_RESTART]
-    return [dotted(path) for path in changed if path not in kept], [dotted(path) for path in kept]
-
-
-def _values(settings: Settings) -> dict[Path, Any]:
-    values = {path: value for path, _, value in leaves(ROOT, settings.written())}
-    for number, token in enumerate(settings.admin().tokens):
-        values["token", token.name, f"secret {number}"] = token.secret  # a file's content may change behind its name
-    return values

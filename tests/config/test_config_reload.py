@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from typing import Any
 
 import pytest
 
 from bgproxy.config import Settings, reload_diff
+from bgproxy.config.reloading import outcome
 from bgproxy.errors import ConfigError
 
 SECRET = hashlib.sha256(b"secret").hexdigest()
@@ -55,3 +57,26 @@ def test_an_active_color_that_stays_must_still_be_a_color():
     new = Settings.load(None, {"colors": {"red": {"upstreams": ["http://127.0.0.1:1"]}}}, {})
     with pytest.raises(ConfigError, match='active: "blue" is no color of this fleet'):
         old.taking(new)
+
+
+KEYS = [
+    "colors.blue.release",
+    "colors.bluest.release",
+    "limits.max_fields",
+    "route.chat.host",
+    "route.chat.upstreams.blue",
+]
+
+
+def test_a_reload_tells_what_it_has_taken_over():
+    assert outcome(KEYS, settings(), None, "") == (logging.INFO, f"reloaded: {', '.join(KEYS)}")
+    assert outcome([], settings(), None, "") == (logging.INFO, "reloaded: nothing has changed")
+
+
+def test_what_was_refused_is_never_called_reloaded():
+    level, said = outcome(KEYS, settings(), None, "the releases were refused")
+    taken, left = said.split("; but ")
+    assert (level, taken) == (logging.ERROR, "reloaded: colors.bluest.release, limits.max_fields, route.chat.host")
+    assert left == "the releases were refused (not taken over: colors.blue.release, route.chat.upstreams.blue)"
+    assert outcome(KEYS[:1], settings(), None, "no")[1] == "no (not taken over: colors.blue.release)"
+    assert outcome([], settings(), None, "no")[1] == "no"

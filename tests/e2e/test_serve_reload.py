@@ -92,8 +92,31 @@ async def test_another_release_is_never_put_under_live_traffic(town, file):
     serve = await started(town, file)
     file.write(blue=f'[colors.blue]\nrelease = "v3"\nupstreams = ["{file.green.url}"]\n')
     await reloaded(serve, r"the configured releases were not taken over: .*v3 on blue, where v1 is active")
+    assert "(not taken over: colors.blue.release, colors.blue.upstreams)" in serve.log
+    assert "reloaded:" not in serve.log
     assert await serve.ask() == (200, "v1")
     assert (await serve.status())["colors"]["blue"]["release"] == "v1"
+
+
+async def test_what_was_taken_is_told_apart_from_what_was_refused(town, file):
+    serve = await started(town, file)
+    file.write(
+        blue=f'[colors.blue]\nrelease = "v3"\nupstreams = ["{file.blue.url}"]\n', more="[limits]\nmax_fields = 90\n"
+    )
+    await reloaded(serve, r"reloaded: limits\.max_fields; but the configured releases were not taken over: .*")
+    assert "(not taken over: colors.blue.release)" in serve.log
+
+
+async def test_a_release_that_was_staged_stays_and_the_file_s_is_not_called_reloaded(town, file):
+    serve = await started(town, file)
+    staged = {"release": "v9", "upstreams": [file.green.url]}
+    assert (await serve.api("PUT", "/v1/colors/green", staged))[0] == 200
+    file.write(green=f'[colors.green]\nrelease = "v3"\nupstreams = ["{file.green.url}"]\n')
+    await reloaded(
+        serve, r"green holds v9, which was staged there and stays \(not taken over: colors\.green\.release\)"
+    )
+    assert "reloaded:" not in serve.log
+    await reloaded(serve, "reloaded: nothing has changed")
 
 
 async def test_routes_are_taken_over(town, file):
