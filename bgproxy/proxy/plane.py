@@ -187,6 +187,7 @@ class DataPlane:
         before = self.routing
         self.routing = Routing(state.pointer.epoch, state.pointer.active, self.routes, groups)
         self.state = state
+        metrics.stand({group.release for group in groups.values()})
         if self.pins is not None and (before is None or before.epoch != state.pointer.epoch):
             self.pins.applied(state.pointer.epoch, tuple(self.busy))
         for key, upstream in self._upstreams.items():

@@ -7,6 +7,7 @@ The data path adds to the slot of its route, color and release; it pays one attr
 from __future__ import annotations
 
 from bisect import bisect_left
+from collections.abc import Collection
 from typing import Any
 
 # Seconds. Agents answer between a millisecond (a cache) and ten minutes (deep thought).
@@ -28,6 +29,10 @@ BOUNDS: tuple[float, ...] = (
     60.0,
     300.0,
 )
+
+
+KEPT_RELEASES = 16
+"""Releases whose series are told on after they have left their color: enough to look back upon a day's deployments."""
 
 
 class Histogram:
@@ -90,6 +95,7 @@ class Metrics:
 
     def __init__(self) -> None:
         self._slots: dict[tuple[str, str, str], Slot] = {}
+        self._gone: dict[str, None] = {}  # releases that stand on no color any more, those that left first in front
         self.refused: dict[str, int] = {}
         self.dropped_fields = 0  # of requests, for the `_` in their names
         self.connections_total = 0
@@ -102,6 +108,31 @@ class Metrics:
         if (slot := self._slots.get(key)) is None:
             slot = self._slots[key] = Slot(route, color, release)
         return slot
+
+    def stand(self, releases: Collection[str]) -> None:
+        """These releases (labels) stand on a color now. Of the others the last `KEPT_RELEASES` are told on.
+
+        Of older ones all series are given up, but where something is still in flight. Nothing is added up in their
+        stead: for whoever computes rates from totals it would look like traffic.
+        """
+        carried = self.carried["series"] if self.carried else []
+        for release in [*(one["release"] for one in carried), *(slot.release for slot in self._slots.values())]:
+            self._gone.setdefault(release)
+        for release in releases:
+            self._gone.pop(release, None)
+        for release in [*self._gone][: max(0, len(self._gone) - KEPT_RELEASES)]:
+            self._give_up(release)
+
+    def _give_up(self, release: str) -> None:
+        keys = [key for key, slot in self._slots.items() if slot.release == release]
+        if any(self._slots[key].in_flight for key in keys):
+            return
+        for key in keys:
+            del self._slots[key]
+        del self._gone[release]
+        if self.carried:
+            series = [one for one in self.carried["series"] if one["release"] != release]
+            self.carried = {**self.carried, "series": series}
 
     def refuse(self, code: str) -> None:
         """Count one answer that the proxy gave itself, by its problem code."""
@@ -133,7 +164,7 @@ class Metrics:
             "upstreams": upstreams or [],
             "sessions": sessions or {},
         }
-        return merge([own, self.carried]) if self.carried else own
+        return merge([self.carried, own]) if self.carried else own  # in this order: see `stand`
 
     def carry(self, snapshot: dict[str, Any]) -> None:
         """Go on from a dead predecessor's last snapshot: its counters; what it held then counts as broken by us."""

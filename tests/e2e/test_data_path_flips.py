@@ -11,6 +11,8 @@ import pytest
 from rig import Agent, Proxy, Rig, Script, Serving, get, ok, post, until
 from wire import Message, Wire
 
+from bgproxy.telemetry.metrics import KEPT_RELEASES
+
 
 def colors(rig: Rig) -> tuple[Agent, Agent]:
     """Two agents that say which they are."""
@@ -26,6 +28,23 @@ async def test_the_next_request_of_a_kept_connection_goes_to_the_new_color(rig: 
         assert (await client.answer()).body == (b"blue" if to == "green" else b"green")
         proxy.flip(to)
     assert proxy.metrics.connections_total == 1
+
+
+async def test_releases_that_are_long_gone_leave_no_series_and_the_one_in_use_keeps_its_own(rig: Rig) -> None:
+    script, green = Script(), rig.agent(Serving(ok(b"green")))
+    proxy = await rig.proxy(rig.agent(script), green=(green,))
+    client = await proxy.connect()
+    await client.send(get())
+    agent = await script.next()
+    await agent.head()
+    proxy.flip("green")
+    for number in range(2 * KEPT_RELEASES):
+        proxy.stage("blue", f"w{number}", green)
+    await agent.send(ok(b"late"))
+    assert (await client.answer()).body == b"late"
+    assert proxy.slot("blue", "v1").classes[2] == 1
+    proxy.stage("blue", "last", green)
+    assert len(proxy.metrics.snapshot()["series"]) == KEPT_RELEASES + 2  # and what stands on the two colors
 
 
 async def test_an_answer_that_is_waited_for_comes_from_its_own_color(rig: Rig) -> None:

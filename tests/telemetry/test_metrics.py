@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bgproxy.telemetry.metrics import BOUNDS, Histogram, Metrics, merge
+from bgproxy.telemetry.metrics import BOUNDS, KEPT_RELEASES, Histogram, Metrics, merge
 
 
 @pytest.mark.parametrize(
@@ -145,6 +145,66 @@ def test_a_successor_goes_on_from_the_counters_and_not_from_the_gauges():
     again = Metrics()
     again.carry(json.loads(json.dumps(told)))
     assert again.snapshot()["series"][0]["classes"][2] == 4
+
+
+def deploy(metrics: Metrics, label: str, held: int = 0) -> None:
+    """A release comes to blue, in place of the one before, and answers once."""
+    slot = metrics.slot("chat", "blue", label)
+    metrics.stand({label, "v2-on-green"})
+    slot.classes[2] += 1
+    slot.in_flight += held
+
+
+def told_releases(metrics: Metrics) -> list[str]:
+    return [one["release"] for one in metrics.snapshot()["series"]]
+
+
+def test_releases_that_are_long_gone_are_told_no_more():
+    metrics = Metrics()
+    metrics.slot("chat", "green", "v2-on-green")
+    for number in range(100):
+        deploy(metrics, f"v{number}")
+    stay = [f"v{number}" for number in range(99 - KEPT_RELEASES, 100)]
+    assert told_releases(metrics) == ["v2-on-green", *stay]
+
+
+def test_what_is_in_flight_on_a_release_keeps_its_series():
+    metrics = Metrics()
+    deploy(metrics, "busy", held=1)
+    for number in range(50):
+        deploy(metrics, f"v{number}")
+    assert told_releases(metrics)[0] == "busy"
+    metrics.slot("chat", "blue", "busy").in_flight -= 1
+    deploy(metrics, "next")
+    assert "busy" not in told_releases(metrics)
+
+
+def test_a_release_that_comes_back_is_young_again():
+    metrics = Metrics()
+    deploy(metrics, "old")
+    for number in range(KEPT_RELEASES - 1):
+        deploy(metrics, f"v{number}")
+    deploy(metrics, "old")
+    for number in range(KEPT_RELEASES - 1):
+        deploy(metrics, f"w{number}")
+    (old,) = [one for one in metrics.snapshot()["series"] if one["release"] == "old"]
+    assert old["classes"][2] == 2
+
+
+def test_what_a_predecessor_left_of_them_is_given_up_first():
+    metrics = Metrics()
+    before = Metrics()
+    for number in range(KEPT_RELEASES):
+        deploy(before, f"v{number}")
+    metrics.carry(before.snapshot())
+    for number in range(3):
+        deploy(metrics, f"w{number}")
+    told = told_releases(metrics)
+    assert told == [*(f"v{number}" for number in range(2, KEPT_RELEASES)), "w0", "w1", "w2"]
+    again = Metrics()
+    again.carry(metrics.snapshot())
+    deploy(again, "x")
+    assert told_releases(again) == [*told[1:], "x"]
 
 
 SESSIONS: dict[str, Any] = {
