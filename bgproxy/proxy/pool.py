@@ -142,15 +142,19 @@ class Upstream:
             connection.close()
 
     async def warm(self, count: int) -> str:
-        """Open connections ahead of a flip; returns why that failed, or nothing."""
+        """Open connections ahead of a flip, as far as `max_connections` lets; why that failed, or nothing."""
         missing = min(count, self._options.max_idle) - len(self.idle)
         for _ in range(missing):
+            if self.open + self.opening >= self._options.max_connections:
+                break
+            self.opening += 1
             try:
-                connection = await self._connect()
+                self._give(await self._connect())
             except (OSError, TimeoutError) as error:
                 return describe(error, self._connect_timeout)
-            connection.idle_since = monotonic()
-            self.idle.append(connection)
+            finally:
+                self.opening -= 1
+                self._open_for_waiting()  # who has come to wait meanwhile has counted on this one
         return ""
 
     def is_warm(self, now: float) -> bool:
@@ -202,12 +206,16 @@ class Upstream:
             self._failed(error)
         else:
             self.opening -= 1
-            if self.waiting:
-                self.waiting.popleft().connected(connection, monotonic())
-            else:
-                connection.idle_since = monotonic()
-                self.idle.append(connection)
+            self._give(connection)
         self._open_for_waiting()
+
+    def _give(self, connection: UpstreamConnection) -> None:
+        """A new connection, for who has waited longest."""
+        if self.waiting:
+            self.waiting.popleft().connected(connection, monotonic())
+        else:
+            connection.idle_since = monotonic()
+            self.idle.append(connection)
 
     async def _connect(self) -> UpstreamConnection:
         loop = asyncio.get_running_loop()

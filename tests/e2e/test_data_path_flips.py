@@ -227,6 +227,41 @@ async def test_right_after_a_flip_the_new_color_is_warm_and_its_connects_are_cap
     assert [(await client.answer()).body for client in clients] == [b"green"] * 40
 
 
+async def test_warming_opens_no_more_than_the_pool_may_have(rig: Rig) -> None:
+    blue = rig.agent(script := Script())
+    proxy = await rig.proxy(blue, pool={"warm_connections": 3, "max_connections": 2, "idle_timeout": 60.0})
+    client = await proxy.connect()
+    await client.send(get())
+    agent = await script.next()
+    await agent.head()
+    for _ in range(2):
+        assert await proxy.plane.warm_up("blue") == ""
+        assert (proxy.upstream().open, len(proxy.upstream().idle), len(blue.wires)) == (2, 1, 2)
+    await agent.send(ok(b"blue"))
+    assert (await client.answer()).body == b"blue"
+
+
+async def test_two_that_warm_at_once_open_no_more_than_one_may(rig: Rig) -> None:
+    proxy = await rig.proxy(rig.agent(Serving(ok())), pool={"warm_connections": 2, "max_connections": 2})
+    upstream = proxy.upstream()
+    assert await asyncio.gather(*(upstream.warm(2) for _ in range(4))) == [""] * 4
+    assert (upstream.open, upstream.opening) == (2, 0)
+
+
+async def test_a_request_that_comes_while_its_place_is_taken_by_warming_is_served_by_that_connection(rig: Rig) -> None:
+    agent = rig.agent(Serving(ok(b"blue")))
+    proxy = await rig.proxy(agent, pool={"warm_connections": 0, "max_connections": 1})
+    client = await proxy.connect()
+    await until(lambda: proxy.metrics.connections == 1)
+    warming = asyncio.ensure_future(proxy.upstream().warm(1))
+    await asyncio.sleep(0)
+    assert proxy.upstream().opening == 1
+    await client.send(get())
+    assert (await client.answer()).body == b"blue"
+    assert await warming == ""
+    assert len(agent.wires) == 1
+
+
 async def test_warming_says_why_a_color_cannot_take_the_traffic(rig: Rig) -> None:
     blue, green = colors(rig)
     proxy = await rig.proxy(blue, green=(green,))
