@@ -71,6 +71,7 @@ def end_sessions(
 ) -> Change | None:
     """The deadline of a color's release has passed: its sessions are over. `at`: the store's time, in unix seconds.
 
+    `evidence` goes on record; its `sessions`, how many lived there, are put to the flip that left the release.
     None where that is late: another label stands there, traffic has come back, the deadline was cancelled or is still
     to come, or the sessions are ended already. Raises `UnknownColor`.
     """
@@ -82,4 +83,6 @@ def end_sessions(
         return None
     after = replace(release, ended=True, at=at)
     facts = recorded(state, {color: after}, color=color, release=label, ended=True, evidence=dict(evidence))
-    return changed(state, {color: after}, "drain", facts, actor, reason)
+    sessions = evidence.get("sessions")
+    change = changed(state, {color: after}, "drain", facts, actor, reason)
+    return replace(change, ended=(release.left, sessions if isinstance(sessions, int) else 0))

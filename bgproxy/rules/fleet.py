@@ -44,7 +44,8 @@ class Change:
     """A decided step, not yet made: the state after it (revision one higher) and what goes on the audit record.
 
     `moved` and `touched` name what this change wrote, so that the store puts its own time on exactly that. `deadlines`:
-    by color the seconds from that time to the deadline that is set.
+    by color the seconds from that time to the deadline that is set. `ended`: to the flip of which epoch how many ended
+    sessions are put by this change.
     """
 
     state: FleetState
@@ -55,6 +56,7 @@ class Change:
     moved: bool = False
     touched: frozenset[str] = frozenset()
     deadlines: Mapping[str, float] = field(default_factory=dict)
+    ended: tuple[int, int] = (0, 0)
 
     def stamped(self, now: float) -> FleetState:
         """The state with `now` (unix seconds by the store's clock) on all that this change wrote."""

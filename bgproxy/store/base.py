@@ -9,7 +9,9 @@
 4. Times on record are the store's own, in unix seconds.
 5. Every call ends: within `command_timeout`, or within `connect_timeout` for `open` and the start of `watch`. What goes
    wrong is a `StoreUnavailable` (or one of its kinds), whose text never holds a password.
-6. Data that cannot be understood, or that a newer bgproxy wrote, are an error, are never taken for "nothing there", and
+6. The sessions that a flip leaves are counted in its commit, and what becomes of them where it happens, see
+   `store/flips.py`. The newest thousand epochs are kept; a memory store's file has them as of the last change.
+7. Data that cannot be understood, or that a newer bgproxy wrote, are an error, are never taken for "nothing there", and
    are never written over.
 
 **Keyspace** in Redis, all of one fleet under one hash tag, so that a script's keys live in one slot:
@@ -17,6 +19,7 @@
     bgproxy:{FLEET}:state   hash    schema, revision, colors, pointer, release:COLOR (JSON each but the numbers)
     bgproxy:{FLEET}:audit   stream  one entry per change: verb, actor, reason, epoch, revision, facts
     bgproxy:{FLEET}:nodes   hash    node id → its last report with the time it came; the dead are swept by the living
+    bgproxy:{FLEET}:flips   hash    epoch → a flip's record (JSON); EPOCH:moved, :ended, :lost, :turns_cut → counts
     bgproxy:{FLEET}:bell    channel the revision that has just been written, nothing else
 
 The sessions' pins stand beside it: `store/pinning.py`.
@@ -29,13 +32,14 @@ An ACL user needs: `~bgproxy:{FLEET}:* &bgproxy:{FLEET}:bell &bgproxy:{FLEET}:pi
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 from urllib.parse import urlsplit
 
 from bgproxy.errors import BgproxyError, ConfigError
 from bgproxy.rules.fleet import Change, FleetState
+from bgproxy.store.flips import FlipRecord
 from bgproxy.store.pinning import PinStore
 
 SCHEMA = 1  # of the state; raised when an older bgproxy would misread it
@@ -141,6 +145,15 @@ class Store(Protocol):
 
         It may skip revisions that are overtaken while nobody asks. Raises `StoreUnavailable` when the line breaks.
         Close it (`aclose`) when done.
+        """
+
+    async def flips(self, epochs: Sequence[int]) -> list[FlipRecord]:
+        """The records of these epochs' flips, in that order, without those that never were or are forgotten."""
+
+    async def tally(self, epoch: int, *, lost: int = 0, turns_cut: int = 0) -> None:
+        """Count sessions and exchanges that bgproxy has lost or cut towards that epoch's flip, if it is known.
+
+        Asking again after a `StoreUnavailable` may count it twice: a loss is rather told twice than hidden.
         """
 
     async def now(self) -> float:

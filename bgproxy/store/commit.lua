@@ -1,9 +1,12 @@
 -- The one way in which the fleet's state is written: compare, write, put on record, ring. Whole or not at all.
 --
--- KEYS  1 state hash   2 audit stream
+-- KEYS  1 state hash   2 audit stream   3 pins' counts hash   4 flips hash
 -- ARGV  1 our schema          2 the revision that must stand, or "" where nothing may stand
 --       3 the bell's channel  4 about how many audit entries to keep
 --       5 verb  6 actor  7 reason  8 facts (JSON)  9 epoch  10 revision, both after the change
+--       11 the record of the flip that this is (JSON without its closing brace), "begin" for a fleet that begins, or ""
+--       12 how many epochs' records to keep  13 14 the epoch to whose flip so many ended sessions are put, or 0
+--       15 16 the color and the label that are active after the change
 --       then, for each field to write: its name, its value, and "stamp", a number of seconds or "".
 --       A value to be stamped is a JSON object without its closing brace: the time of this Redis is its last member,
 --       before it, with a number of seconds, the deadline that is so far away.
@@ -32,7 +35,7 @@ local time = redis.call('TIME')
 local now = string.format('%d.%06d', time[1], time[2])
 
 local write = {'schema', ARGV[1], 'revision', ARGV[10]}
-for i = 11, #ARGV, 3 do
+for i = 17, #ARGV, 3 do
   write[#write + 1] = ARGV[i]
   local seconds = tonumber(ARGV[i + 2])
   if seconds then
@@ -45,6 +48,29 @@ for i = 11, #ARGV, 3 do
   end
 end
 redis.call('HSET', KEYS[1], unpack(write))
+
+-- The sessions that a flip leaves: those that live anywhere but on the release that becomes active.
+local function left()
+  local counted, counts = 0, redis.call('HGETALL', KEYS[3])
+  for i = 1, #counts, 2 do
+    local color, label, expires = string.match(counts[i], '^([^\t]*)\t([^\t]*)\t(%d+)$')
+    if expires and tonumber(expires) > tonumber(now) and not (color == ARGV[15] and label == ARGV[16]) then
+      counted = counted + tonumber(counts[i + 1])
+    end
+  end
+  return counted
+end
+
+if ARGV[11] == 'begin' then
+  redis.call('DEL', KEYS[4])
+elseif ARGV[11] ~= '' then
+  local record = ARGV[11] .. string.format(',"at":%s,"counted":%d}', now, left())
+  local old = string.format('%d', ARGV[9] - ARGV[12])
+  redis.call('HDEL', KEYS[4], old, old .. ':moved', old .. ':ended', old .. ':lost', old .. ':turns_cut')
+  redis.call('HSET', KEYS[4], ARGV[9], record)
+elseif redis.call('HEXISTS', KEYS[4], ARGV[13]) == 1 then
+  redis.call('HINCRBY', KEYS[4], ARGV[13] .. ':ended', ARGV[14])
+end
 
 local id = redis.call('XADD', KEYS[2], 'MAXLEN', '~', ARGV[4], '*', 'verb', ARGV[5], 'actor', ARGV[6],
   'reason', ARGV[7], 'facts', ARGV[8], 'epoch', ARGV[9], 'revision', ARGV[10], 'at', now)

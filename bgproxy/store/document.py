@@ -21,6 +21,7 @@ from bgproxy.rules.fleet import FleetState
 from bgproxy.rules.pointer import Pointer
 from bgproxy.rules.release import Phase, Release
 from bgproxy.store.base import SCHEMA, AuditEntry, NodeReport
+from bgproxy.store.flips import COUNTS, FlipRecord
 
 T = TypeVar("T")
 
@@ -122,6 +123,29 @@ def entries_from(documents: Any, where: str) -> list[AuditEntry]:
     """The audit entries of a list of documents."""
     with _understood(f"{where}, audit"):
         return [entry_from(document, where) for document in _of(list, documents)]
+
+
+def flip_from(document: Any, where: str) -> FlipRecord:
+    """A flip's record of a document; counts that it has none of are 0."""
+    with _understood(f"{where}, flips"):
+        counts = {name: _of(int, document.get(name, 0)) for name in COUNTS}
+        return FlipRecord(
+            epoch=_of(int, document["epoch"]),
+            verb=_text(document["verb"]),
+            origin=_text(document["origin"]),
+            to=_text(document["to"]),
+            at=float(document["at"]),
+            actor=_text(document["actor"]),
+            reason=_text(document["reason"]),
+            counted=_of(int, document["counted"]),
+            **counts,
+        )
+
+
+def flips_from(documents: Any, where: str) -> list[FlipRecord]:
+    """The flips' records of a list of documents."""
+    with _understood(f"{where}, flips"):
+        return [flip_from(document, where) for document in _of(list, documents)]
 
 
 def node_from(document: Any, age: float, where: str) -> NodeReport:

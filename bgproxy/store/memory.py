@@ -11,24 +11,35 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import unquote, urlsplit
 
 from bgproxy import tasks
 from bgproxy.errors import BadInput, BgproxyError, ConfigError, StoreBroken, StoreUnavailable
 from bgproxy.rules.fleet import Change, FleetState
 from bgproxy.store.base import AuditEntry, Conflict, NodeReport, StoreOptions
-from bgproxy.store.document import entries_from, parsed, state_document, state_from, write_safely
+from bgproxy.store.document import entries_from, flips_from, parsed, state_document, state_from, write_safely
+from bgproxy.store.flips import FlipRecord, FlipTable, record_of
 from bgproxy.store.memory_pins import MemoryPins
 from bgproxy.store.pinning import PinStore
 
 log = logging.getLogger(__name__)
 
 _Written = tuple[FleetState, AuditEntry]
+
+
+class _Step(NamedTuple):
+    """A change that is about to be made, with what goes along with it."""
+
+    change: Change
+    state: FleetState
+    entry: AuditEntry
+    flip: FlipRecord | None
+
 
 # Entries kept in the file, which is rewritten whole at each change.
 _SNAPSHOT_AUDIT = 1_000
@@ -52,7 +63,9 @@ class MemoryStore:
         self._nodes: dict[str, tuple[NodeReport, float]] = {}
         self._bells: set[_Bell] = set()
         self._writing = asyncio.Lock()
-        self.pins: PinStore = MemoryPins(lambda: self._state, self._live_nodes)
+        self._flips = FlipTable()
+        self._pins = MemoryPins(lambda: self._state, self._live_nodes, has_moved=self._has_moved)
+        self.pins: PinStore = self._pins
         self._is_loaded = False
 
     def __repr__(self) -> str:
@@ -76,11 +89,10 @@ class MemoryStore:
         """See `Store.commit`. With a snapshot, a caller that gives up does not stop a write half-way."""
         await self._loaded()
         if self._path is None or not self._synced:
-            written = self._next(change, create)
+            step = self._next(change, create)
             if self._path is not None:
-                self._hand_over(*written, self._path)
-            self._take(*written)
-            return written
+                self._hand_over(step, self._path)
+            return self._take(step)
         writing = tasks.spawn(self._commit_on_disk(change, create, self._path), "store.snapshot")
         outcome: _Written | BgproxyError = await asyncio.shield(writing)
         if isinstance(outcome, BgproxyError):
@@ -103,6 +115,14 @@ class MemoryStore:
                 yield await bell.rung()
         finally:
             self._bells.discard(bell)
+
+    async def flips(self, epochs: Sequence[int]) -> list[FlipRecord]:
+        """See `Store.flips`."""
+        return self._flips.find(epochs)
+
+    async def tally(self, epoch: int, *, lost: int = 0, turns_cut: int = 0) -> None:
+        """See `Store.tally`."""
+        self._flips.add(epoch, lost=lost, turns_cut=turns_cut)
 
     async def now(self) -> float:
         """See `Store.now`."""
@@ -128,8 +148,11 @@ class MemoryStore:
             del self._nodes[node_id]
         return sorted(self._nodes)
 
-    def _next(self, change: Change, create: bool) -> _Written:
-        """The state and entry that the change leads to; raises `Conflict` where it was decided on another revision."""
+    def _has_moved(self, epoch: int) -> None:
+        self._flips.add(epoch, moved=1)
+
+    def _next(self, change: Change, create: bool) -> _Step:
+        """What the change leads to; raises `Conflict` where it was decided on another revision."""
         standing = self._state
         fits = standing is None if create else standing is not None and standing.revision == change.state.revision - 1
         if not fits:
@@ -146,40 +169,46 @@ class MemoryStore:
             revision=state.revision,
             facts=change.facts,
         )
-        return state, entry
+        becomes = (state.pointer.active, state.active.label if state.active is not None else "")
+        left = sum(count.live for place, count in self._pins.live().items() if place != becomes) if change.moved else 0
+        return _Step(change, state, entry, record_of(change, now, left))
 
-    def _take(self, state: FleetState, entry: AuditEntry) -> None:
+    def _take(self, step: _Step) -> _Written:
+        state, entry = step.state, step.entry
+        self._flips = self._flips.after(step.change, step.flip)
         self._state = state
         self._audit.append(entry)
         self._last_id = int(entry.id)
         for bell in self._bells:
             bell.ring(state.revision)
+        return state, entry
 
     async def _commit_on_disk(self, change: Change, create: bool, path: Path) -> _Written | BgproxyError:
         """A failure is returned: it is the caller's, who may be gone, and no background task's."""
         async with self._writing:
             try:
-                state, entry = self._next(change, create)
+                step = self._next(change, create)
             except Conflict as conflict:
                 return conflict
             try:
-                await asyncio.to_thread(write_safely, path, self._document(state, entry, _SNAPSHOT_AUDIT))
+                await asyncio.to_thread(write_safely, path, self._document(step, _SNAPSHOT_AUDIT))
             except OSError as error:
                 return StoreUnavailable(f"store: {path} cannot be written: {error.strerror}; nothing changed")
-            self._take(state, entry)
-            return state, entry
+            return self._take(step)
 
-    def _hand_over(self, state: FleetState, entry: AuditEntry, path: Path) -> None:
+    def _hand_over(self, step: _Step, path: Path) -> None:
         """Write for a successor, here and now: it is little, it is not synced, and a thread would take longer."""
         try:
-            write_safely(path, self._document(state, entry, _HANDOVER_AUDIT), synced=False)
+            write_safely(path, self._document(step, _HANDOVER_AUDIT), synced=False)
         except OSError as error:
             # Nobody asked for this file: a full disk must not stand in the way of a rollback.
             log.error("store: %s cannot be written: %s; a worker's successor will not know", path, error.strerror)
 
-    def _document(self, state: FleetState, entry: AuditEntry, entries: int) -> dict[str, Any]:
+    def _document(self, step: _Step, entries: int) -> dict[str, Any]:
+        """With so many audit entries and flips' records."""
         kept = [*islice(reversed(self._audit), entries - 1)][::-1]
-        return {**state_document(state), "audit": [*kept, entry]}
+        flips = self._flips.after(step.change, step.flip).documents(entries)
+        return {**state_document(step.state), "audit": [*kept, step.entry], "flips": flips}
 
     async def _loaded(self) -> None:
         """The snapshot has been taken over, or raises: nothing is read past, or written over, a file not understood."""
@@ -199,6 +228,7 @@ class MemoryStore:
         document = parsed(raw, where)
         state = state_from(document, where)
         entries = entries_from(document.get("audit", []), where)
+        flips = flips_from(document.get("flips", []), where)
         try:
             last_id = _entry_number(entries[-1].id) if entries else 0
         except BadInput:
@@ -210,6 +240,7 @@ class MemoryStore:
             self._state = state
             self._audit.extend(entries)
             self._last_id = last_id
+            self._flips = FlipTable(flips)
 
 
 class _Bell:

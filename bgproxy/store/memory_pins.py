@@ -15,6 +15,7 @@ from dataclasses import replace
 from bgproxy.errors import BadInput, StoreUnavailable
 from bgproxy.rules.fleet import FleetState
 from bgproxy.rules.pin import Pin, expiry
+from bgproxy.rules.pointer import Pointer
 from bgproxy.store.pinning import KEPT_ALIASES, Learned, PinCount, Resolved, Turn, Want, pin_of
 
 _MAX_KEYS = 1_000_000  # about 600 bytes each
@@ -40,11 +41,16 @@ class MemoryPins:
         state: Callable[[], FleetState | None],
         nodes: Callable[[], Iterable[str]],
         clock: Callable[[], float] | None = None,
+        has_moved: Callable[[int], None] | None = None,
     ) -> None:
-        """`state`: the fleet's state that stands; `nodes`: the live nodes' ids; `clock`: unix seconds."""
+        """`state`: the fleet's state that stands; `nodes`: the live nodes' ids; `clock`: unix seconds.
+
+        `has_moved` is told the epoch whose flip a session was left by, when that session moves.
+        """
         self._state = state
         self._nodes = nodes
         self._clock = clock or _steady_clock()
+        self._has_moved = has_moved
         self._pins: dict[bytes, _Kept] = {}  # by id
         self._aliases: dict[bytes, tuple[bytes, int]] = {}  # the pin's id, and when the alias itself expires
         self._buckets: dict[int, dict[bytes, None]] = {}  # keys by when they expire
@@ -104,7 +110,7 @@ class MemoryPins:
             return None
         stands = color in state.releases and state.releases[color].label == release
         if stands and (if_epoch_below is None or kept.pin.epoch < if_epoch_below):
-            self._moved(kept, color, release, state.pointer.epoch)
+            self._moved(kept, color, release, state.pointer)
         return kept.pin
 
     async def migrate(self, node: str, turns: Sequence[Turn]) -> list[Pin | None]:
@@ -141,6 +147,10 @@ class MemoryPins:
 
     async def counts(self) -> Mapping[tuple[str, str], PinCount]:
         """See `PinStore.counts`."""
+        return self.live()
+
+    def live(self) -> Mapping[tuple[str, str], PinCount]:
+        """The counts, at once."""
         self._swept()
         found: dict[tuple[str, str], PinCount] = {}
         for (color, release, expires), count in self._counts.items():
@@ -201,7 +211,7 @@ class MemoryPins:
             return replace(want.was, id=pin_id, ttl=want.ttl, max_age=want.max_age)
         state = self._standing()
         color = state.pointer.active
-        label = state.releases[color].label if color in state.releases else ""
+        label = self._label(color)
         upstream = want.offer[1] if want.offer[0] == color else ""
         return pin_of(want, want.keys[0], color, label, upstream, state.pointer.epoch, now)
 
@@ -234,16 +244,16 @@ class MemoryPins:
         if (kept := self._kept(turn.pin_id)) is None:
             return None
         pin, pointer = kept.pin, state.pointer
-        target = state.active.label if state.active is not None else ""
+        target = self._label(pointer.active)
         own = state.releases.get(pin.color)
         if own is None or own.label != pin.release:
-            self._moved(kept, pointer.active, target, pointer.epoch)
+            self._moved(kept, pointer.active, target, pointer)
         elif pin.epoch < pointer.epoch and pin.color == pointer.active:
             kept.pin = replace(pin, epoch=pointer.epoch)  # it stays, and is asked about no more before the next flip
         elif pin.epoch < pointer.epoch:
             everywhere = all(self._epochs.get(other, 0) >= pointer.epoch for other in nodes)
             if everywhere and not any((pin.id, other) in self._turns for other in nodes):
-                self._moved(kept, pointer.active, target, pointer.epoch)
+                self._moved(kept, pointer.active, target, pointer)
             else:
                 self._turns[pin.id, node] = turn.serial
         return kept.pin
@@ -252,6 +262,11 @@ class MemoryPins:
         if (state := self._state()) is None:
             raise StoreUnavailable("store: it holds no pointer, so no session can be pinned")
         return state
+
+    def _label(self, color: str) -> str:
+        """Of what stands on a color; "" where nothing does."""
+        release = self._standing().releases.get(color)
+        return release.label if release is not None else ""
 
     def _kept(self, key: bytes) -> _Kept | None:
         """The pin that the key leads to; what has expired has been swept before."""
@@ -294,9 +309,12 @@ class MemoryPins:
         if key not in kept.aliases:
             kept.aliases = [*kept.aliases, key][-KEPT_ALIASES:]
 
-    def _moved(self, kept: _Kept, color: str, release: str, epoch: int) -> None:
+    def _moved(self, kept: _Kept, color: str, release: str, pointer: Pointer) -> None:
         self._count(kept, -1)
-        pin = kept.pin
+        pin, epoch = kept.pin, pointer.epoch
+        was_left = pin.epoch < epoch and (pin.color, pin.release) != (pointer.active, self._label(pointer.active))
+        if was_left and self._has_moved is not None:
+            self._has_moved(epoch)
         kept.pin = replace(pin, color=color, release=release, upstream="", epoch=epoch, moved=pin.moved + 1)
         self._count(kept, 1)
         self._ring(pin.id)

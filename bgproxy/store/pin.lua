@@ -4,6 +4,8 @@
 -- ARGV  1 what the name of a pin's key begins with   2 the pins' channel   then what the script says
 --
 -- An alias names its pin, whose key nobody could have passed in KEYS: it shares their hash tag, and so their slot.
+-- A script that moves pins names the flips' hash in FLIPS.
+--
 -- A pin is written whole: color, release, epoch, created, ttl, max_age, moved, expiry, preset, route, upstream, parted
 -- by tabs, then the raw ids of its newest aliases. Expiries are unix seconds; see bgproxy/rules/pin.py.
 
@@ -167,7 +169,14 @@ local function ring(pin)
   rung[#rung + 1] = pin.id
 end
 
+local FLIPS
+
 local function moved(pin, color, release, epoch)
+  local active = pointed()
+  local was_left = tonumber(pin.epoch) < tonumber(epoch) and (pin.color ~= active or pin.release ~= label(active))
+  if was_left and redis.call('HEXISTS', FLIPS, epoch) == 1 then
+    redis.call('HINCRBY', FLIPS, epoch .. ':moved', 1)
+  end
   count(pin, -1)
   pin.color, pin.release, pin.upstream, pin.epoch = color, release, '', epoch
   pin.moved = string.format('%d', pin.moved + 1)

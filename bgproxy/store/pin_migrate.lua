@@ -2,11 +2,12 @@
 -- pointer, and none has a turn of the session under way. Else the turn runs where the session is, and counts as under
 -- way from now on: in the same step, so that no other node can find the session idle.
 --
--- KEYS  3 nodes hash  4 turns hash   5... the pins' keys
+-- KEYS  3 nodes hash  4 turns hash  5 flips hash   6... the pins' keys
 -- ARGV  3 seconds after which a silent node is not live  4 this node's id   5... the turns' serials
 --
 -- Answers for each turn id and text, or "" and "" where the pin is gone; {"none"} where no pointer stands.
 
+FLIPS = KEYS[5]
 local active, epoch = pointed()
 if not active then
   return {'none'}
@@ -36,7 +37,7 @@ local function idle(pin)
 end
 
 local answer = {}
-for turn, id in ipairs(ids(5, #KEYS)) do
+for turn, id in ipairs(ids(6, #KEYS)) do
   local pin = find(id)
   if pin and label(pin.color) ~= pin.release then
     moved(pin, active, target, epoch) -- its release is not there any more

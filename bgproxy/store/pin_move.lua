@@ -1,15 +1,16 @@
 -- Move one session by hand, to a release that stands where the caller says.
 --
--- KEYS  3 one of its keys
+-- KEYS  3 flips hash  4 one of its keys
 -- ARGV  3 color  4 release  5 the epoch below which its own must be, or ""
 --
 -- Answers {id, text} of the pin that stands, {} where it is gone, {"none"} where no pointer stands.
 
+FLIPS = KEYS[3]
 local active, epoch = pointed()
 if not active then
   return {'none'}
 end
-local pin = find(ids(3, 3)[1])
+local pin = find(ids(4, 4)[1])
 if not pin then
   return {}
 end

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import re
-from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from importlib.resources import files
 from typing import Any, cast
@@ -28,12 +28,14 @@ from bgproxy.store.base import SCHEMA, AuditEntry, Conflict, NodeReport, StoreOp
 from bgproxy.store.document import (
     check_schema,
     entry_from,
+    flip_from,
     node_from,
     parsed,
     pointer_document,
     release_document,
     state_from,
 )
+from bgproxy.store.flips import COUNTS, KEPT_FLIPS, FlipRecord, record_of
 from bgproxy.store.pinning import PinStore
 from bgproxy.store.redis_pins import RedisPins
 
@@ -59,6 +61,8 @@ class RedisStore:
         self._state_key = prefix + "state"
         self._audit_key = prefix + "audit"
         self._nodes_key = prefix + "nodes"
+        self._counts_key = prefix + "n"
+        self._flips_key = prefix + "flips"
         self._bell = prefix + "bell"
         self._pool = BlockingConnectionPool(
             connection_class=_CONNECTION_CLASSES[transport],
@@ -75,6 +79,7 @@ class RedisStore:
         )
         self._client = Redis(connection_pool=self._pool)
         self._commit_script = self._client.register_script(_script("commit.lua"))
+        self._tally_script = self._client.register_script(_script("tally.lua"))
         self._beat_script = self._client.register_script(_script("beat.lua"))
         self.pins: PinStore = RedisPins(self._client, self._border, self._hear, prefix, options.node_ttl)
 
@@ -112,10 +117,16 @@ class RedisStore:
             orjson.dumps(change.facts),
             change.state.pointer.epoch,
             change.state.revision,
+            _flip(change),
+            KEPT_FLIPS,
+            *change.ended,
+            change.state.pointer.active,
+            change.state.active.label if change.state.active is not None else "",
             *_fields(change, everything=create),
         ]
         async with self._border(doing="whether the change was made is not known"):
-            answer = await cast("Any", self._commit_script(keys=[self._state_key, self._audit_key], args=arguments))
+            keys = [self._state_key, self._audit_key, self._counts_key, self._flips_key]
+            answer = await cast("Any", self._commit_script(keys=keys, args=arguments))
         verdict, *rest = answer
         if verdict == b"newer":
             check_schema(int(rest[0]), self._where(self._state_key))
@@ -154,6 +165,25 @@ class RedisStore:
                     yield 0
                 elif revision.isdigit():
                     yield int(revision[:18])
+
+    async def flips(self, epochs: Sequence[int]) -> list[FlipRecord]:
+        """See `Store.flips`."""
+        if not epochs:
+            return []
+        names = [f"{epoch}{part}" for epoch in epochs for part in ("", *(f":{name}" for name in COUNTS))]
+        async with self._border():
+            values = await cast("Any", self._client.hmget(self._flips_key, names))
+        where, step, found = self._where(self._flips_key), 1 + len(COUNTS), []
+        for at, epoch in zip(range(0, len(values), step), epochs, strict=True):
+            if values[at] is not None:
+                counts = {name: int(count or 0) for name, count in zip(COUNTS, values[at + 1 : at + step], strict=True)}
+                found.append(flip_from({**parsed(values[at], where), **counts, "epoch": epoch}, where))
+        return found
+
+    async def tally(self, epoch: int, *, lost: int = 0, turns_cut: int = 0) -> None:
+        """See `Store.tally`."""
+        async with self._border():
+            await cast("Any", self._tally_script(keys=[self._flips_key], args=[epoch, lost, turns_cut]))
 
     async def now(self) -> float:
         """See `Store.now`."""
@@ -314,6 +344,14 @@ def _fields(change: Change, *, everything: bool) -> Iterable[str | bytes]:
 def _unclosed(document: Mapping[str, Any]) -> bytes:
     """A JSON object without its closing brace, to which a script adds the store's time."""
     return orjson.dumps(document)[:-1]
+
+
+def _flip(change: Change) -> bytes:
+    """The record that a change begins, as `commit.lua` takes it."""
+    record = record_of(change, 0.0, 0)
+    if record is None:
+        return b"begin" if change.moved else b""
+    return _unclosed({name: getattr(record, name) for name in ("verb", "origin", "to", "actor", "reason")})
 
 
 def _script(name: str) -> str:

@@ -39,7 +39,7 @@ class RedisPins:
         self._hear = hear
         self._prefix = (prefix + "k:").encode()
         self._state_key, self._counts_key = prefix + "state", prefix + "n"
-        self._nodes_key, self._turns_key = prefix + "nodes", prefix + "turns"
+        self._nodes_key, self._turns_key, self._flips_key = prefix + "nodes", prefix + "turns", prefix + "flips"
         self._bell = prefix + "pins"
         self._node_ttl = node_ttl
         common = _script("pin.lua")
@@ -84,7 +84,7 @@ class RedisPins:
     async def move(self, key: bytes, color: str, release: str, *, if_epoch_below: int | None = None) -> Pin | None:
         """See `PinStore.move`."""
         below = "" if if_epoch_below is None else if_epoch_below
-        answer = await self._run("move", [key], (color, release, below))
+        answer = await self._run("move", [key], (color, release, below), (self._flips_key,))
         if answer == [b"none"]:
             raise self._no_pointer()
         return self._pin(*answer) if answer else None
@@ -94,7 +94,7 @@ class RedisPins:
         if not turns:
             return []
         arguments = (self._node_ttl, node, *(turn.serial for turn in turns))
-        tables = (self._nodes_key, self._turns_key)
+        tables = (self._nodes_key, self._turns_key, self._flips_key)
         answer = await self._run("migrate", (turn.pin_id for turn in turns), arguments, tables)
         if answer == [b"none"]:
             raise self._no_pointer()
