@@ -125,6 +125,11 @@ A2A: Final = Preset(
         Group((_task("params", "taskId"),), guard=("method",), among=_A2A_BY_TASK_ID),
         Group((_context("params", "contextId"),), guard=("method",), among=_names(b"tasks/list", b"ListTasks")),
         Group((_task("message", "taskId"), _context("message", "contextId"))),
+        # REST is written by protobuf's JSON, whose readers take a field's own name too, and there is SDK code that
+        # writes those; in 0.3 the message's own name is `request`.
+        Group((_task("message", "task_id"), _context("message", "context_id"))),
+        Group((_task("request", "task_id"), _context("request", "context_id"))),
+        Group((_task("request", "taskId"), _context("request", "contextId"))),
     ),
     learn_groups=(
         *_a2a_answers("result"),

@@ -154,6 +154,16 @@ def test_a_message_over_rest_names_its_ids(target: str) -> None:
     assert turn(rest(f"POST {target}", body, "application/a2a+json")).keys == [TASK, CONTEXT]
 
 
+@pytest.mark.parametrize("message", ["message", "request"])
+@pytest.mark.parametrize("names", [("task_id", "context_id"), ("taskId", "contextId")])
+def test_a_message_over_rest_may_have_the_names_of_its_protobuf(message: str, names: tuple[str, str]) -> None:
+    """As a2a-sdk's client of 0.3 writes it."""
+    ids = dict(zip(names, (T, C), strict=True))
+    sent = {"message_id": "5967cca6", **ids, "role": "ROLE_USER", "content": [{"text": "1"}]}
+    body = {message: sent, "configuration": {"blocking": True}}
+    assert turn(rest("POST /v1/message:send", body)).keys == [TASK, CONTEXT]
+
+
 def test_answers_over_rest_have_no_envelope() -> None:
     request = rest("POST /message:stream", {"message": {"messageId": "m", "parts": PARTS}})
     assert turn(request, reply({"task": {"id": T, "contextId": C}})).minted == [TASK, CONTEXT]
