@@ -1,8 +1,9 @@
 """The store of a single process: plain variables, and a snapshot file where one is asked for.
 
 Keeps the promises of `store/base.py`. With a snapshot a commit is on the disk before it counts, so that a flip which
-was answered survives a crash of the machine; with a handover file it survives one of the process. A file that cannot
-be understood stops `open` and is never written over. The sessions' pins are in neither: they go with the process.
+was answered survives a crash of the machine; with a handover file it survives one of the process. A snapshot is this
+process's alone (`store/lock.py`). A file that cannot be understood stops `open` and is never written over. The
+sessions' pins are in neither: they go with the process.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from urllib.parse import unquote, urlsplit
 from bgproxy import tasks
 from bgproxy.errors import BadInput, BgproxyError, ConfigError, StoreBroken, StoreUnavailable
 from bgproxy.rules.fleet import Change, FleetState
+from bgproxy.store import lock
 from bgproxy.store.base import AuditEntry, Conflict, NodeReport, StoreOptions
 from bgproxy.store.document import entries_from, flips_from, parsed, state_document, state_from, write_safely
 from bgproxy.store.flips import FlipRecord, FlipTable, record_of
@@ -45,6 +47,9 @@ class _Step(NamedTuple):
 _SNAPSHOT_AUDIT = 1_000
 _HANDOVER_AUDIT = 100
 
+_LOCK_TIMEOUT = 3.0  # seconds; a worker whose supervisor was killed ends sooner, if nothing is in flight
+_LOCK_PAUSE = 0.05
+
 
 class MemoryStore:
     """One process's state; gone with it unless there is a snapshot."""
@@ -67,6 +72,7 @@ class MemoryStore:
         self._pins = MemoryPins(lambda: self._state, self._live_nodes, has_moved=self._has_moved)
         self.pins: PinStore = self._pins
         self._is_loaded = False
+        self._lock: int | None = None  # on the snapshot, from the first look at it
 
     def __repr__(self) -> str:
         return f"<MemoryStore {self._path or 'without a snapshot'}>"
@@ -76,9 +82,11 @@ class MemoryStore:
         await self._loaded()
 
     async def close(self) -> None:
-        """Wait for a snapshot that is being written."""
+        """Wait for a snapshot that is being written, and leave the file to the next one."""
         async with self._writing:
-            pass
+            if self._lock is not None:
+                lock.release(self._lock)
+                self._lock = None
 
     async def read(self) -> FleetState | None:
         """See `Store.read`."""
@@ -210,17 +218,34 @@ class MemoryStore:
         flips = self._flips.after(step.change, step.flip).documents(entries)
         return {**state_document(step.state), "audit": [*kept, step.entry], "flips": flips}
 
+    async def _hold(self, path: Path) -> None:
+        """Lock the snapshot. One that can never be written is found out by that: at the start, not at a flip."""
+        deadline = time.monotonic() + _LOCK_TIMEOUT
+        while self._lock is None:
+            try:
+                self._lock = lock.take(path)
+            except (FileNotFoundError, NotADirectoryError):
+                raise StoreUnavailable(f"store: {path.parent} is no directory: make it") from None
+            except OSError as error:
+                raise StoreUnavailable(
+                    f"store: {path} cannot be locked: {error.strerror}: choose a directory of a local disk that this "
+                    "user may write to"
+                ) from None
+            except StoreUnavailable:
+                if time.monotonic() >= deadline:
+                    raise
+                await asyncio.sleep(_LOCK_PAUSE)
+
     async def _loaded(self) -> None:
         """The snapshot has been taken over, or raises: nothing is read past, or written over, a file not understood."""
         if self._path is None or self._is_loaded:
             return
         where = str(self._path)
+        if self._synced:
+            await self._hold(self._path)
         try:
             raw = await asyncio.to_thread(self._path.read_bytes)
         except FileNotFoundError:
-            # A snapshot that can never be written is found out at the start, not at the first flip.
-            if not await asyncio.to_thread(self._path.parent.is_dir):
-                raise StoreUnavailable(f"store: {self._path.parent} is no directory: make it") from None
             self._is_loaded = True
             return
         except OSError as error:

@@ -165,10 +165,22 @@ async def test_a_snapshot_outlives_the_proxy(town, tmp_path):
         assert (await serve.flip(to))["epoch"] == epoch
         serve.signal(signal.SIGTERM if epoch == 2 else signal.SIGKILL)
         await serve.ended()
-    serve = await town.serve(blue, green, "--store", f"memory://{tmp_path}/state.json")
+    serve = await town.serve(blue, green, "--store", f"memory://{tmp_path}/state.json")  # its worker may live yet
     assert await serve.ask() == (200, "v1")
     _, audit = await serve.api("GET", "/v1/audit")
     assert [entry["epoch"] for entry in audit["entries"] if entry["verb"] == "flip"] == [3, 2]
+
+
+async def test_a_snapshot_is_one_proxy_s_alone_and_a_worker_s_successor_s(town, tmp_path):
+    store = ("--store", f"memory://{tmp_path}/state.json")
+    serve = await town.serve(await town.agent("v1"), await town.agent("v2"), *store)
+    second = town.start("--blue", "http://127.0.0.1:1", *store)
+    assert await second.ended() == 1
+    assert f"{tmp_path}/state.json is in use by process {serve.workers[0]}" in second.log
+    assert "give this one a file of its own" in second.log
+    await kill_a_worker(serve)
+    await serve.ready(workers=2)
+    assert (await serve.flip("green"))["epoch"] == 2
 
 
 @pytest.mark.redis

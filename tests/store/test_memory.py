@@ -4,10 +4,13 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import stat
+import subprocess
+import sys
 import threading
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -50,7 +53,80 @@ async def test_only_its_owner_reads_it_and_nothing_else_stays(path: Path, opened
     store = await opened(f"memory://{path}")
     await store.commit(flips.first(), create=True)
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
-    assert [file.name for file in path.parent.iterdir()] == ["state.json"]
+    assert sorted(file.name for file in path.parent.iterdir()) == ["state.json", "state.json.lock"]
+
+
+HOLDER = """
+import asyncio, sys
+from bgproxy.store.base import StoreOptions, open_store
+
+async def hold():
+    store = open_store(StoreOptions(url=f"memory://{sys.argv[1]}"))
+    await store.open()
+    print("holds", flush=True)
+    if sys.stdin.readline() == "close\\n":
+        await store.close()
+        print("closed", flush=True)
+        sys.stdin.readline()
+
+asyncio.run(hold())
+"""
+
+
+@pytest.fixture
+def holder(path: Path) -> Iterator[subprocess.Popen[str]]:
+    """Another process that uses the file."""
+    command = [sys.executable, "-c", HOLDER, str(path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "holds\n"
+        yield process
+        process.kill()
+
+
+async def test_a_file_that_another_process_uses_is_refused(
+    path: Path, opened: Opened, flips: Any, holder: subprocess.Popen[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(memory, "_LOCK_TIMEOUT", 0.0)
+    for _ in range(2):
+        with pytest.raises(StoreUnavailable) as refusal:
+            await opened(f"memory://{path}")
+        assert str(path) in str(refusal.value)
+        assert f"process {holder.pid}" in str(refusal.value)
+        assert "a file of its own" in str(refusal.value)
+    unlocked = open_store(StoreOptions(url=f"memory://{path}"))
+    with pytest.raises(StoreUnavailable):  # nor does it serve who did not open it
+        await unlocked.commit(flips.first(), create=True)
+    await opened(f"memory://{path.with_name('other.json')}")
+
+
+@pytest.mark.parametrize("way", ["killed", "closed"])
+async def test_the_next_one_takes_the_file_over(
+    path: Path, opened: Opened, flips: Any, holder: subprocess.Popen[str], way: str
+) -> None:
+    coming = asyncio.ensure_future(opened(f"memory://{path}"))  # before the other one has gone
+    await asyncio.sleep(0)
+    if way == "killed":
+        holder.kill()
+        holder.wait()
+    else:
+        assert holder.stdin is not None
+        assert holder.stdout is not None
+        holder.stdin.write("close\n")
+        holder.stdin.flush()
+        assert holder.stdout.readline() == "closed\n"
+    await (await coming).commit(flips.first(), create=True)
+
+
+async def test_where_nothing_can_be_locked_nothing_is_begun(
+    path: Path, opened: Opened, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unsupported(*_: object) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(memory.lock.fcntl, "lockf", unsupported)
+    with pytest.raises(StoreUnavailable, match="cannot be locked: No locks available: choose a directory"):
+        await opened(f"memory://{path}")
 
 
 GOOD = {
@@ -145,7 +221,7 @@ async def test_a_write_that_fails_changes_nothing(
     assert await store.read() == state
     assert len(await store.audit(limit=10)) == 1
     assert path.read_bytes() == before
-    assert [file.name for file in path.parent.iterdir()] == ["state.json"]
+    assert sorted(file.name for file in path.parent.iterdir()) == ["state.json", "state.json.lock"]
     assert (await store.commit(flips.flip(state)))[0].revision == 2
 
 
