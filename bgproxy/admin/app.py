@@ -9,6 +9,7 @@ from bgproxy.admin.events import WATCHERS, Watchers
 from bgproxy.admin.guard import Guard, tell_problems
 from bgproxy.admin.openapi import document
 from bgproxy.admin.probes import OPENAPI
+from bgproxy.admin.problems import COMMON_FIELDS
 from bgproxy.admin.routes import ROUTES
 from bgproxy.admin.seams import AdminDeps, Peers, Switch
 
@@ -37,6 +38,4 @@ def build(deps: AdminDeps) -> web.Application:
 
 
 async def _common_fields(_request: web.Request, response: web.StreamResponse) -> None:
-    response.headers["Server"] = "bgproxy"
-    response.headers["Cache-Control"] = "no-store"
-    response.headers["X-Content-Type-Options"] = "nosniff"
+    response.headers.update(COMMON_FIELDS)

@@ -17,7 +17,7 @@ from bgproxy.admin.auth import Failures, Keyring, demand, identify, peer_name
 from bgproxy.admin.call import ACTOR, Route
 from bgproxy.admin.options import AdminOptions, split_address
 from bgproxy.admin.origin import HostList, check_site
-from bgproxy.admin.problems import BadRequest, NotFound, Unexpected, WrongMethod, respond
+from bgproxy.admin.problems import UNFORESEEN, BadRequest, NotFound, Unexpected, WrongMethod, respond
 from bgproxy.errors import Problem, Unauthorized
 
 log = logging.getLogger(__name__)
@@ -44,7 +44,7 @@ async def tell_problems(request: web.Request, handler: Handler) -> web.StreamRes
         raise
     except Exception:
         log.exception("%s %s failed", request.method, request.path)
-        return respond(Unexpected("something went wrong inside the proxy; its log says what"))
+        return respond(Unexpected(UNFORESEEN))
 
 
 class Guard:

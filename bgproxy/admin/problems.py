@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from typing import Final
 
 import orjson
 from aiohttp import web
@@ -98,11 +100,22 @@ class TooManyWatchers(Problem):
     title = "Too many event streams"
 
 
+UNFORESEEN: Final = "something went wrong inside the proxy; its log says what"
+
+
 class Unexpected(Problem):
     """A fault of ours. The answer says nothing of it, the log everything."""
 
     code = "internal"
     title = "Internal error"
+
+
+COMMON_FIELDS: Final[Mapping[str, str]] = {
+    "Server": "bgproxy",
+    "Cache-Control": "no-store",
+    "X-Content-Type-Options": "nosniff",
+}
+"""On every answer of the admin plane."""
 
 
 def respond(error: Problem) -> web.Response:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -116,8 +117,13 @@ async def test_garbage_is_refused_and_its_content_not_logged(plane, listen, capl
     await server.start(plane.deps())
     reader, writer = await asyncio.open_connection(*address.split(":"))
     writer.write(b"GET /v1/status HTTP/1.1\r\nAuthorization : Bearer my-secret-my-secret\r\n\r\n")
-    assert b" 400 " in await reader.readline()
+    head = (await reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")
+    problem = json.loads(await reader.read())  # to its end: the connection is closed behind it
     writer.close()
     await server.stop()
+    assert head[0].endswith(" 400 Bad Request")
+    assert {"Content-Type: application/problem+json", "Server: bgproxy", "Cache-Control: no-store"} <= {*head}
+    assert (problem["code"], problem["status"]) == ("bad_request", 400)
+    assert "my-secret" not in str(problem)
     assert "Error handling request" in caplog.text
     assert "my-secret" not in caplog.text
