@@ -27,6 +27,7 @@ HOT = [
     "bgproxy/proxy/record.py",
     "bgproxy/proxy/routing.py",
     "bgproxy/proxy/sending.py",
+    "bgproxy/proxy/session_rules.py",
     "bgproxy/proxy/tunnel.py",
     "bgproxy/proxy/turn.py",
     "bgproxy/proxy/upload.py",
@@ -41,6 +42,8 @@ HOT = [
     "bgproxy/sessions/recognise.py",
     "bgproxy/sessions/sighting.py",
     "bgproxy/sessions/tables.py",
+    "bgproxy/store/pin_table.py",
+    "bgproxy/store/pins.py",
     "bgproxy/telemetry/metrics.py",
 ]
 

@@ -76,6 +76,7 @@ class Parser:
         "_request_marks",
         "_response_fields",
         "_response_marks",
+        "_telling_fields",
         "_trace",
         "_underscores",
     )
@@ -104,7 +105,8 @@ class Parser:
         plain = TOKEN.replace(b"_", b"")
         self._request_fields = FieldScanner(_REQUEST_FIELDS, _REQUEST_PREFIXES, plain, max_fields, request_marks)
         self._any_fields = FieldScanner(_REQUEST_FIELDS, _REQUEST_PREFIXES, TOKEN, max_fields, request_marks)
-        self._response_fields = FieldScanner(_RESPONSE_FIELDS, (), TOKEN, max_fields, response_marks)
+        self._response_fields = FieldScanner(_RESPONSE_FIELDS, (), TOKEN, max_fields)
+        self._telling_fields = FieldScanner(_RESPONSE_FIELDS, (), TOKEN, max_fields, response_marks)
 
     def request(self, head: bytes, trusted: bool = False) -> RequestHead:
         """A request's head, its empty line included. `trusted`: what it says about the client's identity is kept.
@@ -166,10 +168,14 @@ class Parser:
             _finish(request, head, head.lower(), odd, trusted)
         return request
 
-    def response(self, head: bytes) -> ResponseHead:
-        """A response's head, its empty line included. Raises `Malformed` with code `bad_response`."""
+    def response(self, head: bytes, telling: bool = True) -> ResponseHead:
+        """A response's head, its empty line included. Raises `Malformed` with code `bad_response`.
+
+        `telling`: the `response_marks` are wanted.
+        """
         match = STATUS_LINE.match(head)
-        found = self._response_fields.find(head, match.end()) if match is not None else None
+        fields = self._telling_fields if telling else self._response_fields
+        found = fields.find(head, match.end()) if match is not None else None
         if match is None or found is None:
             raise why_response_fails(head, self._max_fields)
         version, status_text = match.groups()

@@ -192,9 +192,10 @@ class Exchange(Sending):
         if self.head_part:
             data = self.head_part + data
             self.head_part = b""
+        telling = self.turn is not None and self.turn.sighting.minting
         while (end := data.find(b"\r\n\r\n")) >= 0:
             try:
-                response = self.client.plane.parser.response(data[: end + 4])
+                response = self.client.plane.parser.response(data[: end + 4], telling)
             except Malformed as error:
                 self._break(error.code, error.detail)
                 return

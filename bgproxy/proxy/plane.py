@@ -21,7 +21,7 @@ from bgproxy.proxy.options import ProxyOptions
 from bgproxy.proxy.pool import Upstream
 from bgproxy.proxy.resolve import Resolver
 from bgproxy.proxy.routing import Group, Routing
-from bgproxy.proxy.turn import SessionRules
+from bgproxy.proxy.session_rules import SessionRules
 from bgproxy.rules.fleet import FleetState
 from bgproxy.rules.health import Health, HealthOptions
 from bgproxy.rules.route import RouteTable

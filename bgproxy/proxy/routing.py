@@ -15,7 +15,7 @@ from bgproxy.rules.route import RouteTable
 from bgproxy.telemetry.metrics import Slot
 
 if TYPE_CHECKING:
-    from bgproxy.proxy.turn import SessionRules
+    from bgproxy.proxy.session_rules import SessionRules
 
 
 class Group:

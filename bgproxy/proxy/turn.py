@@ -9,21 +9,19 @@ Must not know how bytes are framed, nor where pins are kept.
 
 from __future__ import annotations
 
-from functools import lru_cache
 from secrets import token_hex
 from time import monotonic
 from typing import TYPE_CHECKING
 
-from bgproxy.proxy.options import RouteSessions, SessionOptions
 from bgproxy.proxy.replies import RpcError
 from bgproxy.proxy.routing import Group
+from bgproxy.proxy.session_rules import SessionRules
 from bgproxy.rules.choose import choose
 from bgproxy.rules.pin import Pin
 from bgproxy.sessions.jsonrpc import request_id
-from bgproxy.sessions.keys import Key, credentials_hash, digest
+from bgproxy.sessions.keys import Key
 from bgproxy.sessions.learn import Learner
 from bgproxy.sessions.preset import BROWSER
-from bgproxy.sessions.recognise import Recogniser
 from bgproxy.sessions.sighting import Sighting
 from bgproxy.store.pinning import Learned, Want
 
@@ -31,46 +29,18 @@ if TYPE_CHECKING:
     from bgproxy.proxy.exchange import Exchange
     from bgproxy.proxy.plane import DataPlane
 
-_credentials = lru_cache(1024)(credentials_hash)
-
 STORE_WAIT = 10.0  # seconds that a parked request waits at most; the store's own limits answer long before
 ECHOED = 4_096  # bytes of a request's body that are kept until its answer, so that an error can echo its id
-
-
-class SessionRules:
-    """What one route does to know its sessions and to keep them."""
-
-    def __init__(self, route: str, options: RouteSessions, common: SessionOptions) -> None:
-        self.route = route
-        self.options = options
-        self.write_timeout = common.pin_write_timeout
-        self.recogniser = Recogniser(options.presets, inspect_bytes=common.inspect_bytes)
-        self.echoes = any(preset.ending == "jsonrpc" for preset in options.presets)
-        self._scope = route.encode() + b"\0"
-
-    @property
-    def request_fields(self) -> frozenset[bytes]:
-        """The fields of a request that must be told."""
-        own = self.recogniser.request_fields
-        return own | {b"authorization"} if self.options.bind_credentials else own
-
-    @property
-    def response_fields(self) -> frozenset[bytes]:
-        """The fields of an answer that must be told."""
-        return self.recogniser.response_fields
-
-    def scope(self, marks: list[tuple[bytes, bytes]] | None) -> bytes:
-        """What a key counts within: the route, and the credentials of who names it."""
-        if marks is not None and self.options.bind_credentials:
-            for name, value in marks:
-                if name == b"authorization":
-                    return self._scope + _credentials(value)
-        return self._scope
 
 
 def turn_of(exchange: Exchange, rules: SessionRules, rest: bytes) -> Turn | None:
     """The turn that a request begins; None where it neither has a session nor can get one. `rest`: behind its head."""
     request = exchange.request
+    met = rules.met(request)
+    if met is not None:
+        turn = Turn(exchange, rules, met[0])
+        turn.keys = met[1]
+        return turn
     has_body = request.length != 0
     if has_body and not rest and b"\nexpect:" in request.fields.lower():
         has_body = False  # it comes only when the agent has said so
@@ -138,17 +108,15 @@ class Turn:
         if not sighting.keys:
             _overlooked(plane, sighting.unread, sighting.ignored)
             return self._active()
-        keys = self.keys = self._digests(sighting.keys)
+        keys = self.keys
+        if not keys:
+            keys = self.keys = self.rules.digests(sighting.keys, self._exchange.request.marks)
         pin = plane.pins.get(keys) if plane.pins is not None else None
         if pin is not None:
             return self._stand(pin, now)
         plane.ignored += sighting.ignored
         self._ask(keys, now)
         return None
-
-    def _digests(self, keys: list[Key]) -> tuple[bytes, ...]:
-        scope = self.rules.scope(self._exchange.request.marks)
-        return tuple([digest(key, scope) for key in keys])
 
     def _ask(self, keys: tuple[bytes, ...], now: float) -> None:
         pins = self._plane.pins
@@ -327,7 +295,7 @@ class Turn:
         options = self.rules.options
         self.writing += 1
         learned = Learned(
-            self._digests(keys),
+            self.rules.digests(keys, self._exchange.request.marks),
             self.pin.id if self.pin is not None else None,
             group.color,
             group.release,
@@ -360,6 +328,8 @@ class Turn:
 
     def over(self) -> None:
         """The exchange has ended, whichever way."""
+        if self.reading:
+            self.sighting.body = None  # it knows the sighting
         if self.learner is not None:
             self.learner.close()
             self._heard(self.learner)

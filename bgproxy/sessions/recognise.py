@@ -26,12 +26,13 @@ _ENCODED: Final = re.compile(rb"=\?base64\?([A-Za-z0-9+/=]*)\?=")
 class Recogniser:
     """Finds the keys of one route's requests. `inspect_bytes`: so much of a body is read for them at most."""
 
-    __slots__ = ("_acting", "_limit", "_reading", "_tables", "request_fields", "response_fields")
+    __slots__ = ("_acting", "_limit", "_reading", "_tables", "request_fields", "response_fields", "session_fields")
 
     def __init__(self, presets: Sequence[Preset], *, inspect_bytes: int = 65_536) -> None:
         self._tables = Tables(presets, inspect_bytes)
         self._limit = inspect_bytes
         self._reading, self._acting = self._blank(0), self._blank(ACTION)
+        self.session_fields = frozenset(self._tables.fields)  # those of a request that may name a session themselves
         self.request_fields = self._tables.request_fields()
         self.response_fields = self._tables.response_fields()
 

@@ -118,40 +118,40 @@ class Sighting:
 class BodyReader:
     """Reads a request's body for keys. What it finds stands in its `Sighting`, and is final when reading ends."""
 
-    __slots__ = ("_done", "_left", "_reading", "_sighting")
+    __slots__ = ("_left", "_reading", "_sighting")
 
     def __init__(self, sighting: Sighting, plan: Plan, limit: int) -> None:
         """`limit`: so many bytes are read at most."""
-        self._sighting = sighting
+        self._sighting: Sighting | None = sighting  # until the end; for good, both would wait for the collector
         self._reading = Reading(plan)
         self._left = limit
-        self._done = False
 
     def feed(self, data: bytes) -> bool:
         """Bytes of the body, framing removed. True: enough, the keys are final. Never raises."""
-        if self._done:
+        if self._sighting is None:
             return True
         if len(data) < self._left:
             self._left -= len(data)
             if not self._reading.feed(data):
                 return False
-        elif not self._reading.feed(data[: self._left]):
-            self._sighting.unread = "oversized"
-        self._finish()
+            self._finish(self._sighting)
+        else:
+            self._finish(self._sighting, oversized=not self._reading.feed(data[: self._left]))
         return True
 
     def end(self) -> None:
         """The body is whole."""
-        if not self._done:
-            self._finish()
+        if self._sighting is not None:
+            self._finish(self._sighting)
 
-    def _finish(self) -> None:
-        self._done = True
+    def _finish(self, sighting: Sighting, oversized: bool = False) -> None:
+        self._sighting = None
         reading = self._reading
         reading.end()
-        sighting = self._sighting
         if not reading.json:
             sighting.unread = "not_json"
+        elif oversized:
+            sighting.unread = "oversized"
         for number, key in reading.keys:
             sighting.take(sighting.speaker(number), key, False)
         sighting.ignored += reading.ignored
