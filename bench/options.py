@@ -18,12 +18,13 @@ class Plan:
     think_ms: float = 0.0  # between an answer and its client's next request, under flips; 0 is a closed loop
     streams: int = 400  # open at once, each with 50 events a second
     idle_streams: int = 1000  # for the memory of an open stream
+    pins: int = 1_000_000  # sessions that are pinned in a real Redis
     locust_seconds: int = 30
     builds: tuple[Build, ...] = ()
     only: tuple[str, ...] = ()
 
 
-QUICK = {"rounds": 3, "seconds": 1, "flips": 5, "idle_streams": 300, "locust_seconds": 10}
+QUICK = {"rounds": 3, "seconds": 1, "flips": 5, "idle_streams": 300, "pins": 50_000, "locust_seconds": 10}
 
 
 def add_common(parser: argparse.ArgumentParser) -> None:

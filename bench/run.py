@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from bench import compare, flip, stream
+from bench import compare, flip, pins, session, stream
 from bench.backends import ROOT, start_agent
 from bench.contenders import Backends, Build, LineUp, line_up
 from bench.options import Plan, add_common, plan_of
@@ -41,6 +41,7 @@ class Results:
     versions: dict[str, str] = field(default_factory=dict)
     left_out: dict[str, str] = field(default_factory=dict)
     lost: list[str] = field(default_factory=list)
+    event_micros: dict[str, float] = field(default_factory=dict)  # CPU for each event of a stream
 
     def add(self, lined_up: LineUp, text: str) -> None:
         """Keep a part's table, and show it at once: the whole takes minutes."""
@@ -74,12 +75,32 @@ def _limit_ratio(plan: Plan, results: Results, figures: dict[str, float], what: 
 def _streams(plan: Plan, results: Results) -> None:
     found = stream.measure(plan)
     results.add(found.lined_up, stream.report(plan, found))
-    _limit_ratio(plan, results, stream.micros(found), "CPU per SSE event ÷ nginx", 1.2)
+    results.event_micros = stream.micros(found)
+    _limit_ratio(plan, results, results.event_micros, "CPU per SSE event ÷ nginx", 1.2)
     for build in plan.builds:
         if build.name in found.rounds:
             results.limit(build.name, "memory per silent stream", found.silent_kib[build.name], 16, " KiB")
             results.limit(build.name, "memory per flowing stream", found.flowing_kib[build.name], 16, " KiB")
             results.lost += [f"{build.name}: streams"] if found.lost[build.name] else []
+
+
+def _sessions(plan: Plan, results: Results) -> None:
+    """What knowing sessions costs, on the data path and where their pins are kept. Behind `_streams`."""
+    found = {each.name: session.measure(each) for each in plan.builds if not plan.only or each.name in plan.only}
+    results.add(LineUp(), session.report(found))
+    for build, costs in found.items():
+        none, usual = costs["none"], costs["usual"]
+        results.limit(build, "known session, more than an unpinned request", usual["known"] - none["known"], 3, " µs")
+        learner = (usual["event"] - none["event"]) / results.event_micros.get(build, float("nan")) * 100
+        results.limit(build, "learner, of a stream's event", learner, 10, " %")
+    kept = pins.measure(plan.pins)
+    if kept is None:
+        results.left_out["pins"] = "no redis-server (`apt-get install redis-server`)"
+        return
+    results.add(LineUp(), pins.report(kept))
+    results.limit("bgproxy", "bytes in Redis for each pin", kept.redis_bytes, 300)
+    results.limit("bgproxy", "round trips of a new session's first request", kept.first_trips, 1)
+    results.limit("bgproxy", "round trips of a known session's request", kept.known_trips, 0)
 
 
 def _flips(plan: Plan, results: Results) -> None:
@@ -168,7 +189,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     plan = plan_of(options)
     results = Results()
-    for part in (_requests, _streams, _flips, _locust):
+    for part in (_requests, _streams, _sessions, _flips, _locust):
         part(plan, results)
     given = sys.argv[1:] if arguments is None else arguments
     text = compose(results, shlex.join(["python", "-m", "bench", *given]))
