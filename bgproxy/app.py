@@ -40,6 +40,7 @@ from bgproxy.rollout.validate import Validator
 from bgproxy.rules.route import RouteTable
 from bgproxy.store.base import NodeReport, open_store
 from bgproxy.store.ledger import Ledger
+from bgproxy.store.losses import Losses
 from bgproxy.store.mirror import Mirror
 from bgproxy.store.nodes import Heartbeat
 from bgproxy.store.pins import PinCache
@@ -89,14 +90,16 @@ class Worker:
         self.ledger = Ledger(self.store, self.mirror, time, timeout=options.connect_timeout + options.command_timeout)
         self.metrics = Metrics()
         self.access = AccessLog(settings.access_log())
-        self.pins = PinCache(self.store.pins, self.mirror, self.node_id, settings.pins())
+        self.losses = Losses(self.store, lambda: self.mirror.state)
+        self.pins = PinCache(self.store.pins, self.mirror, self.node_id, settings.pins(), strayed=self.losses.lost)
         self.plane = DataPlane(
             settings.proxy(), RouteTable(settings.routes()), settings.health(), self.metrics, self.access, self.pins
         )
+        self.plane.cut = self.losses.cut
         self.listeners = [Listener(self.plane, sock) for sock in place.listening]
         self.health = HealthChecker(settings.health(), self.plane.upstreams)
         self.validator = Validator(self.ledger, self.mirror, self.plane.warm_up)
-        self.drainer = Drainer(self.ledger, self.mirror, self.store.nodes, self.store.pins.counts, self.store.now)
+        self.drainer = Drainer(self.ledger, self.mirror, self.store)
         self.peers = HostPeers(place.runtime_dir, place.slot, self.snapshot, self.mirror.refresh)
         self.switch = Switch(self.ledger, self.mirror, self.plane.warm_up, self.validator, self.peers.catch_up)
         self.heartbeat = Heartbeat(self.store, self.report)
@@ -122,13 +125,14 @@ class Worker:
         return 0
 
     async def start(self) -> None:
-        before = self._carry_on()
+        before, held = self._carry_on()
         self.access.start()
         self.mirror.listen(self.plane.apply)
         await self.plane.start()
         await self._join_fleet()
         if before:
             spawn(self._sign_off(before), "sign off the worker before")
+        self.losses.cut(held)
         for part in (self.health, self.validator, self.drainer, self.heartbeat, self.pins):
             part.start()
         await self.peers.start()
@@ -159,6 +163,7 @@ class Worker:
             left = len(self.plane.connections) + len(self.plane.tunnels)
             log.warning("worker %d: %d connections were still open at the deadline", self.place.slot, left)
             await self.plane.end_politely()
+            self.losses.cut(sum(self.metrics.by_color("in_flight").values()))
         await self.plane.stop()
         self._save()
         await self.admin.stop()
@@ -166,6 +171,7 @@ class Worker:
         for part in (self.validator, self.drainer, self.health, self.heartbeat):
             await part.stop()
         await self.pins.stop()
+        await self.losses.stop()
         await self.mirror.stop()
         await self.store.close()
         await self.access.stop()
@@ -259,16 +265,19 @@ class Worker:
 
     # Counters outlive a worker
 
-    def _carry_on(self) -> str:
-        """Go on from where a dead predecessor in this place stood, so that the host's totals never fall; its name."""
+    def _carry_on(self) -> tuple[str, int]:
+        """Go on from where a dead predecessor in this place stood, so that the host's totals never fall.
+
+        Its name, and how many exchanges it held when it died.
+        """
         left = legacy.read(self.place.runtime_dir, self.place.slot)
         if left is None:
-            return ""
+            return "", 0
         try:
-            self.metrics.carry(left.metrics)
+            return left.node, self.metrics.carry(left.metrics)
         except (KeyError, TypeError, ValueError) as error:
             log.warning("the counters of the worker before are lost: %s", error)
-        return left.node
+        return left.node, 0
 
     async def _sign_off(self, node_id: str) -> None:
         """Take the worker before off the store's list: what it held is gone, and no drain need wait for it."""

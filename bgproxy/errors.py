@@ -80,6 +80,15 @@ class UnknownSession(Problem):
     fault = "client"
 
 
+class UnknownFlip(Problem):
+    """An epoch of which no ledger is kept."""
+
+    status = 404
+    code = "unknown_flip"
+    title = "Unknown flip"
+    fault = "client"
+
+
 class Refused(Problem):
     """A rule says no; the detail says which and what would help."""
 

@@ -38,6 +38,7 @@ class SharedStore:
         self.left: list[str] = []
         self.watch, self.beat, self.nodes = self._memory.watch, self._memory.beat, self._memory.nodes
         self.audit, self.close, self.now = self._memory.audit, self._memory.close, self._memory.now
+        self.flips, self.tally = self._memory.flips, self._memory.tally
         self.pins = self._memory.pins
 
     async def open(self) -> None:
@@ -282,20 +283,21 @@ async def test_a_memory_store_is_taken_over_by_a_successor(bench):
 
 async def test_what_is_told_was_saved_first(bench):
     worker = bench.worker()
-    worker.metrics.slot("default", "blue", "v1").classes[2] = 3
+    slot = worker.metrics.slot("default", "blue", "v1")
+    slot.classes[2], slot.in_flight = 3, 2
     told = worker.snapshot()
     left = legacy.read(bench.directory, 0)
     assert left is not None
     assert (left.node, left.metrics) == (worker.node_id, told["metrics"])
     successor = bench.worker(successor=True)
-    assert successor._carry_on() == worker.node_id
+    assert successor._carry_on() == (worker.node_id, 2)
     assert successor.snapshot()["metrics"]["series"][0]["classes"][2] == 3
 
 
 async def test_counters_that_cannot_be_carried_on_do_not_stop_it(bench, caplog):
     legacy.save(bench.directory, 0, legacy.Legacy("old", {"bounds": [1.0]}))
     worker = bench.worker()
-    assert worker._carry_on() == "old"
+    assert worker._carry_on() == ("old", 0)
     assert "the counters of the worker before are lost" in caplog.text
     assert worker.snapshot()["metrics"]["series"] == []
 

@@ -21,6 +21,7 @@ async def status(call: Call) -> dict[str, Any]:
         "colors": {color: view.color(state, color) for color in state.colors},
         "nodes": view.nodes,
         "store": view.store,
+        "flip": view.flip.document() if view.flip is not None else None,
         "version": call.deps.version,
     }
 

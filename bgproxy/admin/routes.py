@@ -9,10 +9,11 @@ from bgproxy.admin.colors import color, colors, stage
 from bgproxy.admin.drain import drain, set_deadline
 from bgproxy.admin.events import events
 from bgproxy.admin.fleet import audit, nodes, status
+from bgproxy.admin.flips import flip_ledger, flips
 from bgproxy.admin.pointer import flip, rollback
 from bgproxy.admin.probes import livez, metrics, openapi, readyz
 from bgproxy.admin.sessions import forget_session, move_session, session, session_stats, sessions
-from bgproxy.admin.shapes import AUDIT_QUERY, FORGET_QUERY, SESSIONS_QUERY
+from bgproxy.admin.shapes import AUDIT_QUERY, FLIPS_QUERY, FORGET_QUERY, SESSIONS_QUERY
 
 _CHANGE = (400, 404, 408, 409, 413, 415, 503)  # what a request that changes something may meet
 
@@ -109,6 +110,17 @@ ROUTES: Final[tuple[Route, ...]] = (
         body="MoveRequest",
         errors=_CHANGE,
     ),
+    Route(
+        "GET",
+        "/v1/flips",
+        flips,
+        "viewer",
+        "What became of the sessions of each flip, newest first.",
+        "Flips",
+        query=FLIPS_QUERY,
+        errors=(503,),
+    ),
+    Route("GET", "/v1/flips/{epoch}", flip_ledger, "viewer", "One flip's ledger.", "Flip", errors=(404, 503)),
     Route("GET", "/v1/audit", audit, "viewer", "Who changed what, and why.", "Audit", query=AUDIT_QUERY, errors=(503,)),
     Route("GET", "/v1/events", events, "viewer", "Changes as they happen (SSE).", "text/event-stream", errors=(503,)),
     Route("GET", "/v1/nodes", nodes, "viewer", "The processes that serve this fleet.", "Nodes"),

@@ -56,6 +56,7 @@ NOTHING: Final[Schema] = _closed([])
 
 IN_PATH: Final[dict[str, Schema]] = {
     "color": _TEXT,
+    "epoch": {"type": "integer", "minimum": 0, "description": "The pointer's, as that flip left it."},
     "id": {
         "type": "string",
         "pattern": "^[0-9a-fA-F]{32}$",
@@ -123,6 +124,11 @@ SESSIONS_QUERY: Final[Schema] = _closed(
         "default": 100,
         "description": "About how many a page has; it may be a few more, or none before the end.",
     },
+)
+
+FLIPS_QUERY: Final[Schema] = _closed(
+    [],
+    limit={"type": "integer", "minimum": 1, "maximum": 1000, "default": 20, "description": "How many epochs at most."},
 )
 
 FORGET_QUERY: Final[Schema] = _closed([], reason=_REASON)
@@ -291,6 +297,21 @@ ANSWERS: Final[dict[str, Schema]] = {
     ),
     "Drain": _all(**_DRAIN),
     "DrainChanged": _all(**_DRAIN, changed={"type": "boolean"}),
+    "Flip": _all(
+        epoch=_COUNT,
+        verb={"enum": ["flip", "rollback"]},
+        **{"from": _TEXT},
+        to=_TEXT,
+        at=_SECONDS,
+        actor=_TEXT,
+        reason=_TEXT,
+        kept={**_COUNT, "description": "Sessions that the flip left, less those moved, ended and lost."},
+        moved={**_COUNT, "description": "Taken to another release since, while this epoch stood."},
+        ended={**_COUNT, "description": "Ended by the deadline of the drain that this flip began."},
+        lost={**_COUNT, "description": "Found on another release than they had been on, though nobody had moved them."},
+        turns_cut={**_COUNT, "description": "Exchanges that bgproxy itself broke off."},
+    ),
+    "Flips": _all(flips={"type": "array", "items": ref("Flip"), "description": "Newest first."}),
     "Node": _all(
         id=_TEXT,
         host=_TEXT,
@@ -321,6 +342,10 @@ ANSWERS: Final[dict[str, Schema]] = {
         colors={"type": "object", "additionalProperties": ref("Color")},
         nodes={"type": "array", "items": ref("Node")},
         store=_STORE,
+        flip={
+            "oneOf": [ref("Flip"), {"type": "null"}],
+            "description": "Of the epoch that stands; null: the pointer has not moved yet, or the store is away.",
+        },
         version=_TEXT,
     ),
     "Moved": _closed([*_MOVED], **_MOVED, detail={"type": "string", "description": "Why nothing changed."}),

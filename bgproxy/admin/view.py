@@ -15,6 +15,7 @@ from bgproxy.admin.seams import AdminDeps
 from bgproxy.errors import Problem
 from bgproxy.rules.fleet import FleetState
 from bgproxy.store.base import NodeReport
+from bgproxy.store.flips import FlipRecord
 from bgproxy.store.mirror import Mirror
 from bgproxy.store.pinning import PinCount
 from bgproxy.telemetry.metrics import merge
@@ -27,7 +28,8 @@ _UPSTREAM = {"healthy": None, "reason": "", "in_flight": 0, "open": 0, "idle": 0
 class View:
     """One look. `metrics`: of this host, merged; `nodes`: of every host, this one's first-hand.
 
-    `sessions`: live pins of the whole fleet by color and release; None while the store is away.
+    `sessions`: live pins of the whole fleet by color and release; None while the store is away. `flip`: what became of
+    those that the last flip left; None where the pointer has not moved yet, and while the store is away.
     """
 
     metrics: Mapping[str, Any]
@@ -36,6 +38,7 @@ class View:
     sessions: Mapping[tuple[str, str], PinCount] | None
     store: Mapping[str, Any]
     workers: int
+    flip: FlipRecord | None
 
     def load(self, color: str) -> dict[str, int]:
         """What runs on a color, on all hosts."""
@@ -94,7 +97,9 @@ async def look(deps: AdminDeps) -> View:
     # This worker alone where no worker reported.
     stores = [snapshot["store"] for snapshot in snapshots] or [store_report(deps.mirror, deps.store.kind)]
     here = [snapshot["node"] for snapshot in snapshots]
-    elsewhere, sessions = await asyncio.gather(_elsewhere(deps, {node["id"] for node in here}), _sessions(deps))
+    elsewhere, sessions, flip = await asyncio.gather(
+        _elsewhere(deps, {node["id"] for node in here}), _sessions(deps), _flip(deps)
+    )
     return View(
         metrics=merge([snapshot["metrics"] for snapshot in snapshots]),
         nodes=sorted((*here, *elsewhere), key=lambda node: (node["host"], node["id"])),
@@ -102,6 +107,7 @@ async def look(deps: AdminDeps) -> View:
         sessions=sessions,
         store=_store(stores),
         workers=len(snapshots),
+        flip=flip,
     )
 
 
@@ -121,6 +127,17 @@ async def _sessions(deps: AdminDeps) -> Mapping[tuple[str, str], PinCount] | Non
         return await deps.store.pins.counts()
     except Problem:
         return None
+
+
+async def _flip(deps: AdminDeps) -> FlipRecord | None:
+    state = deps.mirror.state
+    if state is None or not deps.mirror.connected:
+        return None
+    try:
+        found = await deps.store.flips([state.pointer.epoch])
+    except Problem:
+        return None
+    return found[0] if found else None
 
 
 def store_report(mirror: Mirror, kind: str) -> dict[str, Any]:

@@ -28,6 +28,7 @@ REMEDIES: Mapping[str, str] = {
     "too_many_failures": "wait a minute and use the right token",
     "unauthorized": "give --token, or better set BGPROXY_TOKEN",
     "unknown_color": "`bgproxy status` lists the colors",
+    "unknown_flip": "`bgproxy flips` lists those that are known",
     "unknown_session": "`bgproxy sessions list` lists those that live",
 }
 """By the problem's code, where its detail may not say what to do."""

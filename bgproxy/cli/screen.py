@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -15,6 +15,7 @@ from bgproxy.cli.report import clean
 
 _NAMED_LIKE_THEMSELVES = frozenset({"blue", "green", "red", "yellow", "magenta", "cyan"})
 _PHASES = {"active": "bold", "baking": "yellow", "rejected": "red", "rolled_back": "red", "retired": "dim"}
+_OUTCOMES = ("kept", "moved", "ended", "lost", "turns_cut")
 _STORE = {"up": "green", "degraded": "yellow", "down": "red"}
 _LOADS = ("in\nflight", "streams", "web-\nsockets")  # two lines, so that all fits into 80 columns
 _WIDE = 4_000  # columns where there is no terminal: nothing is cut off that a program may look for
@@ -25,6 +26,9 @@ def show_status(document: Mapping[str, Any]) -> None:
     console = terminal()
     console.print(_headline(document))
     console.print(_reason(document), style="dim")
+    if flip := document.get("flip"):
+        counts = ", ".join(f"{name.replace('_', ' ')} {flip.get(name, 0)}" for name in _OUTCOMES)
+        console.print(Text(clean(f"sessions that this {flip.get('verb')} left: {counts}")))
     console.print()
     console.print(_colors(document["colors"], str(document.get("active"))))
     console.print()
@@ -48,6 +52,23 @@ def show_audit(document: Mapping[str, Any]) -> None:
     console.print(table)
     if document.get("next"):
         console.print(Text(f"older ones: bgproxy audit --before {clean(document['next'])}", style="dim"))
+
+
+def show_flips(flips: Sequence[Mapping[str, Any]]) -> None:
+    """The ledgers of /v1/flips."""
+    counts = [name.replace("_", "\n") for name in _OUTCOMES]
+    rows = grid("time", "epoch", "verb", "from", "to", *counts, "actor", "reason", right={"epoch", *counts})
+    for one in flips:
+        first = [time(one.get("at")), *(one.get(name) for name in ("epoch", "verb", "from", "to"))]
+        outcomes = [Text(clean(one.get(name)), style=_outcome(name, one.get(name))) for name in _OUTCOMES]
+        last = (Text(clean(one.get(name))) for name in ("actor", "reason"))
+        rows.add_row(*(Text(clean(cell)) for cell in first), *outcomes, *last)
+    terminal().print(rows)
+
+
+def _outcome(name: str, count: object) -> str:
+    """What should be 0 and is not stands out."""
+    return "red" if count and name in ("lost", "turns_cut") else ""
 
 
 def color_style(name: str) -> str:

@@ -190,8 +190,7 @@ class Exchange(Sending):
             return
         self.replay = None  # a byte of an answer: from here on a retry could be a second execution
         if self.head_part:
-            data = self.head_part + data
-            self.head_part = b""
+            data, self.head_part = self.head_part + data, b""
         telling = self.turn is not None and self.turn.sighting.minting
         while (end := data.find(b"\r\n\r\n")) >= 0:
             try:

@@ -16,16 +16,16 @@ import asyncio
 import logging
 import math
 import random
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
 
 from bgproxy.errors import Problem
 from bgproxy.rules.deadline import LEAVING
 from bgproxy.rules.fleet import FleetState
 from bgproxy.rules.release import Event, Release
-from bgproxy.store.base import NodeReport
+from bgproxy.store.base import NodeReport, Store
 from bgproxy.store.ledger import Ledger
 from bgproxy.store.mirror import Mirror
-from bgproxy.store.pinning import PinCount
 from bgproxy.tasks import spawn, stop
 
 log = logging.getLogger(__name__)
@@ -54,16 +54,12 @@ class Drainer:
         self,
         ledger: Ledger,
         mirror: Mirror,
-        nodes: Callable[[], Awaitable[Sequence[NodeReport]]],
-        sessions: Callable[[], Awaitable[Mapping[tuple[str, str], PinCount]]],
-        now: Callable[[], Awaitable[float]],
+        store: Store,
     ) -> None:
-        """`sessions`: live pins by color and release, as `PinStore.counts`; `now`: the store's time, unix seconds."""
+        """`store`: what the nodes report, how many pins live where, and the time."""
         self._ledger = ledger
         self._mirror = mirror
-        self._nodes = nodes
-        self._sessions = sessions
-        self._now = now
+        self._store = store
         self._ended: dict[tuple[str, int], int] = {}  # by color and epoch of leaving: the first revision seen so
         self._found_empty: dict[tuple[str, int], int] = {}
         self._task: asyncio.Task[None] | None = None
@@ -82,9 +78,9 @@ class Drainer:
             self._found_empty.clear()
             self._ended.clear()
             return
-        nodes = await self._nodes()
+        nodes = await self._store.nodes()
         # After the nodes: what was in flight may have begun a session there before it ended.
-        sessions = await self._sessions()
+        sessions = await self._store.pins.counts()
         epoch = state.pointer.epoch
         before, self._found_empty = self._found_empty, {}
         for color, release in leaving.items():
@@ -100,7 +96,7 @@ class Drainer:
                 continue
             looks = before.get((color, epoch), 0) + 1
             if looks >= LOOKS:
-                evidence = {"nodes": len(nodes), "in_flight": 0, "sessions": 0}
+                evidence = {"nodes": len(nodes), "in_flight": 0, "sessions": 0, **await self._flip(release)}
                 reason = "no session lives on it and nothing is in flight"
                 await self._ledger.step(color, label, Event.DRAINED, actor=ACTOR, reason=reason, evidence=evidence)
             else:
@@ -113,7 +109,7 @@ class Drainer:
         due = [(color, release) for color, release in leaving.items() if release.deadline and not release.ended]
         if not due:
             return math.inf
-        now = await self._now()
+        now = await self._store.now()
         for color, release in due:
             if release.deadline <= now:
                 await self._end(color, release, now)
@@ -121,15 +117,18 @@ class Drainer:
 
     async def _end(self, color: str, release: Release, now: float) -> None:
         """The evidence is how much it ends, at that moment."""
-        nodes, sessions = await self._nodes(), await self._sessions()
-        count = sessions.get((color, release.label))
-        evidence = {
-            "sessions": count.live if count is not None else 0,
-            "in_flight": sum(node.in_flight.get(color, 0) for node in nodes),
-            "nodes": len(nodes),
-        }
+        nodes, sessions = await self._store.nodes(), await self._store.pins.counts()
+        live = sessions[color, release.label].live if (color, release.label) in sessions else 0
+        in_flight = sum(node.in_flight.get(color, 0) for node in nodes)
+        flip = await self._flip(release, ended=live)
+        evidence = {"sessions": live, "in_flight": in_flight, "nodes": len(nodes), **flip}
         reason = "the deadline of its drain has passed"
         await self._ledger.end_sessions(color, release.label, actor=ACTOR, reason=reason, at=now, evidence=evidence)
+
+    async def _flip(self, release: Release, ended: int = 0) -> dict[str, object]:
+        """The ledger of the flip by which traffic left the release, if it is known; with so many more ended."""
+        found = await self._store.flips([release.left])
+        return {"flip": replace(found[0], ended=found[0].ended + ended).document()} if found else {}
 
     async def _run(self) -> None:
         to_look, to_deadline = 0.0, math.inf  # seconds

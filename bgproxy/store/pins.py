@@ -62,10 +62,12 @@ class PinCache:
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        strayed: Callable[[], None] = lambda: None,
     ) -> None:
         """`node`: this node's id, as it reports itself to the store.
 
-        `wall`: unix seconds, for pins that are made while the store, whose clock counts, is away.
+        `wall`: unix seconds, for pins that are made while the store, whose clock counts, is away. `strayed` is called
+        for each session that was found on another release than this node had it on, though nobody has moved it.
         """
         self.hits = self.misses = self.aliases = self.conflicts = self.refreshed = self.gone = 0
         self.counts = PinCounts()
@@ -75,6 +77,7 @@ class PinCache:
         self._interval = options.refresh_interval
         self._clock = clock
         self._sleep = sleep
+        self._strayed = strayed
         self._table = PinTable(options.cache_size)
         self._by_key = self._table.by_key
         self._used = self._table.used
@@ -327,7 +330,11 @@ class PinCache:
     def _written(self, entry: Want | Learned, found: Resolved) -> None:
         """The journal has reached the store; where that holds something else, it was first and wins."""
         if isinstance(entry, Want) and entry.was is not None:
-            self.conflicts += (entry.was.color, entry.was.release) != (found.pin.color, found.pin.release)
+            was, pin = entry.was, found.pin
+            if (was.color, was.release) != (pin.color, pin.release):
+                self.conflicts += 1
+                if pin.moved <= was.moved:
+                    self._strayed()
         counted = isinstance(entry, Want)  # when it was written down
         self._remember(entry, found._replace(created=found.created and not counted), self._clock(), self._line, ())
 

@@ -30,7 +30,8 @@ Snapshot = Mapping[str, Any]
 @dataclass(frozen=True, slots=True)
 class Facts:
     """What stands beside the counters. `store_alarm`: the store contradicts what is held; `pointer_age`: seconds since
-    it was last heard; `sessions`: live ones of the fleet by color and release, none while the store is away."""
+    it was last heard; `sessions`: live ones of the fleet by color and release, none while the store is away; `flip`:
+    the ledger of the last flip, likewise."""
 
     state: FleetState | None
     store_up: bool
@@ -39,6 +40,7 @@ class Facts:
     workers: int
     version: str
     sessions: Mapping[tuple[str, str], int] = field(default_factory=dict)
+    flip: Mapping[str, Any] = field(default_factory=dict)
 
 
 def expose(snapshot: Snapshot, facts: Facts, accept: str = "") -> tuple[bytes, str]:
@@ -151,6 +153,7 @@ def _fleet(facts: Facts) -> Iterator[Metric]:
     for key, count in sorted(facts.sessions.items()):
         sessions.add_metric(list(key), count)
     yield sessions
+    yield from _flip(facts.flip)
     if facts.state is None:
         return
     yield GaugeMetricFamily("bgproxy_epoch", "The pointer's epoch.", facts.state.pointer.epoch)
@@ -162,6 +165,18 @@ def _fleet(facts: Facts) -> Iterator[Metric]:
     for color, release in facts.state.releases.items():
         info.add_metric([color, release.label, release.phase], 1)
     yield info
+
+
+def _flip(ledger: Mapping[str, Any]) -> Iterator[Metric]:
+    if not ledger:
+        return
+    text = "What became of the sessions that the last flip left."
+    sessions = GaugeMetricFamily("bgproxy_flip_sessions", text, labels=["outcome"])
+    for outcome in ("kept", "moved", "ended", "lost"):
+        sessions.add_metric([outcome], ledger[outcome])
+    yield sessions
+    text = "Exchanges that bgproxy itself broke off and that are put to the last flip."
+    yield GaugeMetricFamily("bgproxy_flip_turns_cut", text, ledger["turns_cut"])
 
 
 def _per_series(family: Metric, series: Iterable[Snapshot], member: str) -> Metric:

@@ -166,12 +166,16 @@ class Metrics:
         }
         return merge([self.carried, own]) if self.carried else own  # in this order: see `stand`
 
-    def carry(self, snapshot: dict[str, Any]) -> None:
-        """Go on from a dead predecessor's last snapshot: its counters; what it held then counts as broken by us."""
+    def carry(self, snapshot: dict[str, Any]) -> int:
+        """Go on from a dead predecessor's last snapshot: its counters; what it held then counts as broken by us.
+
+        Returns how much that was.
+        """
         carried = counters_of(snapshot)
         for old, series in zip(snapshot["series"], carried["series"], strict=True):
             series["broken_proxy"] = series.get("broken_proxy", 0) + old["in_flight"]
         self.carried = carried
+        return sum(int(old["in_flight"]) for old in snapshot["series"])
 
 
 def counters_of(snapshot: dict[str, Any]) -> dict[str, Any]:

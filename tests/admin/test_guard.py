@@ -29,7 +29,7 @@ async def problem_of(answer) -> tuple[int, str]:
 
 
 def path_of(route: Route, session: str = "0" * 32) -> str:
-    return route.path.replace("{color}", "green").replace("{id}", session)
+    return route.path.replace("{color}", "green").replace("{id}", session).replace("{epoch}", "2")
 
 
 async def test_without_a_token_nothing_but_the_probes_answers(connect):
@@ -46,6 +46,7 @@ async def test_without_a_token_nothing_but_the_probes_answers(connect):
 async def test_a_viewer_looks_and_does_not_touch(connect, plane):
     client = await connect(tokens=TOKENS)
     [found] = await plane.store.pins.resolve([Want((b"0123456789abcdef",), "chat", "mcp", 600.0)])
+    await plane.ledger.flip("green", actor="test", reason="")
     for route in ROUTES:
         if route.answer == "text/event-stream":
             continue

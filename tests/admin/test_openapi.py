@@ -61,6 +61,8 @@ def test_the_operations_are_all_there():
         ("GET", "/v1/sessions/{id}"),
         ("DELETE", "/v1/sessions/{id}"),
         ("POST", "/v1/sessions/{id}/move"),
+        ("GET", "/v1/flips"),
+        ("GET", "/v1/flips/{epoch}"),
         ("GET", "/v1/audit"),
         ("GET", "/v1/events"),
         ("GET", "/v1/nodes"),

@@ -71,6 +71,49 @@ def test_status_shows_everything_at_one_look(admin, run):
     assert "\x1b" not in result.stdout, "no colors where there is no terminal"
 
 
+FLIP = {
+    "epoch": 7,
+    "verb": "rollback",
+    "from": "green",
+    "to": "blue",
+    "at": 1_750_000_000.0,
+    "actor": "ci",
+    "reason": "v2 answers\x1b[2J 500",
+    "kept": 5,
+    "moved": 2,
+    "ended": 0,
+    "lost": 1,
+    "turns_cut": 0,
+}
+
+
+def test_what_became_of_the_last_flip_s_sessions_is_one_line_of_the_status(admin, run):
+    admin.answers["GET", "/v1/status"] = {**STATUS, "flip": FLIP}
+    lines = run("status").stdout.splitlines()
+    assert lines[2] == "sessions that this rollback left: kept 5, moved 2, ended 0, lost 1, turns cut 0"
+    admin.answers["GET", "/v1/status"] = {**STATUS, "flip": None}
+    assert "sessions that" not in run("status").stdout
+
+
+def test_flips_newest_first_or_one(admin, run):
+    admin.answers["GET", "/v1/flips"] = {"flips": [FLIP, {**FLIP, "epoch": 6, "verb": "flip"}]}
+    admin.answers["GET", "/v1/flips/7"] = FLIP
+    rows = [" ".join(line.split()) for line in run("flips", "--limit", "2").stdout.splitlines()]
+    assert rows[-2].endswith("7 rollback green blue 5 2 0 1 0 ci v2 answers [2J 500")
+    assert rows[-1].split()[2:4] == ["6", "flip"]
+    assert admin.asked[-1][1] == "/v1/flips?limit=2"
+    assert run("flips", "7").stdout.splitlines()[-1].split()[2:4] == ["7", "rollback"]
+    assert json.loads(run("flips", "7", "--json").stdout) == FLIP
+    assert len(json.loads(run("flips", "--json").stdout)["flips"]) == 2
+
+
+def test_a_flip_that_is_not_known(admin, run):
+    admin.answers["GET", "/v1/flips/99"] = problem(404, "unknown_flip", "there is no ledger of epoch 99")
+    result = run("flips", "99")
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert "`bgproxy flips` lists" in result.stderr
+
+
 def test_a_store_that_contradicts_what_is_known_is_in_the_status(admin, run):
     store = {"state": "up", "kind": "redis", "age": 0.3, "alarm": "the store says revision 1\x1b[2J"}
     admin.answers["GET", "/v1/status"] = {**STATUS, "store": store}

@@ -17,7 +17,7 @@ from bgproxy.cli.main import app
 from bgproxy.config import Address, Settings
 from bgproxy.errors import StoreUnavailable
 
-VERBS = ["serve", "status", "stage", "flip", "rollback", "drain", "audit", "events", "demo"]
+VERBS = ["serve", "status", "stage", "flip", "rollback", "drain", "flips", "audit", "events", "demo"]
 GROUPS = {"config": ["check", "show"], "sessions": ["list", "show", "move", "forget", "stats"]}
 
 

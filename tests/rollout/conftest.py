@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -28,6 +30,9 @@ class World:
         self.spreads: list[str] = []  # the active color at each time that the other workers were made to catch up
         self.reports: list[NodeReport] | Exception = []
         self.pins: Mapping[tuple[str, str], PinCount] | Exception = {}
+        # The store as the drainer sees it: of it only the flips are real.
+        pins = SimpleNamespace(counts=self.sessions)
+        self.watched: Any = SimpleNamespace(nodes=self.nodes, now=self.now, flips=self.store.flips, pins=pins)
         self.later = 0.0  # seconds by which the store's clock is ahead of when the test began
 
     async def start(self) -> None:

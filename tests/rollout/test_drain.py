@@ -35,7 +35,7 @@ def test_empty(report, nodes, empty):
 
 @pytest.fixture
 def drainer(world) -> Drainer:
-    return Drainer(world.ledger, world.mirror, world.nodes, world.sessions, world.now)
+    return Drainer(world.ledger, world.mirror, world.watched)
 
 
 async def test_after_looks_that_find_nothing_it_is_drained_with_the_evidence(world, drainer, report):
@@ -47,7 +47,8 @@ async def test_after_looks_that_find_nothing_it_is_drained_with_the_evidence(wor
     await drainer.look()
     assert world.phase("blue") is Phase.DRAINED
     (entry,) = [one for one in await world.ledger.audit(limit=9) if one.verb == "phase"]
-    assert entry.facts["evidence"] == {"nodes": 2, "in_flight": 0, "sessions": 0}
+    [flip] = await world.store.flips([2])
+    assert entry.facts["evidence"] == {"nodes": 2, "in_flight": 0, "sessions": 0, "flip": flip.document()}
     await drainer.look()  # nothing is left to do
     assert len(await world.steps()) == 1
 
@@ -110,7 +111,8 @@ async def test_the_sessions_are_counted_after_the_nodes(world, report):
         return {}
 
     await world.flip("green")
-    await Drainer(world.ledger, world.mirror, nodes, sessions, world.now).look()
+    world.watched.nodes, world.watched.pins.counts = nodes, sessions
+    await Drainer(world.ledger, world.mirror, world.watched).look()
     assert asked == ["nodes", "sessions"]
 
 
@@ -149,7 +151,7 @@ async def test_what_was_rolled_back_while_it_baked_ends_rejected(world, drainer,
 async def test_two_drainers_make_one_step(world, report):
     await world.flip("green")
     world.reports = [report("a", 2)]
-    both = [Drainer(world.ledger, world.mirror, world.nodes, world.sessions, world.now) for _ in range(2)]
+    both = [Drainer(world.ledger, world.mirror, world.watched) for _ in range(2)]
     for _ in range(LOOKS):
         for one in both:
             await one.look()

@@ -17,7 +17,7 @@ LIVE = {("blue", "v1"): PinCount(3, 99.0), ("green", "v2"): PinCount(7, 99.0)}
 
 @pytest.fixture
 def drainer(world) -> Drainer:
-    return Drainer(world.ledger, world.mirror, world.nodes, world.sessions, world.now)
+    return Drainer(world.ledger, world.mirror, world.watched)
 
 
 async def left(world, report, seconds: float | None) -> None:
@@ -39,7 +39,7 @@ async def test_before_it_nothing_happens_and_it_is_told_how_long_that_is(world, 
 
 async def test_without_one_the_clock_is_not_even_asked(world, drainer, report, monkeypatch):
     await left(world, report, None)
-    monkeypatch.setattr(drainer, "_now", None)
+    monkeypatch.setattr(world.watched, "now", None)
     assert await drainer.end_what_is_due() == math.inf
 
 
@@ -50,7 +50,9 @@ async def test_once_it_has_passed_the_sessions_are_ended_with_the_evidence(world
     assert world.state.releases["blue"].ended
     (entry,) = [one for one in await world.ledger.audit(limit=9) if one.facts.get("ended")]
     assert (entry.verb, entry.actor) == ("drain", "bgproxy")
-    assert entry.facts["evidence"] == {"sessions": 3, "in_flight": 5, "nodes": 2}
+    [flip] = await world.store.flips([2])
+    assert (flip.epoch, flip.ended) == (2, 3)
+    assert entry.facts["evidence"] == {"sessions": 3, "in_flight": 5, "nodes": 2, "flip": flip.document()}
     before = world.state
     assert await drainer.end_what_is_due() == math.inf
     assert world.state == before
@@ -77,7 +79,7 @@ async def test_where_traffic_has_come_back_it_does_not_pass(world, drainer, repo
 
 async def test_two_drainers_end_them_once(world, report):
     await left(world, report, 0.0)
-    for one in [Drainer(world.ledger, world.mirror, world.nodes, world.sessions, world.now) for _ in range(2)]:
+    for one in [Drainer(world.ledger, world.mirror, world.watched) for _ in range(2)]:
         await one.end_what_is_due()
     assert len([one for one in await world.ledger.audit(limit=9) if one.facts.get("ended")]) == 1
 

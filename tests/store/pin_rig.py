@@ -149,11 +149,21 @@ class Rig:
         self.nodes: dict[str, tuple[PinCache, Line]] = {}
         self.pins = MemoryPins(lambda: self.state, lambda: self.nodes, self.clock)
         self.naps: list[asyncio.Event] = []
+        self.strayed: list[str] = []  # nodes that found a session elsewhere, though nobody had moved it
 
     def node(self, name: str = "one", **options: Any) -> tuple[PinCache, Line]:
         line = Line(self.pins)
         line.state = self.state
-        cache = PinCache(line, line, name, PinOptions(**options), clock=self.clock, wall=self.clock, sleep=self._sleep)
+        cache = PinCache(
+            line,
+            line,
+            name,
+            PinOptions(**options),
+            clock=self.clock,
+            wall=self.clock,
+            sleep=self._sleep,
+            strayed=lambda: self.strayed.append(name),
+        )
         self.nodes[name] = cache, line
         return cache, line
 

@@ -105,9 +105,21 @@ class TestAdmit:
         assert first.pin.color == "green" != mine.color
         await back(rig, line)
         assert await rig.pins.find(key("a")) == first.pin
-        assert cache.conflicts == 1
+        assert (cache.conflicts, rig.strayed) == (1, ["one"])
         assert (await resolved(cache, "a")).pin == first.pin
         assert (await resolved(cache, "b")).pin.color == same.color
+
+    async def test_a_session_that_was_moved_meanwhile_has_not_strayed(
+        self, rig: Rig, node: tuple[PinCache, Line]
+    ) -> None:
+        cache, line = node
+        mine = (await resolved(cache, "a")).pin
+        await away(line)
+        await resolved(cache, "a")
+        assert await rig.pins.move(mine.id, "green", "v2") is not None
+        await back(rig, line)
+        assert (await resolved(cache, "a")).pin.color == "green"
+        assert (cache.conflicts, rig.strayed) == (1, [])
 
     async def test_a_further_key_follows_the_session(self, rig: Rig, node: tuple[PinCache, Line]) -> None:
         cache, line = node

@@ -38,6 +38,7 @@ def facts(**more: Any) -> Facts:
         "workers": 2,
         "version": "1.2.3",
         "sessions": {("blue", "v1"): 7, ("blue", "v0"): 1},
+        "flip": {"kept": 6, "moved": 2, "ended": 1, "lost": 0, "turns_cut": 3},
     }
     return Facts(**(base | more))
 
@@ -128,6 +129,11 @@ def told() -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
         ("bgproxy_build_info", {"version": "1.2.3"}, 1),
         ("bgproxy_sessions", {"color": "blue", "release": "v1"}, 7),
         ("bgproxy_sessions", {"color": "blue", "release": "v0"}, 1),
+        ("bgproxy_flip_sessions", {"outcome": "kept"}, 6),
+        ("bgproxy_flip_sessions", {"outcome": "moved"}, 2),
+        ("bgproxy_flip_sessions", {"outcome": "ended"}, 1),
+        ("bgproxy_flip_sessions", {"outcome": "lost"}, 0),
+        ("bgproxy_flip_turns_cut", {}, 3),
         ("bgproxy_session_pinned_total", {"preset": "mcp", "color": "green"}, 2),
         ("bgproxy_session_learned_total", {"preset": "mcp", "color": "green"}, 4),
         ("bgproxy_session_moved_total", {"preset": "mcp", "color": "green"}, 6),
@@ -181,6 +187,8 @@ def test_nothing_else_is_told(told):
         "bgproxy_workers",
         "bgproxy_build_info",
         "bgproxy_sessions",
+        "bgproxy_flip_sessions",
+        "bgproxy_flip_turns_cut",
     }
 
 

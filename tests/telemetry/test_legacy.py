@@ -44,12 +44,12 @@ def test_a_directory_that_is_gone_is_no_reason_to_fail(tmp_path, caplog):
 
 def test_a_successor_counts_on_and_what_was_held_is_broken_by_us():
     successor = Metrics()
-    successor.carry(counted().snapshot())
+    assert successor.carry(counted().snapshot()) == 5
     (series,) = successor.snapshot()["series"]
     assert (series["classes"][2], series["broken_proxy"]) == (7, 5)
     assert (series["in_flight"], series["streams"], series["websockets"]) == (0, 0, 0)
     again = Metrics()
-    again.carry(successor.snapshot())
+    assert again.carry(successor.snapshot()) == 0
     assert again.snapshot()["series"][0]["broken_proxy"] == 5, "it is counted once"
 
 
