@@ -65,6 +65,7 @@ class DataPlane:
         self.state: FleetState | None = None
         self.pins = pins
         self.busy: dict[bytes, int] = {}  # turns under way by their session's pin
+        self.attended: dict[bytes, int] = {}  # streams on which clients only listen, by their session's pin: no turns
         self.unpinned_by: dict[str, int] = {}  # bodies that may hold a key and were not read, by reason
         self.ignored = 0  # values that stood where a key stands, and can be none
         # How many turns were broken off, and the epoch by which traffic had left their release; 0: the one that stands.
@@ -314,7 +315,7 @@ class DataPlane:
         self._endings.look(now)
         if self.pins is not None and now >= self._touched + TOUCH_INTERVAL:
             self._touched = now
-            for pin_id in self.busy:
+            for pin_id in (*self.busy, *self.attended):
                 self.pins.touch(pin_id)
         for upstream in self._all_upstreams():
             upstream.expire(now)

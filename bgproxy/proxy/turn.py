@@ -67,6 +67,7 @@ class Turn:
     reading = False  # the request's body is read for a key
     parked = False  # the store is asked
     counted: bytes | None = None  # the pin among whose turns under way this one is
+    listening: bytes | None = None  # the pin whose client only listens here
     writing = 0  # keys that the store has not acknowledged yet
     learner: Learner | None = None
     cookie = b""  # a Set-Cookie that goes with the answer
@@ -252,6 +253,8 @@ class Turn:
         if self.pin is not None and sighting.ends(status):
             self.end_pin()
             return False
+        if sighting.listens and self.counted is not None and status == 200:
+            self._listen(self.counted)
         keys: list[Key] = []
         if sighting.minting and (learner := sighting.response(status, marks or ())) is not None:
             keys = learner.keys
@@ -334,14 +337,30 @@ class Turn:
             self.learner.close()
             self._heard(self.learner)
             self.learner = None
+        if self.listening is not None:
+            _take_from(self._plane.attended, self.listening)
+        self._uncount()
+
+    def _uncount(self) -> None:
+        """The turn is over: its session may be moved, if it has no other."""
         counted, self.counted = self.counted, None
-        if counted is None:
-            return
-        busy = self._plane.busy
-        left = busy[counted] - 1
-        if left:
-            busy[counted] = left
-            return
-        del busy[counted]
-        if self._plane.pins is not None:
+        if counted is not None and _take_from(self._plane.busy, counted) and self._plane.pins is not None:
             self._plane.pins.idle(counted)
+
+    def _listen(self, pin_id: bytes) -> None:
+        """The agent has opened its ear: from here on the session's other requests are its turns, and not this one. It
+        may move without it, and this stream goes on to its end."""
+        self.listening = pin_id
+        attended = self._plane.attended
+        attended[pin_id] = attended.get(pin_id, 0) + 1
+        self._uncount()
+
+
+def _take_from(counts: dict[bytes, int], pin_id: bytes) -> bool:
+    """One less; whether it was the last."""
+    left = counts[pin_id] - 1
+    if left:
+        counts[pin_id] = left
+        return False
+    del counts[pin_id]
+    return True

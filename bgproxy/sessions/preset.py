@@ -113,6 +113,7 @@ class Preset:
     connection: bool = False  # a WebSocket is a session
     gone: int = 0  # the status that says of a request with a key: this session is over
     delete_ends: bool = False  # a DELETE with a key in a field ends the session
+    get_listens: bool = False  # a GET with a key opens an ear for what the agent may say some day: that is no turn
     own_cookie: bytes = b""  # the name of a cookie that the proxy itself is to set where the client has none
     ending: Ending = "problem"
     unknown: tuple[tuple[str, int], ...] = ()  # of jsonrpc: the protocol's error codes for what is not known, by space

@@ -46,6 +46,7 @@ MCP: Final = Preset(
     "mcp",
     gone=404,
     delete_ends=True,
+    get_listens=True,
     ending="not_found",  # a server that has ended a session must answer so, and the client must initialize again
     fields=(
         Field(b"mcp-session-id", "mcp", SESSION),

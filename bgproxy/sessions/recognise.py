@@ -63,6 +63,8 @@ class Recogniser:
         if has_body and tables.best is not None and not (sighting.keys and sighting.keys[0].rank <= tables.best):
             self._body(sighting, marks)
         sighting.settle()
+        if method == b"GET" and sighting.preset in tables.listening:
+            sighting.listens = True
         return sighting
 
     def _blank(self, places: int) -> Sighting:

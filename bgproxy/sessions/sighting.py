@@ -27,6 +27,7 @@ class Sighting:
         "connection",
         "ignored",
         "keys",
+        "listens",
         "minting",
         "own_cookie",
         "places",
@@ -43,6 +44,7 @@ class Sighting:
         self.unread = ""  # why a body that may hold a key was not read (to its end): compressed, oversized, not_json
         self.sticky_host = False  # the agents of this preset hold memory
         self.connection = False  # the session is the connection
+        self.listens = False  # it asks for nothing, and waits for whatever comes
         self.minting = True  # the answer may mint a key
         self.ignored = 0  # values that stood where a key stands, and were none
         self.own_cookie = b""  # the name of the cookie that the proxy is to set, where the client sent none

@@ -73,6 +73,7 @@ class Tables:
         "connection",
         "fields",
         "hints",
+        "listening",
         "own_cookie",
         "paths",
         "places",
@@ -90,6 +91,7 @@ class Tables:
         self.protocols = 0
         self.connection: Preset | None = None  # for which a WebSocket is a session
         self.own_cookie = b""
+        self.listening = frozenset(preset.name for preset in self.presets if preset.get_listens)
         self.speakers = [Speaker(number, preset) for number, preset in enumerate(self.presets)]
         self.fields: dict[bytes, list[FieldRule]] = {}
         self.queries: dict[bytes, list[tuple[Speaker, Query]]] = {}

@@ -241,6 +241,31 @@ async def test_after_a_rollback_they_stay_where_that_is_asked_for(rig: Rig) -> N
     assert await says(proxy, get("/", SESSION)) == "green"
 
 
+async def test_a_session_whose_client_only_listens_moves_and_what_it_hears_goes_on(rig: Rig) -> None:
+    script = Script()
+    proxy = await rig.proxy(
+        rig.agent(saying("blue")),
+        green=(rig.agent(script),),
+        sessions=["mcp"],
+        session_options={"on_rollback": "move"},
+    )
+    proxy.flip("green")
+    listener = await proxy.connect()
+    await listener.send(get("/mcp", "Mcp-Session-Id: s-1"))
+    ear = await script.next()
+    await ear.request()
+    await ear.send(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n")
+    await listener.head()
+    assert (len(proxy.plane.busy), len(proxy.plane.attended)) == (0, 1)
+    proxy.roll_back()
+    epoch = proxy.plane.state.pointer.epoch
+    await until(lambda: rig.pins._epochs.get("node") == epoch)
+    assert await says(proxy, get("/mcp", "Mcp-Session-Id: s-1")) == "blue"
+    await ear.send(b"4\r\n:on\n\r\n0\r\n\r\n")
+    assert await listener.chunk() == b":on\n"
+    await until(lambda: not proxy.plane.attended)
+
+
 async def test_a_session_that_follows_moves_between_two_turns_and_never_within_one(rig: Rig) -> None:
     script = Script()
     green = saying("green")

@@ -172,6 +172,5 @@ async def test_a_rollback_moves_the_sessions_of_the_bad_release_where_it_is_told
         await place.rollback()
         await crowd.round()
     met = {(talk.way.name, talk.place[:2]) for talk in crowd.all if talk.faults}
-    # The session of an MCP client that listens on an open stream has a turn under way: it moves when that ends.
-    assert met == {(way.name, "v2") for way in ways} - {(tools.SESSION, "v2")}
-    assert set(await agents.count("strangers") - before) == KEPT - {sockets.CONNECTION, tools.SSE, tools.SESSION}
+    assert met == {(way.name, "v2") for way in ways}
+    assert set(await agents.count("strangers") - before) == KEPT - {sockets.CONNECTION, tools.SSE}
