@@ -85,7 +85,7 @@ async def threads(url: str, fields: Mapping[str, str]) -> AsyncIterator[Turn]:
 
         async def turn(number: int) -> Said:
             given = {"word": str(number)}
-            if number % 8 == 2:  # the client waits a second or two before it takes a stream up again
+            if number == 2:  # once, as the client waits a second or two before it takes a stream up again
                 return await _broken_off(client, thread, given | {"breaks": True})
             if number % 4 == 1:
                 return await _left(client, thread, given)
