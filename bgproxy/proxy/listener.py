@@ -87,17 +87,22 @@ class Listener:
         self._alarmed = False
         client.setblocking(False)
         plane = self._plane
-        if len(plane.connections) + len(plane.tunnels) >= plane.limits.max_connections:
+        if len(plane.connections) + len(plane.tunnels) + len(plane.arriving) >= plane.limits.max_connections:
             plane.metrics.refuse("too_many_connections")
             _turn_away(client, "too_many_connections", "this worker's `max_connections` is reached", plane.date)
             self._part(client)
         else:
-            spawn(self._adopt(client), "accept")
+            connection = ClientConnection(plane)
+            plane.arriving.add(connection)
+            spawn(self._adopt(client, connection), "accept")
         return True
 
-    async def _adopt(self, client: socket.socket) -> None:
-        protocol: Callable[[], Any] = lambda: ClientConnection(self._plane)  # noqa: E731
-        await asyncio.get_running_loop().connect_accepted_socket(protocol, client)
+    async def _adopt(self, client: socket.socket, connection: ClientConnection) -> None:
+        protocol: Callable[[], Any] = lambda: connection  # noqa: E731
+        try:
+            await asyncio.get_running_loop().connect_accepted_socket(protocol, client)
+        finally:
+            self._plane.arriving.discard(connection)
 
     def _part(self, client: socket.socket) -> None:
         """Close a moment later, so that a request that is on its way does not turn the close into a reset."""

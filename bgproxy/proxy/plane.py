@@ -57,6 +57,7 @@ class DataPlane:
         """`pins`: where sessions live; without, none is known and all requests go to the active color."""
         self.routing: Routing | None = None
         self.draining = False
+        self.arriving: set[ClientConnection] = set()  # accepted, and about to be among the connections
         self.connections: set[ClientConnection] = set()
         self.tunnels: set[Tunnel] = set()
         self.metrics = metrics
@@ -274,6 +275,7 @@ class DataPlane:
     # What connections ask for
 
     def joined(self, client: ClientConnection) -> None:
+        self.arriving.discard(client)
         self.connections.add(client)
         self.metrics.connections += 1
         self.metrics.connections_total += 1

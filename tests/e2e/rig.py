@@ -286,6 +286,7 @@ class Proxy:
             found[f"waiting {at}"] = len(upstream.waiting)
             found[f"open but not idle {at}"] = upstream.open - len(upstream.idle)
         found["connections"] = self.metrics.connections
+        found["clients arriving"] = len(self.plane.arriving)
         found["client connections held"] = len(self.plane.connections)
         found["turns of sessions"] = len(self.plane.busy)
         found["tunnels held"] = len(self.plane.tunnels)

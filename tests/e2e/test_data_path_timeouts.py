@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 import time
 from pathlib import Path
 
@@ -338,6 +339,21 @@ async def test_max_waiting(rig: Rig) -> None:
         assert (await clients[number].answer()).body == b"%d" % number
         if number < 2:
             assert (await agent.head()).target == b"/%d" % (number + 1)
+
+
+async def test_max_connections_hold_for_a_burst_too(rig: Rig) -> None:
+    proxy = await rig.proxy(rig.agent(Serving()), limits={"max_connections": 5})
+    burst = [socket.create_connection(proxy.address) for _ in range(40)]  # all of them wait when the first is accepted
+    for sock in burst:
+        sock.setblocking(False)
+    clients = [Wire(sock) for sock in burst]
+    proxy.clients += clients
+    refused = proxy.metrics.refused
+    await until(lambda: proxy.metrics.connections_total + refused.get("too_many_connections", 0) == 40)
+    assert (proxy.metrics.connections, refused.get("too_many_connections")) == (5, 35)
+    clients[0].close()
+    await until(lambda: proxy.metrics.connections == 4)
+    assert (await proxy.ask(get())).status == 200
 
 
 async def test_max_connections_of_clients(rig: Rig) -> None:
