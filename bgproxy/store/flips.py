@@ -14,7 +14,7 @@ off. Must not know pins, nor where the records are kept in the end.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from bgproxy.rules.fleet import Change
@@ -94,6 +94,6 @@ class FlipTable:
         table.add(epoch, ended=sessions)
         return table
 
-    def documents(self, most: int) -> list[dict[str, Any]]:
-        """The newest records as plain data, the oldest of them first."""
-        return [asdict(self._records[epoch]) for epoch in sorted(self._records)[-most:]]
+    def newest(self, most: int) -> list[FlipRecord]:
+        """So many records at most, the oldest of them first."""
+        return [self._records[epoch] for epoch in sorted(self._records)[-most:]]

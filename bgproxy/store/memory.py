@@ -215,7 +215,7 @@ class MemoryStore:
     def _document(self, step: _Step, entries: int) -> dict[str, Any]:
         """With so many audit entries and flips' records."""
         kept = [*islice(reversed(self._audit), entries - 1)][::-1]
-        flips = self._flips.after(step.change, step.flip).documents(entries)
+        flips = self._flips.after(step.change, step.flip).newest(entries)
         return {**state_document(step.state), "audit": [*kept, step.entry], "flips": flips}
 
     async def _hold(self, path: Path) -> None:
