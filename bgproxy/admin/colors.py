@@ -9,8 +9,7 @@ from bgproxy.admin.call import Call
 from bgproxy.admin.pointer import milliseconds, terms
 from bgproxy.admin.targets import refuse_targets
 from bgproxy.admin.view import look
-from bgproxy.errors import UnknownColor
-from bgproxy.rules.fleet import FleetState
+from bgproxy.rules.fleet import known
 from bgproxy.rules.release import Release, checked
 
 
@@ -28,13 +27,13 @@ async def colors(call: Call) -> dict[str, Any]:
 async def color(call: Call) -> dict[str, Any]:
     """One color."""
     state = call.deps.state()
-    _known(state, call.color)
+    known(state.colors, call.color)
     return (await look(call.deps)).color(state, call.color)
 
 
 async def stage(call: Call) -> dict[str, Any]:
     """Put a release on a color that is not active; the same one again changes nothing."""
-    _known(call.deps.state(), call.color)
+    known(call.deps.state().colors, call.color)
     release = checked(_release(call.body))
     await refuse_targets(release, (call.deps.options.listen, *call.deps.reserved))
     began = time.perf_counter()
@@ -52,8 +51,3 @@ def _release(body: Any) -> Release:
         metadata=body.get("metadata", {}),
         origin="api",
     )
-
-
-def _known(state: FleetState, name: str) -> None:
-    if name not in state.colors:
-        raise UnknownColor(f"there is no color {name[:64]!r}; this fleet has {', '.join(state.colors)}")

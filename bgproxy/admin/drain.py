@@ -11,9 +11,9 @@ from typing import Any
 from bgproxy.admin.call import Call
 from bgproxy.admin.seams import AdminDeps
 from bgproxy.admin.view import View, look
-from bgproxy.errors import Problem, UnknownColor
+from bgproxy.errors import Problem
 from bgproxy.rules.deadline import LEAVING
-from bgproxy.rules.fleet import FleetState
+from bgproxy.rules.fleet import FleetState, known
 from bgproxy.rules.release import Release
 
 
@@ -30,8 +30,7 @@ async def set_deadline(call: Call) -> dict[str, Any]:
 
 
 async def _shown(deps: AdminDeps, state: FleetState, color: str) -> dict[str, Any]:
-    if color not in state.colors:
-        raise UnknownColor(f"there is no color {color[:64]!r}; this fleet has {', '.join(state.colors)}")
+    known(state.colors, color)
     view = await look(deps)
     blockers = _blockers(state, color, view)
     release = state.releases.get(color)

@@ -12,8 +12,8 @@ from typing import Any, Final
 
 from bgproxy.admin.call import Call
 from bgproxy.admin.view import look
-from bgproxy.errors import BadInput, UnknownColor, UnknownSession
-from bgproxy.rules.fleet import FleetState
+from bgproxy.errors import BadInput, UnknownSession
+from bgproxy.rules.fleet import FleetState, known
 from bgproxy.rules.pin import Pin
 from bgproxy.store.pinning import ID_BYTES
 
@@ -32,8 +32,8 @@ async def sessions(call: Call) -> dict[str, Any]:
     """A page of live sessions; `next` is the cursor of the page behind it, null on the last one."""
     state = call.deps.state()
     color = call.query.get("color")
-    if color is not None and color not in state.colors:
-        raise UnknownColor(f"there is no color {color[:64]!r}; this fleet has {', '.join(state.colors)}")
+    if color is not None:
+        known(state.colors, color)
     found, cursor = await call.deps.store.pins.page(call.query.get("cursor", ""), call.query["limit"], color)
     return {"sessions": [_session(state, pin, expires) for pin, expires in found], "next": cursor or None}
 
