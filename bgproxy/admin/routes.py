@@ -105,7 +105,7 @@ ROUTES: Final[tuple[Route, ...]] = (
         "/v1/sessions/{id}/move",
         move_session,
         "operator",
-        "Move a session to the release on a color, whatever of it is under way.",
+        "Move a session to the release on a color, between two of its turns.",
         "SessionMoved",
         body="MoveRequest",
         errors=_CHANGE,

@@ -6,8 +6,10 @@ store never gets it.
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import Mapping
+from time import monotonic
 from typing import Any, Final
 
 from bgproxy.admin.call import Call
@@ -24,6 +26,9 @@ COUNTS: Final = (
 )
 HELD: Final = ("keys", "waiting", "turns")
 TRIPS: Final = ("calls", "failed", "seconds")
+
+PATIENCE = 2.0  # seconds that an order waits for the nodes to hear of it, and for the session's turn to end
+_PAUSE = 0.02  # seconds between two looks
 
 _ID = re.compile(rf"[0-9a-fA-F]{{{2 * ID_BYTES}}}")
 
@@ -44,10 +49,20 @@ async def session(call: Call) -> dict[str, Any]:
 
 
 async def move_session(call: Call) -> dict[str, Any]:
-    """Move a session to the release that stands on a color, whatever of it is under way."""
+    """Order that a session lives on the release that stands on a color.
+
+    Where nothing of it is under way it moves before the answer comes; else with its next turn after that.
+    """
     ledger, to = call.deps.ledger, call.body["to"]
     pin, outcome = await ledger.move_session(_id(call), to, actor=call.actor, reason=call.body.get("reason", ""))
-    return {**await _shown(call, pin.id), "changed": outcome.changed}
+    deadline = monotonic() + PATIENCE
+    standing: Pin | None = pin
+    while standing is not None and _goal(call.deps.state(), standing) is not None and monotonic() < deadline:
+        standing = await call.deps.store.pins.move(pin.id)
+        if standing is not None and _goal(call.deps.state(), standing) is not None:
+            await asyncio.sleep(_PAUSE)
+    shown = await _shown(call, pin.id)
+    return {**shown, "moved": shown["goal"] is None, "changed": outcome.changed}
 
 
 async def forget_session(call: Call) -> dict[str, Any]:
@@ -122,7 +137,8 @@ def _session(state: FleetState, pin: Pin, expires: float) -> dict[str, Any]:
         "stands": _stands(state, pin.color, pin.release),
         "upstream": pin.upstream or None,
         "epoch": pin.epoch,
-        "moved": pin.moved,
+        "moves": pin.moved,
+        "goal": _goal(state, pin),
         "preset": pin.preset,
         "route": pin.route,
         "created": pin.created,
@@ -130,6 +146,12 @@ def _session(state: FleetState, pin: Pin, expires: float) -> dict[str, Any]:
         "ttl": pin.ttl,
         "max_age": pin.max_age,
     }
+
+
+def _goal(state: FleetState, pin: Pin) -> dict[str, str] | None:
+    """Where an operator wants the session, if it does not live there yet."""
+    order = state.orders.get(pin.id)
+    return {"color": order.color, "release": order.release} if order is not None and order.moves(pin) else None
 
 
 def _stands(state: FleetState, color: str, label: str) -> bool:

@@ -165,7 +165,14 @@ _SESSION: dict[str, Schema] = {
     "stands": _STANDS,
     "upstream": {"type": ["string", "null"], "description": "The address that serves it; null: any of its color."},
     "epoch": {"type": "integer", "minimum": 0, "description": "The pointer's, when its place was last vouched for."},
-    "moved": {"type": "integer", "minimum": 0, "description": "How many times it was moved."},
+    "moves": {"type": "integer", "minimum": 0, "description": "How many times it was moved."},
+    "goal": {
+        "type": ["object", "null"],
+        "description": "Where an operator wants it to live: it moves there at its next turn. null: it is to stay.",
+        "properties": {"color": _TEXT, "release": _TEXT},
+        "required": ["color", "release"],
+        "additionalProperties": False,
+    },
     "preset": {"type": "string", "description": "By which preset it was recognised."},
     "route": _TEXT,
     "created": _SECONDS,
@@ -259,7 +266,11 @@ ANSWERS: Final[dict[str, Schema]] = {
     "Colors": _all(colors={"type": "array", "items": ref("Color")}, epoch=_COUNT, revision=_COUNT),
     "Session": _all(**_SESSION),
     "Sessions": _all(sessions={"type": "array", "items": ref("Session")}, next=_TEXT_OR_NOTHING),
-    "SessionMoved": _all(**_SESSION, changed={"type": "boolean"}),
+    "SessionMoved": _all(
+        **_SESSION,
+        moved={"type": "boolean", "description": "Whether it lives there by now; else see `goal`."},
+        changed={"type": "boolean", "description": "Whether this was a new order."},
+    ),
     "Forgotten": _all(id=_TEXT, color=_TEXT, release=_TEXT, forgotten={"const": True}),
     "SessionCounts": _all(
         places={

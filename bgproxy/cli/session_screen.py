@@ -20,14 +20,14 @@ _LINES = {
         *(("dropped", "given up"), ("refused", "refused")),
     ),
 }
-_FACTS = ("id", "color", "release", "upstream", "preset", "route", "epoch", "moved", "ttl", "max_age")
+_FACTS = ("id", "color", "release", "upstream", "preset", "route", "epoch", "moves", "ttl", "max_age")
 
 
 def show_sessions(document: Mapping[str, Any], same: str = "") -> None:
     """The answer of /v1/sessions. `same`: the options that the next page needs again."""
-    rows = grid("id", "color", "release", "preset", "route", "moved", "expires", right={"moved"})
+    rows = grid("id", "color", "release", "preset", "route", "moves", "expires", right={"moves"})
     for one in document["sessions"]:
-        cells = (_release(one), one.get("preset"), one.get("route"), one.get("moved"), time(one.get("expires")))
+        cells = (_release(one), one.get("preset"), one.get("route"), one.get("moves"), time(one.get("expires")))
         rows.add_row(clean(one.get("id")), _color(one.get("color")), *(Text(clean(cell)) for cell in cells))
     screen = terminal()
     screen.print(rows)
@@ -86,8 +86,10 @@ def _trips(one: Mapping[str, Any]) -> str:
 
 
 def _release(one: Mapping[str, Any]) -> str:
-    """A release that its color does not hold any more is marked."""
-    return f"{one.get('release') or '-'}{'' if one.get('stands', True) else ' (gone)'}"
+    """A release that its color does not hold any more is marked, and where an operator wants the session instead."""
+    goal = one.get("goal")
+    to = f" (moves to {goal['color']}, {goal['release']}, at its next turn)" if goal else ""
+    return f"{one.get('release') or '-'}{'' if one.get('stands', True) else ' (gone)'}{to}"
 
 
 def _color(name: object) -> Text:

@@ -64,18 +64,20 @@ def move(
     token: Token = "",
     as_json: Json = False,
 ) -> None:
-    """Move a session to the release on COLOR with its next request; what is under way finishes where it is.
+    """Move a session to the release on COLOR: at once, or when what is under way of it has finished where it is.
 
     What the agent holds of it in memory does not move with it.
     """
     with reported(as_json):
         asked = {"to": color, **({"reason": reason} if reason else {})}
-        answer = Admin(admin, token).post(f"{_path(session)}/move", asked, expect="changed")
+        answer = Admin(admin, token).post(f"{_path(session)}/move", asked, expect="moved")
         if as_json:
             print_json(answer)
         else:
-            done = "lives on" if answer["changed"] else "lived there already, nothing changed:"
-            typer.echo(clean(f"{answer.get('id')} {done} {answer.get('color')}, release {answer.get('release')}"))
+            place = answer.get("goal") or answer
+            does = "lives on" if answer["moved"] else "moves at its next turn, as one is under way: to"
+            known = "" if answer["changed"] else "; nothing changed"
+            typer.echo(clean(f"{answer.get('id')} {does} {place.get('color')}, release {place.get('release')}{known}"))
 
 
 @app.command(epilog='Example: bgproxy sessions forget 9f86d081884c7d659a2feaa0c55ad015 --reason "stuck"')

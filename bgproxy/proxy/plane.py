@@ -186,12 +186,12 @@ class DataPlane:
                     self._sessions.get(route.name),
                     release is not None and release.ended,
                 )
-        before = self.routing
+        before = self.state
         self.routing = Routing(state.pointer.epoch, state.pointer.active, self.routes, groups)
         self.state = state
         metrics.stand({group.release for group in groups.values()})
-        if self.pins is not None and (before is None or before.epoch != state.pointer.epoch):
-            self.pins.applied(state.pointer.epoch, tuple(self.busy))
+        if self.pins is not None:
+            self._tell_pins(before, state, self.pins)
         for key, upstream in self._upstreams.items():
             if key not in used:
                 upstream.retired = True
@@ -199,6 +199,18 @@ class DataPlane:
         self._upstreams = used
         self._resolver.watch(used.values())
         self._endings.apply(state)
+
+    def _tell_pins(self, before: FleetState | None, state: FleetState, pins: PinCache) -> None:
+        """Sessions may move from here on, once every node has said which of them have a turn under way."""
+        if before is None or before.pointer.epoch != state.pointer.epoch:
+            pins.applied(state.pointer.epoch, state.revision, tuple(self.busy))
+        elif before.orders != state.orders:
+            pins.applied(
+                state.pointer.epoch, state.revision, [pin_id for pin_id in state.orders if pin_id in self.busy]
+            )
+        if before is not None and before.orders != state.orders:
+            # Where an order was carried out, this node may hear of the move only after the order is off the list.
+            pins.drop(before.orders.keys() - state.orders.keys())
 
     def _upstream(self, color: str, url: str, used: dict[tuple[str, str], Upstream]) -> Upstream:
         key = (color, url)

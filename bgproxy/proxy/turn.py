@@ -143,11 +143,13 @@ class Turn:
         assert routing is not None
         assert state is not None
         group = routing.groups.get((self.rules.route, pin.color))
-        if group is not None and group.release == pin.release and pin.epoch >= routing.epoch and not group.ended:
+        is_known = group is not None and group.release == pin.release and pin.epoch >= routing.epoch
+        if is_known and group is not None and not group.ended and pin.id not in state.orders:
             self._count(pin)
             return group
         options = self.rules.options
-        choice = choose(state.pointer, state.releases, pin, options.policy, options.on_rollback)
+        order = state.orders.get(pin.id)
+        choice = choose(state.pointer, state.releases, pin, options.policy, options.on_rollback, order)
         if choice.why == "ended":
             self.end_session()
             return None
@@ -318,6 +320,9 @@ class Turn:
         if self.pin is None and pin is not None and not self._exchange.over:
             self.pin = pin
             self._count(pin)
+            plane = self._plane
+            if plane.pins is not None and plane.routing is not None and pin.epoch < plane.routing.epoch:
+                plane.pins.hold(pin.id)  # it was admitted before the last flip, which did not know its session
         if not self.writing:
             self._exchange.release()
 

@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final, NamedTuple
 
-from bgproxy.rules.pin import OnRollback, Pin, Policy
+from bgproxy.rules.pin import OnRollback, Order, Pin, Policy
 from bgproxy.rules.pointer import Pointer
 from bgproxy.rules.release import Release
 
-MOVES: Final = frozenset({"gone", "rollback", "follow", "confirm"})
+MOVES: Final = frozenset({"ordered", "gone", "rollback", "follow", "confirm"})
 """Of a choice's reasons those for which the store must be asked to move the session before it is served."""
 
 
@@ -30,20 +30,24 @@ def choose(
     pin: Pin | None,
     policy: Policy = Policy.PINNED,
     on_rollback: OnRollback = OnRollback.MOVE,
+    order: Order | None = None,
 ) -> Choice:
-    """The color that is to serve.
+    """The color that is to serve. `order`: the one that stands for this pin's id.
 
     ended: an operator's deadline has ended the sessions of the pin's release: this one is to be told so, once, and its
-    pin to be ended. gone: the pin's release does not stand on its color any more. rollback: a rollback left that
-    release after the session came to it. follow: the pointer has moved since. confirm: the pointer has come back to the
-    session's color, but meanwhile another node may have moved the session away, and this one not have heard of it.
-    Those of `MOVES` come at most once per flip, for asking the store gives the pin the pointer's epoch.
+    pin to be ended. ordered: an operator wants the session elsewhere. gone: the pin's release does not stand on its
+    color any more. rollback: a rollback left that release after the session came to it. follow: the pointer has moved
+    since. confirm: the pointer has come back to the session's color, but meanwhile another node may have moved the
+    session away, and this one not have heard of it. The last three come at most once per flip, for asking the store
+    gives the pin the pointer's epoch.
     """
     if pin is None:
         return Choice(pointer.active, "active")
     release = releases.get(pin.color)
     if release is not None and has_ended(release, pin.release):
         return Choice(pin.color, "ended")
+    if order is not None and order.moves(pin):
+        return Choice(order.color, "ordered")
     if release is None or release.label != pin.release:
         return Choice(pointer.active, "gone")
     if pin.epoch >= pointer.epoch:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from typing import Final
 
 from bgproxy.errors import BadInput, NotReady, Refused, StaleEpoch, UnknownColor
-from bgproxy.rules.pin import Pin
+from bgproxy.rules.pin import Order
 from bgproxy.rules.pointer import Pointer
 from bgproxy.rules.release import ENDED, POINTER_EVENTS, UNTRIED, Event, Phase, Release, checked
 
@@ -25,13 +25,16 @@ _COLOR = re.compile(r"[a-z0-9](?:[a-z0-9_-]{0,30}[a-z0-9])?")
 class FleetState:
     """Everything that one pointer governs. `revision` grows by one at each change, the pointer's or not.
 
-    `colors` are in the order of the configuration; a color without a release has no entry in `releases`.
+    `colors` are in the order of the configuration; a color without a release has no entry in `releases`. `orders` are
+    the moves of single sessions by hand, by their pins' ids. One stands until the pointer moves, its release is gone,
+    or another takes its place; once it is carried out it says nothing any more.
     """
 
     revision: int
     pointer: Pointer
     releases: Mapping[str, Release]
     colors: tuple[str, ...]
+    orders: Mapping[bytes, Order] = field(default_factory=dict)
 
     @property
     def active(self) -> Release | None:
@@ -212,31 +215,6 @@ def step(
     return changed(state, {color: after}, "phase", facts, actor, reason)
 
 
-def move_session(state: FleetState, pin: Pin, to: str, *, actor: str, reason: str) -> Change | None:
-    """Put on record that a session is moved by hand to the release that stands on `to`; None where it lives there.
-
-    Nothing of the state changes but its revision. Raises `UnknownColor`, and `Refused` where no release is to be had.
-    """
-    known(state.colors, to)
-    release = state.releases.get(to)
-    if release is None:
-        raise Refused(f"{to} has no release that the session could be moved to: stage one, or name another color")
-    if release.phase is Phase.RETIRED:
-        raise Refused(f"{to} holds {release.label}, which is retired: name another color")
-    if release.ended:
-        raise Refused(f"the sessions of {release.label} on {to} were ended by a deadline: name another color")
-    if (pin.color, pin.release) == (to, release.label):
-        return None
-    facts = {"id": pin.id.hex(), "from": pin.color, "left": pin.release, "to": to, "release": release.label}
-    return changed(state, {}, "session", facts, actor, reason)
-
-
-def forget_session(state: FleetState, pin: Pin, *, actor: str, reason: str) -> Change:
-    """Put on record that a session is forgotten by hand. Nothing of the state changes but its revision."""
-    facts = {"id": pin.id.hex(), "from": pin.color, "left": pin.release, "forgotten": True}
-    return changed(state, {}, "session", facts, actor, reason)
-
-
 # A color whose release serves or may still serve somebody: its label is not exchanged under its sessions.
 _LIVE: Final = frozenset({Phase.BAKING, Phase.ACTIVE, Phase.STANDBY, Phase.ROLLED_BACK})
 
@@ -390,6 +368,9 @@ def changed(
     *,
     moved: bool = False,
 ) -> Change:
-    """The change that puts these releases in place."""
-    after = replace(state, revision=state.revision + 1, releases={**state.releases, **new})
+    """The change that puts these releases in place. `moved`: the pointer has, so no order for a session counts."""
+    releases = {**state.releases, **new}
+    stand = {(color, release.label) for color, release in releases.items() if not release.ended}
+    orders = {} if moved else {key: order for key, order in state.orders.items() if order.goal in stand}
+    after = replace(state, revision=state.revision + 1, releases=releases, orders=orders)
     return Change(after, verb, facts, actor, reason, moved=moved, touched=frozenset(new))

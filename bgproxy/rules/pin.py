@@ -50,6 +50,31 @@ class Pin:
     max_age: float = 0.0
 
 
+@dataclass(frozen=True, slots=True)
+class Order:
+    """By hand: a session is to live on `release` of `color` from its next turn on.
+
+    `pin` is its pin's id and `created` that pin's: a session that begins anew under the same key is not meant.
+    `revision` is that of the first state with this order. A node that has applied it, or a later one, knows of every
+    turn of that session which it has under way, and begins none without asking the store.
+    """
+
+    pin: bytes
+    created: float
+    color: str
+    release: str
+    revision: int
+
+    def moves(self, pin: Pin) -> bool:
+        """Whether this pin is still to be moved by it."""
+        return (pin.id, pin.created) == (self.pin, self.created) and (pin.color, pin.release) != self.goal
+
+    @property
+    def goal(self) -> tuple[str, str]:
+        """Color and release."""
+        return self.color, self.release
+
+
 def bucket_seconds(ttl: float) -> int:
     """How long a bucket is for pins that live `ttl` seconds unused: whole seconds, at least one."""
     return max(1, math.ceil(ttl / BUCKETS_PER_TTL))

@@ -16,7 +16,8 @@
 
 **Keyspace** in Redis, all of one fleet under one hash tag, so that a script's keys live in one slot:
 
-    bgproxy:{FLEET}:state   hash    schema, revision, colors, pointer, release:COLOR (JSON each but the numbers)
+    bgproxy:{FLEET}:state   hash    schema, revision, colors, pointer, release:COLOR, orders (JSON each but the
+                                    numbers)
     bgproxy:{FLEET}:audit   stream  one entry per change: verb, actor, reason, epoch, revision, facts
     bgproxy:{FLEET}:nodes   hash    node id → its last report with the time it came; the dead are swept by the living
     bgproxy:{FLEET}:flips   hash    epoch → a flip's record (JSON); EPOCH:moved, :ended, :lost, :turns_cut → counts

@@ -18,6 +18,7 @@ import orjson
 
 from bgproxy.errors import SchemaTooNew, StoreBroken
 from bgproxy.rules.fleet import FleetState
+from bgproxy.rules.pin import Order
 from bgproxy.rules.pointer import Pointer
 from bgproxy.rules.release import Phase, Release
 from bgproxy.store.base import SCHEMA, AuditEntry, NodeReport
@@ -40,6 +41,11 @@ def release_document(release: Release) -> dict[str, Any]:
     return {**members, "deadline": release.deadline, "at": release.at}
 
 
+def orders_document(orders: Mapping[bytes, Order]) -> list[dict[str, Any]]:
+    """The orders to move sessions, as `orders_from` reads them and the scripts on pins do."""
+    return [{**asdict(order), "pin": order.pin.hex()} for order in orders.values()]
+
+
 def state_document(state: FleetState) -> dict[str, Any]:
     """The whole state as one document, with its schema."""
     return {
@@ -48,6 +54,7 @@ def state_document(state: FleetState) -> dict[str, Any]:
         "colors": state.colors,
         "pointer": pointer_document(state.pointer),
         "releases": {color: release_document(release) for color, release in state.releases.items()},
+        "orders": orders_document(state.orders),
     }
 
 
@@ -61,6 +68,7 @@ def state_from(document: Any, where: str) -> FleetState:
             pointer=pointer_from(document["pointer"], where),
             releases=releases,
             colors=_texts(document["colors"]),
+            orders=orders_from(document.get("orders", []), where),  # data from before sessions were ordered have none
         )
         if state.pointer.active not in state.colors or not set(releases) <= set(state.colors):
             raise ValueError(f"active {state.pointer.active!r} or a release stands on no color of {state.colors}")
@@ -79,6 +87,22 @@ def pointer_from(document: Any, where: str) -> Pointer:
             reason=_text(document["reason"]),
             at=float(document["at"]),
         )
+
+
+def orders_from(documents: Any, where: str) -> dict[bytes, Order]:
+    """The orders of a list of documents, by the pins' ids."""
+    with _understood(f"{where}, orders"):
+        orders = [
+            Order(
+                pin=bytes.fromhex(_text(document["pin"])),
+                created=float(document["created"]),
+                color=_text(document["color"]),
+                release=_text(document["release"]),
+                revision=_of(int, document["revision"]),
+            )
+            for document in _of(list, documents)
+        ]
+        return {order.pin: order for order in orders}
 
 
 def release_from(document: Any, where: str) -> Release:

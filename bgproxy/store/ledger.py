@@ -4,8 +4,8 @@ Each verb reads the store, lets the rules decide, and commits on exactly the rev
 race reads and decides anew. What was committed is applied to this process's mirror before the call returns: the node
 that flips has flipped. A store that is away makes each verb fail fast, with nothing half-done.
 
-A session that is moved or forgotten by hand goes through here too, for its record: the order is written first and
-carried out second. So nothing is done by hand that is not on record; what was ordered may fail, and says so.
+What is done to a session by hand goes through here too. To move it is an order, which counts from the change on that
+puts it on record; the nodes carry it out between two turns. To forget it is put on record first and done second.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from bgproxy.errors import Refused, StoreBroken, StoreUnavailable, UnknownSession
-from bgproxy.rules import deadline, fleet
+from bgproxy.rules import by_hand, deadline, fleet
 from bgproxy.rules.fleet import Change, FleetState
-from bgproxy.rules.pin import Pin
+from bgproxy.rules.pin import Order, Pin
 from bgproxy.rules.release import Event, Release
 from bgproxy.store.base import AuditEntry, Conflict, Store
 from bgproxy.store.mirror import Mirror
@@ -172,10 +172,10 @@ class Ledger:
         return await self._bounded(self._bootstrap(tuple(colors), active, releases, actor, reason))
 
     async def move_session(self, key: bytes, to: str, *, actor: str, reason: str) -> tuple[Pin, Outcome]:
-        """Move a session to the release on a color, whatever of it is under way; its pin as it stands then.
+        """Order that a session lives on the release on a color; its pin as it stands before that is carried out.
 
-        `key`: the digest of any of its keys. Not changed where it lives there already. Raises `UnknownSession`, and
-        what `rules.fleet.move_session` raises.
+        `key`: the digest of any of its keys. Not changed where it lives there already, or where that was ordered.
+        Raises `UnknownSession`, and what `rules.by_hand.move_session` raises.
         """
         return await self._bounded(self._move_session(key, to, actor, reason))
 
@@ -188,23 +188,23 @@ class Ledger:
         return await self._bounded(self._store.audit(limit=limit, before=before))
 
     async def _move_session(self, key: bytes, to: str, actor: str, reason: str) -> tuple[Pin, Outcome]:
-        pin = await self._pin(key)
-        outcome = await self._settle(lambda state: fleet.move_session(state, pin, to, actor=actor, reason=reason))
-        if not outcome.changed:
-            return pin, outcome
-        label = outcome.state.releases[to].label
-        after = await self._store.pins.move(pin.id, to, label)
-        if after is None:
-            raise _unknown(pin.id, "has ended")
-        if (after.color, after.release) != (to, label):
-            raise Refused(
-                f"{to} does not hold {label} any more, so the session stays on {after.color}: look and try again"
-            )
-        return after, outcome
+        pin, over = await self._pin(key), await self._orders_that_are_over()
+        outcome = await self._settle(
+            lambda state: by_hand.move_session(state, pin, to, actor=actor, reason=reason, over=over)
+        )
+        return pin, outcome
+
+    async def _orders_that_are_over(self) -> list[Order]:
+        """Carried out, or of a session that has ended. Looked at only where room is needed."""
+        orders = [*self._mirror.state.orders.values()] if self._mirror.state is not None else []
+        if len(orders) < by_hand.MOST_ORDERS:
+            return []
+        pins = await asyncio.gather(*(self._store.pins.find(order.pin) for order in orders))
+        return [order for order, pin in zip(orders, pins, strict=True) if pin is None or not order.moves(pin)]
 
     async def _forget_session(self, key: bytes, actor: str, reason: str) -> tuple[Pin, Outcome]:
         pin = await self._pin(key)
-        outcome = await self._settle(lambda state: fleet.forget_session(state, pin, actor=actor, reason=reason))
+        outcome = await self._settle(lambda state: by_hand.forget_session(state, pin, actor=actor, reason=reason))
         await self._store.pins.end([pin.id])
         return pin, outcome
 

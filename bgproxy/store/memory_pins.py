@@ -16,6 +16,7 @@ from bgproxy.errors import BadInput, StoreUnavailable
 from bgproxy.rules.fleet import FleetState
 from bgproxy.rules.pin import Pin, expiry
 from bgproxy.rules.pointer import Pointer
+from bgproxy.store.memory_turns import NodeTurns
 from bgproxy.store.pinning import KEPT_ALIASES, Learned, PinCount, Resolved, Turn, Want, pin_of
 
 _MAX_KEYS = 1_000_000  # about 600 bytes each
@@ -48,15 +49,13 @@ class MemoryPins:
         `has_moved` is told the epoch whose flip a session was left by, when that session moves.
         """
         self._state = state
-        self._nodes = nodes
         self._clock = clock or _steady_clock()
         self._has_moved = has_moved
         self._pins: dict[bytes, _Kept] = {}  # by id
         self._aliases: dict[bytes, tuple[bytes, int]] = {}  # the pin's id, and when the alias itself expires
         self._buckets: dict[int, dict[bytes, None]] = {}  # keys by when they expire
         self._counts: dict[tuple[str, str, int], int] = {}
-        self._epochs: dict[str, int] = {}  # by node
-        self._turns: dict[tuple[bytes, str], int] = {}  # serials by pin and node
+        self._turns = NodeTurns(nodes)
         self._bells: set[_Bell] = set()
 
     def __repr__(self) -> str:
@@ -102,36 +101,30 @@ class MemoryPins:
             self._ring(standing.id)
         return kept.pin
 
-    async def move(self, key: bytes, color: str, release: str, *, if_epoch_below: int | None = None) -> Pin | None:
+    async def move(self, key: bytes) -> Pin | None:
         """See `PinStore.move`."""
         self._swept()
         state = self._standing()
         if (kept := self._kept(key)) is None:
             return None
-        stands = color in state.releases and state.releases[color].label == release
-        if stands and (if_epoch_below is None or kept.pin.epoch < if_epoch_below):
-            self._moved(kept, color, release, state.pointer)
+        order = state.orders.get(kept.pin.id)
+        if order is not None and order.moves(kept.pin) and self._turns.may_move(kept.pin.id, "", 0, order.revision):
+            self._moved(kept, *order.goal, state.pointer)
         return kept.pin
 
     async def migrate(self, node: str, turns: Sequence[Turn]) -> list[Pin | None]:
         """See `PinStore.migrate`."""
         self._swept()
         state = self._standing()
-        nodes = {node, *self._nodes()}
-        return [self._migrate(turn, node, nodes, state) for turn in turns]
+        return [self._migrate(turn, node, state) for turn in turns]
 
-    async def applied(self, node: str, epoch: int, turns: Sequence[Turn]) -> None:
+    async def applied(self, node: str, epoch: int, revision: int, turns: Sequence[Turn], *, anew: bool = True) -> bool:
         """See `PinStore.applied`."""
-        living = {node, *self._nodes()}
-        self._epochs = {name: known for name, known in self._epochs.items() if name in living} | {node: epoch}
-        self._turns = {place: serial for place, serial in self._turns.items() if place[1] in living - {node}}
-        self._turns |= {(turn.pin_id, node): turn.serial for turn in turns}
+        return self._turns.applied(node, epoch, revision, turns, anew)
 
     async def idle(self, node: str, turns: Sequence[Turn]) -> None:
         """See `PinStore.idle`."""
-        for turn in turns:
-            if self._turns.get((turn.pin_id, node)) == turn.serial:
-                del self._turns[turn.pin_id, node]
+        self._turns.idle(node, turns)
 
     async def find(self, key: bytes) -> Pin | None:
         """See `PinStore.find`."""
@@ -240,22 +233,24 @@ class MemoryPins:
                 self._lead(key, target)
         return Resolved(target.pin, created, len([key for key in free if key != target.pin.id]), conflicts, now)
 
-    def _migrate(self, turn: Turn, node: str, nodes: set[str], state: FleetState) -> Pin | None:
+    def _migrate(self, turn: Turn, node: str, state: FleetState) -> Pin | None:
         if (kept := self._kept(turn.pin_id)) is None:
             return None
         pin, pointer = kept.pin, state.pointer
-        target = self._label(pointer.active)
+        goal, revision = (pointer.active, self._label(pointer.active)), 0
+        if (order := state.orders.get(pin.id)) is not None and order.moves(pin):
+            goal, revision = order.goal, order.revision
         own = state.releases.get(pin.color)
         if own is None or own.label != pin.release:
-            self._moved(kept, pointer.active, target, pointer)
-        elif pin.epoch < pointer.epoch and pin.color == pointer.active:
+            self._moved(kept, *goal, pointer)
+        elif not revision and pin.epoch >= pointer.epoch:
+            pass
+        elif goal == (pin.color, pin.release):
             kept.pin = replace(pin, epoch=pointer.epoch)  # it stays, and is asked about no more before the next flip
-        elif pin.epoch < pointer.epoch:
-            everywhere = all(self._epochs.get(other, 0) >= pointer.epoch for other in nodes)
-            if everywhere and not any((pin.id, other) in self._turns for other in nodes):
-                self._moved(kept, pointer.active, target, pointer)
-            else:
-                self._turns[pin.id, node] = turn.serial
+        elif self._turns.may_move(pin.id, node, 0 if revision else pointer.epoch, revision):
+            self._moved(kept, *goal, pointer)
+        else:
+            self._turns.begin(node, turn)
         return kept.pin
 
     def _standing(self) -> FleetState:

@@ -1,18 +1,24 @@
--- A node routes by an epoch, and these turns are under way on it; this replaces what it said before. What nodes that
--- are not listed any more have said is swept.
+-- A node routes by a state, and these turns are under way on it. Answers whether anything was known of the node.
 --
 -- KEYS  1 nodes hash  2 turns hash
--- ARGV  1 the node's id  2 epoch   then for each turn: the pin's raw id, the turn's serial
+-- ARGV  1 the node's id  2 epoch and revision of that state
+--       3 1: this replaces all that it said before, and what nodes that are not listed any more have said is swept
+--       4... for each turn: the pin's raw id, the turn's serial
 
-for _, field in ipairs(redis.call('HKEYS', KEYS[2])) do
-  local turn = string.sub(field, 1, 1) == 't'
-  local node = string.sub(field, turn and 18 or 2)
-  if (turn and node == ARGV[1]) or (node ~= ARGV[1] and redis.call('HEXISTS', KEYS[1], node) == 0) then
-    redis.call('HDEL', KEYS[2], field)
+local own = 'e' .. ARGV[1]
+local known = redis.call('HEXISTS', KEYS[2], own)
+if ARGV[3] == '1' then
+  for _, field in ipairs(redis.call('HKEYS', KEYS[2])) do
+    local node = string.sub(field, string.sub(field, 1, 1) == 't' and 18 or 2)
+    if node == ARGV[1] or redis.call('HEXISTS', KEYS[1], node) == 0 then
+      redis.call('HDEL', KEYS[2], field)
+    end
   end
 end
-redis.call('HSET', KEYS[2], 'e' .. ARGV[1], ARGV[2])
-for at = 3, #ARGV, 2 do
+for at = 4, #ARGV, 2 do
   redis.call('HSET', KEYS[2], 't' .. ARGV[at] .. ARGV[1], ARGV[at + 1])
 end
-return 1
+if known == 1 or ARGV[3] == '1' then -- else its turns from before are not known
+  redis.call('HSET', KEYS[2], own, ARGV[2])
+end
+return known

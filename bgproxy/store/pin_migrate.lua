@@ -1,9 +1,10 @@
--- Turns are about to begin: may their sessions go to the active color? Only where every live node has applied the
--- pointer, and none has a turn of the session under way. Else the turn runs where the session is, and counts as under
--- way from now on: in the same step, so that no other node can find the session idle.
+-- Turns are about to begin: may their sessions go where an order says, or else to the active color? Only where every
+-- live node has applied the state that says so, and none has a turn of the session under way. Else the turn runs where
+-- the session is, and counts as under way from now on: in the same step, so that no other node can find it idle.
 --
 -- KEYS  3 nodes hash  4 turns hash  5 flips hash   6... the pins' keys
--- ARGV  3 seconds after which a silent node is not live  4 this node's id   5... the turns' serials
+-- ARGV  3 seconds after which a silent node is not live  4 this node's id, "": orders only are carried out, and no turn
+--       begins   5... the turns' serials
 --
 -- Answers for each turn id and text, or "" and "" where the pin is gone; {"none"} where no pointer stands.
 
@@ -14,7 +15,7 @@ if not active then
 end
 local target, node = label(active), ARGV[4]
 
-local nodes, everywhere = {node}, true
+local nodes = node ~= '' and {node} or {}
 local reports = redis.call('HGETALL', KEYS[3])
 for at = 1, #reports, 2 do
   local heard = tonumber(string.match(reports[at + 1], '"at":([%d.]+)}$') or '0')
@@ -22,9 +23,27 @@ for at = 1, #reports, 2 do
     nodes[#nodes + 1] = reports[at]
   end
 end
+-- The lowest epoch and revision that any of them routes by.
+local low_epoch, low_revision = math.huge, math.huge
 for _, name in ipairs(nodes) do
-  local applied = redis.call('HGET', KEYS[4], 'e' .. name)
-  everywhere = everywhere and applied and tonumber(applied) >= tonumber(epoch)
+  local applied, at = string.match(redis.call('HGET', KEYS[4], 'e' .. name) or '', '^(%d+) (%d+)$')
+  low_epoch = math.min(low_epoch, tonumber(applied or '0'))
+  low_revision = math.min(low_revision, tonumber(at or '0'))
+end
+
+local orders = {}
+for _, order in ipairs(cjson.decode(redis.call('HGET', KEYS[1], 'orders') or '[]')) do
+  local raw = string.gsub(order.pin, '%x%x', function(hex) return string.char(tonumber(hex, 16)) end)
+  orders[raw] = order
+end
+
+-- The order that is still to be carried out for a pin, or nil.
+local function ordered(pin)
+  local order = orders[pin.id]
+  if order and order.created == tonumber(pin.created) and label(order.color) == order.release
+    and (pin.color ~= order.color or pin.release ~= order.release) then
+    return order
+  end
 end
 
 local function idle(pin)
@@ -36,18 +55,29 @@ local function idle(pin)
   return true
 end
 
+-- Where the pin is to go, and whether all nodes know that.
+local function goal(pin)
+  local order = ordered(pin)
+  if order then
+    return order.color, order.release, low_revision >= order.revision
+  elseif node ~= '' and tonumber(pin.epoch) < tonumber(epoch) then
+    return active, target, low_epoch >= tonumber(epoch)
+  end
+end
+
 local answer = {}
 for turn, id in ipairs(ids(6, #KEYS)) do
   local pin = find(id)
-  if pin and label(pin.color) ~= pin.release then
-    moved(pin, active, target, epoch) -- its release is not there any more
-  elseif pin and tonumber(pin.epoch) < tonumber(epoch) and pin.color == active then
-    pin.epoch = epoch -- it stays, and is asked about no more before the next flip
-    keep(pin)
-  elseif pin and tonumber(pin.epoch) < tonumber(epoch) then
-    if everywhere and idle(pin) then
-      moved(pin, active, target, epoch)
-    else
+  if pin then
+    local color, release, everywhere = goal(pin)
+    if node ~= '' and label(pin.color) ~= pin.release then
+      moved(pin, color or active, color and release or target, epoch) -- its release is not there any more
+    elseif color == pin.color and release == pin.release then
+      pin.epoch = epoch -- it stays, and is asked about no more before the next flip
+      keep(pin)
+    elseif color and everywhere and idle(pin) then
+      moved(pin, color, release, epoch)
+    elseif color and node ~= '' then
       redis.call('HSET', KEYS[4], 't' .. pin.id .. node, ARGV[4 + turn])
     end
   end

@@ -1,14 +1,16 @@
 """The turns under way on this node that keep sessions from being moved, and the asking whether one may be moved now.
 
-Promises that the store hears of an applied epoch and of all turns that may hold a session together, that an end is
-never heard before its beginning, and that all is told until the store has taken it, and again from time to time, as the
-store may have lost it. Until then no session moves. Must not know what a turn does.
+Promises that the store hears of an applied state only with all turns that may hold a session, that an end is never
+heard before its beginning, and that what it did not take is told again. It is asked from time to time whether it still
+knows this node; only where it does not, or where the line to it was broken, all is told anew. Until then no session
+moves. Must not know what a turn does.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 
 from bgproxy import tasks
 from bgproxy.errors import StoreUnavailable
@@ -18,7 +20,7 @@ from bgproxy.store.pinning import NodePins, Turn
 
 log = logging.getLogger(__name__)
 
-_TELL_AGAIN = 5.0  # seconds
+_CHECK_INTERVAL = 5.0  # seconds between two questions whether the store still knows this node
 
 Answer = Callable[[Pin | None], None]
 """Called with the pin that stands, None where it is gone."""
@@ -32,11 +34,14 @@ class Turns:
         self._pins = pins
         self._node = node
         self._clock = clock
-        self._epoch = 0  # applied on this node; 0: none yet
+        self._epoch = self._revision = 0  # applied on this node; 0: none yet
         self._turns: dict[bytes, int] = {}  # serials of turns that may hold a session
-        self._over: list[Turn] = []  # still to be told
+        self._begun: dict[bytes, int] = {}  # those of them that the store has yet to hear of
+        self._over: list[Turn] = []  # likewise
         self._serial = 0
-        self._told_at: float | None = None  # when the store last took all of it; None: there is news
+        self._is_lost = True  # the store may know nothing, or nothing right, of this node
+        self._is_new = False  # another state was applied
+        self._checked_at = 0.0
         self._is_telling = False
         self._asking: dict[bytes, list[tuple[Answer, Callable[[], None]]]] = {}
         self._left: set[bytes] = set()  # of those that are asked for: nobody waits any more
@@ -45,20 +50,26 @@ class Turns:
     def __len__(self) -> int:
         return len(self._turns)
 
-    def applied(self, epoch: int, busy: Iterable[bytes]) -> None:
-        """This node routes by that epoch now; sessions with a turn under way were admitted by what stood before."""
-        self._epoch = epoch
+    def applied(self, epoch: int, revision: int, busy: Iterable[bytes]) -> None:
+        """This node routes by that state now; sessions with a turn under way were admitted by what stood before."""
+        self._epoch, self._revision = epoch, revision
         for pin_id in busy:
-            if pin_id not in self._turns:
-                self._turns[pin_id] = self._next()
-        self._told_at = None
+            self.hold(pin_id)
+        self._is_new = True
         self._tell_soon()
+
+    def hold(self, pin_id: bytes) -> None:
+        """A turn of this session is under way for which the store was not asked."""
+        if pin_id not in self._turns:
+            self._turns[pin_id] = self._begun[pin_id] = self._next()
+            self._tell_soon()
 
     def idle(self, pin_id: bytes) -> None:
         """No turn of that session is under way or about to begin on this node any more."""
         if pin_id in self._asking:  # the answer may still make the store hold the session for it
             self._left.add(pin_id)
             return
+        self._begun.pop(pin_id, None)
         serial = self._turns.pop(pin_id, None)
         if serial is not None:
             self._over.append(Turn(pin_id, serial))
@@ -72,12 +83,12 @@ class Turns:
             return
         self._asking[pin_id] = [(answer, away)]
         # Known before it is asked: should all be told again meanwhile, this turn is told with it.
-        self._turns[pin_id] = self._next()
+        self._turns.setdefault(pin_id, self._next())
         self._questions.add(pin_id)
 
     def lost(self) -> None:
         """The store may have lost what it was told."""
-        self._told_at = None
+        self._is_lost = True
 
     async def tell(self) -> None:
         """Tell what is to be told, if it is time. Raises `StoreUnavailable`."""
@@ -85,44 +96,61 @@ class Turns:
             return
         self._is_telling = True
         try:
-            while self._is_due() or self._over:
+            while self._is_lost or self._is_new or self._begun or self._over or self._is_due():
                 await self._tell_once()
         finally:
             self._is_telling = False
 
     def _is_due(self) -> bool:
-        return self._told_at is None or self._clock() - self._told_at >= _TELL_AGAIN
+        return self._clock() - self._checked_at >= _CHECK_INTERVAL
 
     async def _tell_once(self) -> None:
-        """All of it, or the turns that are over; never both at once, so that an end cannot overtake its beginning."""
-        if self._is_due():
-            self._told_at, self._over = self._clock(), []  # news that come from here on make it None again
-            try:
-                await self._pins.applied(self._node, self._epoch, [Turn(*turn) for turn in self._turns.items()])
-            except BaseException:
-                self._told_at = None
-                raise
-            return
-        over = self._over[:LARGEST]
-        await self._pins.idle(self._node, over)
-        del self._over[: len(over)]
+        """What has begun first, what is over later; never both at once, so that no end can overtake its beginning."""
+        if self._is_lost:
+            self._is_lost, self._over, mark = False, [], self._serial
+            await self._say([*self._turns.items()], anew=True)
+            # The store may have been asked for these while it forgot what it knew.
+            self._begun = {pin_id: serial for pin_id, serial in self._turns.items() if serial > mark}
+        elif self._is_new or self._begun or self._is_due():
+            begun, self._begun = [*self._begun.items()], {}
+            await self._say(begun, anew=False)
+        else:
+            over = self._over[:LARGEST]
+            await self._pins.idle(self._node, over)
+            del self._over[: len(over)]
+
+    async def _say(self, begun: list[tuple[bytes, int]], *, anew: bool) -> None:
+        """The applied state with these turns, and in the last piece only, so that it never counts without all of them.
+
+        What is lost on the way is told with everything else the next time.
+        """
+        self._is_new, self._checked_at = False, self._clock()
+        state = self._epoch, self._revision
+        try:
+            for at in range(0, len(begun) or 1, LARGEST):
+                is_last = at + LARGEST >= len(begun)
+                turns = [Turn(*turn) for turn in begun[at : at + LARGEST]]
+                if not await self._pins.applied(self._node, *(state if is_last else (0, 0)), turns, anew=anew):
+                    self._is_lost |= not anew
+                anew = False
+        except BaseException:
+            self._is_lost = True
+            raise
 
     def _tell_soon(self) -> None:
         if self._epoch and not self._is_telling:
             tasks.spawn(self._tell_quietly(), "pins.turns")
 
     async def _tell_quietly(self) -> None:
-        try:
+        with suppress(StoreUnavailable):  # then it is told with the next `tell`
             await self.tell()
-        except StoreUnavailable:
-            self.lost()  # told again with the next `tell`
 
     async def _ask(self, pin_ids: list[bytes]) -> None:
         answers: list[Pin | None] = []
         try:
             answers = await self._pins.migrate(self._node, [Turn(pin_id, self._turns[pin_id]) for pin_id in pin_ids])
         except StoreUnavailable:
-            pass  # the mirror tells of a store that is away
+            self.lost()  # whether it has heard of these turns is not known
         finally:
             asked = [self._asking.pop(pin_id) for pin_id in pin_ids]
             for at, callbacks in enumerate(asked):

@@ -8,8 +8,8 @@
    pin is never led to another while that pin lives; who tries is told by a count of conflicts.
 3. A pin expires when it has not been used for its `ttl`, or at its `max_age`, at most a sixtieth of the ttl late, and
    is counted exactly until then. Its eight newest aliases live as long as the pin; an older one while it is used.
-4. A pin changes its place only by `migrate` and `move`. By `migrate` once per flip, and only when every live node has
-   applied the pointer and none has a turn of that session under way (`applied`, `idle`).
+4. A pin changes its place only by `migrate` and `move`, once per flip and once per order of an operator, and only when
+   every live node has applied the state that says so and none has a turn of that session under way (`applied`, `idle`).
 5. Who watches is told the ids of pins that have ended or changed. That may be lost when the line breaks; after it has
    come back, what was known has to be asked for again.
 6. Every call ends within the store's `command_timeout`; what goes wrong is a `StoreUnavailable`. Asking again is safe.
@@ -22,7 +22,8 @@ store's snapshot and handover do not hold them, and a Redis that loses them is t
     bgproxy:{FLEET}:k:KEY   string  a pin (fields parted by tabs, then its aliases), or @ and the id of the pin that the
                                     key leads to; expires with it. KEY are 16 raw bytes
     bgproxy:{FLEET}:n       hash    color, release, end of a bucket (parted by tabs) → pins that expire there
-    bgproxy:{FLEET}:turns   hash    e NODE → the epoch it has applied; t PIN NODE → the serial of a turn under way
+    bgproxy:{FLEET}:turns   hash    e NODE → epoch and revision that it has applied; t PIN NODE → the serial of a turn
+                                    under way
     bgproxy:{FLEET}:pins    channel the ids of pins that ended or changed, 16 raw bytes each
 """
 
@@ -131,16 +132,20 @@ class NodePins(Protocol):
         """
 
     async def migrate(self, node: str, turns: Sequence[Turn]) -> list[Pin | None]:
-        """Move sessions to the active color for turns that are about to begin; the pins that stand, None if gone.
+        """Move sessions for turns that are about to begin; the pins that stand, None where they are gone.
 
-        One moves if its epoch is below the pointer's, every live node has applied the pointer, and no node has a turn
-        of it under way. One that is on the active color already gets the pointer's epoch and stays. One whose release
-        does not stand on its color any more moves at once. One that may not move yet stays, and the turn counts as
-        under way on this node until `idle`.
+        One moves to where an order of an operator says, else to the active color if its epoch is below the pointer's.
+        It moves once every live node has applied that state and no node has a turn of it under way. One that is on the
+        active color already gets the pointer's epoch and stays. One whose release does not stand on its color any more
+        moves at once. One that may not move yet stays, and the turn counts as under way on this node until `idle`.
         """
 
-    async def applied(self, node: str, epoch: int, turns: Sequence[Turn]) -> None:
-        """This node routes by that epoch, and these turns are under way on it; replaces what it said before."""
+    async def applied(self, node: str, epoch: int, revision: int, turns: Sequence[Turn], *, anew: bool = True) -> bool:
+        """This node routes by that state, and these turns are under way on it; whether the store knew the node.
+
+        `anew`: all that it has said before is void. Else these come on top; where the store knows nothing of the node,
+        it then does not take it for one that has applied anything.
+        """
 
     async def idle(self, node: str, turns: Sequence[Turn]) -> None:
         """These turns are over. One that is not known, or that a later turn has replaced, is no error."""
@@ -156,11 +161,10 @@ class NodePins(Protocol):
 class PinStore(NodePins, Protocol):
     """All of it: what nodes ask, and what operators ask. See this module's promises."""
 
-    async def move(self, key: bytes, color: str, release: str, *, if_epoch_below: int | None = None) -> Pin | None:
-        """Move a session by hand, whatever is under way; the pin that stands after it, None where it is gone.
+    async def move(self, key: bytes) -> Pin | None:
+        """Carry out the order for a session, if that may be now; the pin that stands, None where it is gone.
 
-        Does nothing unless that release stands on that color, and with `if_epoch_below` unless the pin's epoch is
-        lower. The pin gets the pointer's epoch.
+        As `migrate`, for no turn. Without an order nothing is done.
         """
 
     async def find(self, key: bytes) -> Pin | None:

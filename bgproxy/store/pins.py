@@ -158,6 +158,7 @@ class PinCache:
         The turn counts as under way from now on: call `idle` when it and all others of that session are over.
         """
         if not self._known.connected:
+            self._turns.hold(pin.id)
             _call([done], *self._outage.migrate(pin, self._line))
             return
 
@@ -166,9 +167,20 @@ class PinCache:
 
         self._turns.migrate(pin.id, answered, lambda: _call([done], *self._outage.migrate(pin, self._line)))
 
-    def applied(self, epoch: int, busy: Iterable[bytes]) -> None:
-        """This node routes by that epoch now, and on these pins' sessions turns are under way that began before."""
-        self._turns.applied(epoch, busy)
+    def applied(self, epoch: int, revision: int, busy: Iterable[bytes]) -> None:
+        """This node routes by that state now, and on these pins' sessions turns are under way that began before."""
+        self._turns.applied(epoch, revision, busy)
+
+    def hold(self, pin_id: bytes) -> None:
+        """A turn is under way of a session whose pin is from before the state that was applied."""
+        self._turns.hold(pin_id)
+
+    def drop(self, pin_ids: Iterable[bytes]) -> None:
+        """Where these sessions live is asked for again at their next use."""
+        for pin_id in pin_ids:
+            self._table.drop(pin_id)
+            for rung in self._rung.values():
+                rung.add(pin_id)
 
     def idle(self, pin_id: bytes) -> None:
         """No turn of that session is under way on this node any more. Costs nothing where nobody waits for that."""
@@ -200,7 +212,7 @@ class PinCache:
     def start(self) -> None:
         """Listen to the bell, and tell the store what is due, in the background."""
         if not self._tasks:
-            bell = follow(self._pins, self._line_is_new, self._changed, self._sleep)
+            bell = follow(self._pins, self._line_is_new, self.drop, self._sleep)
             self._tasks = [tasks.spawn(bell, "pins.bell"), tasks.spawn(self._tell_for_ever(), "pins.tell")]
 
     async def stop(self) -> None:
@@ -352,13 +364,6 @@ class PinCache:
         """What rang while the line was broken was not heard: everything is asked for again at its next use."""
         self._line += 1
         self._turns.lost()
-
-    def _changed(self, pin_ids: Iterable[bytes]) -> None:
-        """Others have ended or changed these."""
-        for pin_id in pin_ids:
-            self._table.drop(pin_id)
-            for rung in self._rung.values():
-                rung.add(pin_id)
 
     async def _end(self, pin_ids: list[bytes]) -> None:
         with suppress(StoreUnavailable):

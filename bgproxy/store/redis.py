@@ -30,6 +30,7 @@ from bgproxy.store.document import (
     entry_from,
     flip_from,
     node_from,
+    orders_document,
     parsed,
     pointer_document,
     release_document,
@@ -255,6 +256,7 @@ class RedisStore:
                     for name, value in text.items()
                     if name.startswith(_RELEASE)
                 },
+                "orders": parsed(text.get("orders", b"[]"), f"{where}, field orders"),
             }
         except (KeyError, ValueError) as error:
             raise StoreBroken(
@@ -327,6 +329,7 @@ def _fields(change: Change, *, everything: bool) -> Iterable[str | bytes]:
     """Name, value and stamp (see `commit.lua`) of each field to write: what the change touched, or all of the state."""
     state = change.state
     yield from ("colors", orjson.dumps(state.colors), "")
+    yield from ("orders", orjson.dumps(orders_document(state.orders)), "")
     documents = {"pointer": (pointer_document(state.pointer), change.moved)}
     for color, release in state.releases.items():
         documents[_RELEASE + color] = (release_document(release), color in change.touched)

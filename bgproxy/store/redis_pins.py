@@ -19,7 +19,7 @@ from bgproxy.store.pinning import ID_BYTES, Learned, PinCount, Resolved, Turn, W
 _FIELDS = 12  # of a pin's text, the raw aliases included
 _SCANS = 16  # steps of the cursor in one page at most: other fleets' keys are passed over too
 _SCAN_KEYS = 500
-_VERBS = ("resolve", "learn", "refresh", "end", "place", "move", "migrate")
+_VERBS = ("resolve", "learn", "refresh", "end", "place", "migrate")
 
 
 class RedisPins:
@@ -81,16 +81,13 @@ class RedisPins:
         answer = await self._run("place", [pin.id], (pin.color, pin.release, pin.upstream, upstream))
         return self._pin(*answer) if answer else None
 
-    async def move(self, key: bytes, color: str, release: str, *, if_epoch_below: int | None = None) -> Pin | None:
+    async def move(self, key: bytes) -> Pin | None:
         """See `PinStore.move`."""
-        below = "" if if_epoch_below is None else if_epoch_below
-        answer = await self._run("move", [key], (color, release, below), (self._flips_key,))
-        if answer == [b"none"]:
-            raise self._no_pointer()
-        return self._pin(*answer) if answer else None
+        [pin] = await self.migrate("", [Turn(key, 0)])
+        return pin
 
     async def migrate(self, node: str, turns: Sequence[Turn]) -> list[Pin | None]:
-        """See `PinStore.migrate`."""
+        """See `PinStore.migrate`. Without a node (""): for orders only, and for no turn."""
         if not turns:
             return []
         arguments = (self._node_ttl, node, *(turn.serial for turn in turns))
@@ -100,11 +97,12 @@ class RedisPins:
             raise self._no_pointer()
         return [self._pin(id_, text) if id_ else None for id_, text in zip(answer[::2], answer[1::2], strict=True)]
 
-    async def applied(self, node: str, epoch: int, turns: Sequence[Turn]) -> None:
+    async def applied(self, node: str, epoch: int, revision: int, turns: Sequence[Turn], *, anew: bool = True) -> bool:
         """See `PinStore.applied`."""
-        keys, arguments = [self._nodes_key, self._turns_key], [node, epoch, *chain.from_iterable(turns)]
+        arguments = [node, f"{epoch} {revision}", int(anew), *chain.from_iterable(turns)]
         async with self._border():
-            await self._applied_script(keys=keys, args=arguments)
+            known = await self._applied_script(keys=[self._nodes_key, self._turns_key], args=arguments)
+        return bool(known)
 
     async def idle(self, node: str, turns: Sequence[Turn]) -> None:
         """See `PinStore.idle`."""

@@ -90,6 +90,7 @@ async def test_a_session_that_was_moved_back_by_hand_holds_it(client, plane):
     await plane.ledger.step("blue", "v1", Event.DRAINED, actor="test", reason="")
     [found] = await plane.store.pins.resolve([Want((b"c" * 16,), "chat", "mcp", 600.0)])
     await plane.ledger.move_session(found.pin.id, "blue", actor="test", reason="")
+    await plane.store.pins.move(found.pin.id)
     body = await ask(client)
     assert (kinds(body), body["drained"]) == ([("sessions", None, 1)], False)
 

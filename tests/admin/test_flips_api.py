@@ -29,7 +29,8 @@ async def flipped(plane: Any, *sessions: bytes) -> None:
 
 async def test_one_has_all_that_is_counted(client, plane):
     await flipped(plane, b"a" * 16, b"b" * 16, b"c" * 16)
-    await plane.store.pins.move(b"a" * 16, "green", "v2")
+    await plane.ledger.move_session(b"a" * 16, "green", actor="ada", reason="")
+    await plane.store.pins.move(b"a" * 16)
     await plane.store.tally(2, lost=1, turns_cut=4)
     body = await ask(client, "/v1/flips/2", "Flip")
     assert body.pop("at") > 0

@@ -8,10 +8,12 @@ import pytest
 from admin_plane import OPERATOR, TOKENS, Plane, bearer, worker
 from jsonschema import Draft202012Validator
 
+from bgproxy.admin import sessions
 from bgproxy.admin.shapes import ANSWERS
 from bgproxy.errors import StoreUnavailable
 from bgproxy.rules.pin import Pin
-from bgproxy.store.pinning import Learned, Want
+from bgproxy.store.base import NodeReport
+from bgproxy.store.pinning import Learned, Turn, Want
 
 
 def fits(value: Any, name: str) -> None:
@@ -124,12 +126,59 @@ async def test_an_operator_moves_a_session_and_it_is_on_record(connect, plane):
     body = await answer.json()
     assert answer.status == 200
     fits(body, "SessionMoved")
-    assert (body["color"], body["release"], body["moved"], body["changed"]) == ("green", "v2", 1, True)
+    assert (body["color"], body["release"], body["moves"], body["goal"]) == ("green", "v2", 1, None)
+    assert (body["moved"], body["changed"]) == (True, True)
     facts = {"id": pin.id.hex(), "from": "blue", "left": "v1", "to": "green", "release": "v2"}
     assert await record(plane) == [("deploy", "try v2", facts)]
     again = await client.post(f"/v1/sessions/{pin.id.hex()}/move", json=asked, headers=bearer(OPERATOR))
-    assert (await again.json())["changed"] is False
+    body = await again.json()
+    assert (body["moved"], body["changed"]) == (True, False)
     assert len(await record(plane)) == 1
+
+
+async def test_a_busy_session_moves_at_its_next_turn_and_its_goal_is_shown(client, plane, monkeypatch):
+    monkeypatch.setattr(sessions, "PATIENCE", 0.05)
+    pin = await on_blue(plane, "s")
+    await plane.store.beat(NodeReport("one", "host", 1, "0.1", 1))
+    await plane.store.pins.applied("one", 1, 2, [Turn(pin.id, 1)])
+    goal = {"color": "green", "release": "v2"}
+    path = f"/v1/sessions/{pin.id.hex()}"
+
+    body = await (await client.post(f"{path}/move", json={"to": "green"})).json()
+
+    fits(body, "SessionMoved")
+    assert (body["color"], body["goal"], body["moved"], body["changed"]) == ("blue", goal, False, True)
+    assert (await (await client.get(path)).json())["goal"] == goal
+    assert [one["goal"] for one in (await (await client.get("/v1/sessions")).json())["sessions"]] == [goal]
+    await plane.store.pins.idle("one", [Turn(pin.id, 1)])
+    body = await (await client.post(f"{path}/move", json={"to": "green"})).json()
+    assert (body["color"], body["goal"], body["moved"], body["changed"]) == ("green", None, True, False)
+    assert len(await record(plane)) == 1
+
+
+async def test_a_session_that_ends_while_it_is_moved(client, plane, monkeypatch):
+    pin = await on_blue(plane, "s")
+    move = plane.store.pins.move
+
+    async def late(key: bytes) -> Any:
+        await plane.store.pins.end([key])
+        return await move(key)
+
+    monkeypatch.setattr(plane.store.pins, "move", late)
+    answer = await client.post(f"/v1/sessions/{pin.id.hex()}/move", json={"to": "green"})
+    assert (answer.status, (await answer.json())["code"]) == (404, "unknown_session")
+
+
+async def test_an_order_that_is_taken_back_meanwhile_is_not_waited_for(client, plane, monkeypatch):
+    pin = await on_blue(plane, "s")
+
+    async def late(key: bytes) -> Any:
+        await plane.ledger.move_session(key, "blue", actor="eve", reason="")
+        return pin
+
+    monkeypatch.setattr(plane.store.pins, "move", late)
+    body = await (await client.post(f"/v1/sessions/{pin.id.hex()}/move", json={"to": "green"})).json()
+    assert (body["color"], body["goal"]) == ("blue", None)
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,8 @@ SESSION = {
     "stands": True,
     "upstream": "http://a:1",
     "epoch": 3,
-    "moved": 2,
+    "moves": 2,
+    "goal": None,
     "preset": "mcp",
     "route": "chat",
     "created": 1_750_000_000.0,
@@ -36,7 +37,7 @@ def test_the_list(admin, run):
     result = run("sessions", "list", "--color", "blue", "--limit", "2", "--cursor", "5")
     assert admin.asked[0][1] == "/v1/sessions?limit=2&color=blue&cursor=5"
     told = lines(result.stdout)
-    assert told[0] == "id color release preset route moved expires"
+    assert told[0] == "id color release preset route moves expires"
     assert told[1].startswith(f"{ID} blue v1 mcp chat 2 2025-06-1")
     assert told[2].startswith(f"{'0' * 32} green v0 (gone) mcp chat 2 ")
     assert told[3] == "there may be more: bgproxy sessions list --color blue --cursor 77"
@@ -65,7 +66,7 @@ def test_an_id_is_one_segment_of_the_path(admin, run):
 
 
 def test_a_move(admin, run):
-    moved = {**SESSION, "color": "green", "release": "v2", "changed": True}
+    moved = {**SESSION, "color": "green", "release": "v2", "moved": True, "changed": True}
     admin.answers["POST", f"/v1/sessions/{ID}/move"] = moved
     result = run("sessions", "move", ID, "green", "--reason", "try v2")
     assert admin.asked == [("POST", f"/v1/sessions/{ID}/move", {"to": "green", "reason": "try v2"})]
@@ -73,7 +74,20 @@ def test_a_move(admin, run):
     admin.answers["POST", f"/v1/sessions/{ID}/move"] = {**moved, "changed": False}
     result = run("sessions", "move", ID, "green")
     assert admin.asked[1][2] == {"to": "green"}
-    assert result.stdout == f"{ID} lived there already, nothing changed: green, release v2\n"
+    assert result.stdout == f"{ID} lives on green, release v2; nothing changed\n"
+
+
+def test_a_move_that_waits_for_the_end_of_a_turn(admin, run):
+    goal = {"color": "green", "release": "v2"}
+    admin.answers["POST", f"/v1/sessions/{ID}/move"] = {**SESSION, "goal": goal, "moved": False, "changed": True}
+    result = run("sessions", "move", ID, "green")
+    waits = f"{ID} moves at its next turn, as one is under way: to green, release v2\n"
+    assert (result.exit_code, result.stdout) == (0, waits)
+    admin.answers["GET", "/v1/sessions"] = {"sessions": [{**SESSION, "goal": goal}], "next": None}
+    admin.answers["GET", f"/v1/sessions/{ID}"] = {**SESSION, "goal": goal}
+    words = "v1 (moves to green, v2, at its next turn)"
+    assert words in " ".join(run("sessions", "list").stdout.split())
+    assert f"release {words}" in lines(run("sessions", "show", ID).stdout)
 
 
 def test_forgetting(admin, run):
@@ -131,7 +145,7 @@ def test_stats_tell_what_the_host_has_counted_and_when_nobody_knows_how_many_liv
 VERBS: list[tuple[tuple[str, ...], tuple[str, str], dict[str, Any]]] = [
     (("list",), ("GET", "/v1/sessions"), {"sessions": [SESSION], "next": None}),
     (("show", ID), ("GET", f"/v1/sessions/{ID}"), SESSION),
-    (("move", ID, "green"), ("POST", f"/v1/sessions/{ID}/move"), {**SESSION, "changed": True}),
+    (("move", ID, "green"), ("POST", f"/v1/sessions/{ID}/move"), {**SESSION, "moved": True, "changed": True}),
     (("forget", ID), ("DELETE", f"/v1/sessions/{ID}"), {"id": ID, "forgotten": True}),
     (("stats",), ("GET", "/v1/sessions/stats"), {"live": 0, "releases": []}),
 ]

@@ -29,9 +29,9 @@ from bgproxy.proxy.options import (
 )
 from bgproxy.proxy.plane import DataPlane
 from bgproxy.proxy.pool import Upstream
-from bgproxy.rules import deadline, fleet
+from bgproxy.rules import by_hand, deadline, fleet
 from bgproxy.rules.health import HealthOptions
-from bgproxy.rules.pin import OnRollback, Policy
+from bgproxy.rules.pin import OnRollback, Pin, Policy
 from bgproxy.rules.release import Phase, Release
 from bgproxy.rules.route import Route, RouteTable
 from bgproxy.sessions.spec import preset_named
@@ -227,6 +227,13 @@ class Proxy:
         """Move the pointer back, away from a release that is bad."""
         assert self.plane.state is not None
         change = fleet.rollback(self.plane.state, actor="test", reason="", at=time.time(), force=True)
+        self.apply(change.state)
+
+    def order(self, pin: Pin, to: str) -> None:
+        """By hand: a session is to live elsewhere."""
+        assert self.plane.state is not None
+        change = by_hand.move_session(self.plane.state, pin, to, actor="test", reason="")
+        assert change is not None
         self.apply(change.state)
 
     def stage(self, color: str, label: str, *agents: Agent) -> None:

@@ -228,7 +228,8 @@ async def test_a_rollback_takes_the_sessions_of_the_bad_release_along(rig: Rig) 
     proxy.flip("green")
     assert await says(proxy, get("/", SESSION)) == "green"
     proxy.roll_back()
-    await until(lambda: not rig.pins._epochs or min(rig.pins._epochs.values()) == proxy.plane.state.pointer.epoch)
+    epoch = proxy.plane.state.pointer.epoch
+    await until(lambda: rig.pins._turns.states.get("node", (0, 0))[0] == epoch)
     assert await says(proxy, get("/", SESSION)) == "blue"
     assert await says(proxy, get("/", SESSION)) == "blue"
 
@@ -259,7 +260,7 @@ async def test_a_session_whose_client_only_listens_moves_and_what_it_hears_goes_
     assert (len(proxy.plane.busy), len(proxy.plane.attended)) == (0, 1)
     proxy.roll_back()
     epoch = proxy.plane.state.pointer.epoch
-    await until(lambda: rig.pins._epochs.get("node") == epoch)
+    await until(lambda: rig.pins._turns.states.get("node", (0, 0))[0] == epoch)
     assert await says(proxy, get("/mcp", "Mcp-Session-Id: s-1")) == "blue"
     await ear.send(b"4\r\n:on\n\r\n0\r\n\r\n")
     assert await listener.chunk() == b":on\n"
@@ -281,7 +282,7 @@ async def test_a_session_that_follows_moves_between_two_turns_and_never_within_o
     await agent.request()
     proxy.flip("green")
     epoch = proxy.plane.state.pointer.epoch
-    await until(lambda: rig.pins._epochs.get("node") == epoch)
+    await until(lambda: rig.pins._turns.states.get("node", (0, 0))[0] == epoch)
     other = await proxy.connect()
     await other.send(get("/", SESSION))  # while the first turn is under way
     beside = await script.next()
@@ -291,7 +292,7 @@ async def test_a_session_that_follows_moves_between_two_turns_and_never_within_o
     await agent.send(ok(b"blue"))
     assert (await client.answer()).body == b"blue"
     await until(lambda: not proxy.plane.busy)
-    await until(lambda: not rig.pins._turns)
+    await until(lambda: not rig.pins._turns.under_way)
     assert await says(proxy, get("/", SESSION)) == "green"
 
 

@@ -161,9 +161,8 @@ async def test_a_session_that_was_brought_to_the_release_after_the_flip_is_told_
     proxy, _, _ = await two_colors(rig, *NAMED)
     proxy.flip("green")
     assert await says(proxy, get("/", SESSION)) == "green"
-    (pin,) = {pin.id for pin, _ in (await rig.pins.page("", 10))[0]}
-    assert await rig.pins.move(pin, "blue", "v1") is not None
-    proxy.plane.pins._changed([pin])  # its bell has rung
+    ((pin, _),) = (await rig.pins.page("", 10))[0]
+    proxy.order(pin, "blue")
     assert await says(proxy, get("/", SESSION)) == "blue"
     proxy.end_sessions("blue")
     assert problem(await proxy.ask(get("/", SESSION))) == (410, "session_ended")

@@ -24,9 +24,9 @@ def shared(town: Town, redis_server: Any) -> tuple[str, ...]:
     return "--store", redis_server.url, "--fleet", town.fleet
 
 
-async def turn(serve: Serve, session: str) -> str:
+async def turn(serve: Serve, session: str, field: str = "Mcp-Session-Id") -> str:
     """One turn of a session, on a connection of its own, so that any worker may take it."""
-    fields = {"Mcp-Session-Id": session, "Connection": "close"}
+    fields = {field: session, "Connection": "close"}
     async with serve.session.post(f"{serve.url}/mcp", json={"jsonrpc": "2.0"}, headers=fields) as answer:
         assert answer.status == 200, await answer.text()
         return await answer.text()
@@ -107,3 +107,49 @@ async def test_known_sessions_stay_and_new_ones_are_pinned_while_redis_is_away(t
 
 async def _is_away(serve: Serve) -> bool:
     return bool((await serve.status())["store"]["state"] == "down")
+
+
+async def test_a_session_moved_by_hand_moves_between_two_turns_and_all_workers_agree(town, agents, shared):
+    blue, _ = agents
+    serve = await town.serve(*agents, *shared, "--session", "header:X-Session-Id", workers=4)
+    assert await turn(serve, "s", "X-Session-Id") == "v1"
+    [busy] = await _sessions(serve)
+    assert await turn(serve, "idle", "X-Session-Id") == "v1"
+    [idle] = await _sessions(serve) - {busy}
+    fields = {"X-Session-Id": "s", "Connection": "close"}
+    async with serve.session.get(f"{serve.url}/events", headers=fields) as stream:
+        told = await stream.content.readuntil(b"\n\n")
+        moved = await _move(serve, busy, "green")
+        assert (moved["moved"], moved["color"]) == (False, "blue")
+        assert moved["goal"] == {"color": "green", "release": "initial"}
+        moved = await _move(serve, idle, "green")
+        assert (moved["moved"], moved["color"], moved["goal"]) == (True, "green", None)
+        assert await turn(serve, "idle", "X-Session-Id") == "v2"
+        for _ in range(12):  # while the stream is under way, whichever worker takes them
+            assert await turn(serve, "s", "X-Session-Id") == "v1"
+        blue.say()
+        told += await stream.content.readuntil(b"\n\n")
+        assert stream.status == 200
+        blue.finish()
+        assert told + await stream.content.read() == b"".join(b"id: %d\ndata: v1\n\n" % n for n in (1, 2, 3))
+
+    async def has_moved() -> bool:
+        return await turn(serve, "s", "X-Session-Id") == "v2"
+
+    await until(has_moved)
+    assert {await turn(serve, "s", "X-Session-Id") for _ in range(12)} == {"v2"}
+    [shown] = [one for one in (await serve.api("GET", "/v1/sessions"))[1]["sessions"] if one["id"] == busy]
+    assert (shown["color"], shown["moves"], shown["goal"]) == ("green", 1, None)
+    await serve.flip("green")
+    await serve.flip("blue")
+    assert {await turn(serve, "s", "X-Session-Id") for _ in range(12)} == {"v2"}  # it stays there
+
+
+async def _sessions(serve: Serve) -> set[str]:
+    return {one["id"] for one in (await serve.api("GET", "/v1/sessions"))[1]["sessions"]}
+
+
+async def _move(serve: Serve, session: str, to: str) -> dict[str, Any]:
+    status, body = await serve.api("POST", f"/v1/sessions/{session}/move", {"to": to})
+    assert status == 200, body
+    return dict(body)

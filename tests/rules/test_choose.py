@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from bgproxy.rules.choose import MOVES, choose, has_ended
-from bgproxy.rules.pin import OnRollback, Pin, Policy
+from bgproxy.rules.pin import OnRollback, Order, Pin, Policy
 from bgproxy.rules.pointer import Pointer
 from bgproxy.rules.release import Release
 
@@ -109,3 +109,28 @@ def test_what_a_deadline_has_ended_is_ended_whatever_else_is_true(
         assert found.color == color  # what it is told is its own protocol's ending, from where it lived
     if color in ENDED:
         assert has_ended(ENDED[color], label) is ended
+
+
+@pytest.mark.parametrize("epoch", [1, 5])
+@pytest.mark.parametrize("place", [("blue", "v1"), ("green", "v2"), ("red", "v0"), ("pink", "v1")])
+def test_an_order_goes_first_until_it_is_carried_out(place: tuple[str, str], epoch: int) -> None:
+    one = pin(*place, epoch)
+    order = Order(one.id, one.created, "blue", "v1", 9)
+    choice = choose(POINTER, RELEASES, one, Policy.FOLLOW, OnRollback.MOVE, order)
+    if place == ("blue", "v1"):
+        assert choice == choose(POINTER, RELEASES, one, Policy.FOLLOW, OnRollback.MOVE)
+    else:
+        assert choice == ("blue", "ordered")
+        assert choice.why in MOVES
+
+
+def test_an_order_for_another_session_says_nothing() -> None:
+    one = pin("blue", "v1", 5)
+    order = Order(one.id, one.created + 1, "green", "v2", 9)
+    assert choose(POINTER, RELEASES, one, order=order) == ("blue", "pinned")
+
+
+def test_sessions_that_were_ended_are_told_so_whatever_was_ordered() -> None:
+    one = pin("blue", "v1", 5)
+    releases = {**RELEASES, "blue": Release("v1", HERE, ended=True)}
+    assert choose(POINTER, releases, one, order=Order(one.id, one.created, "green", "v2", 9)).why == "ended"

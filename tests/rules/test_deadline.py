@@ -9,6 +9,7 @@ import pytest
 
 from bgproxy.errors import BadInput, Refused, UnknownColor
 from bgproxy.rules import fleet
+from bgproxy.rules.by_hand import move_session
 from bgproxy.rules.deadline import LONGEST, end_sessions, set_deadline
 from bgproxy.rules.fleet import Change, FleetState
 from bgproxy.rules.pin import Pin
@@ -184,4 +185,4 @@ class TestWhatBecomesOfIt:
     def test_a_session_is_not_moved_to_where_it_would_be_ended(self) -> None:
         session = Pin(bytes(16), "green", "v2", "", 7, 1.0, "mcp", "chat", 0, 600.0)
         with pytest.raises(Refused, match="ended by a deadline"):
-            fleet.move_session(self.ended, session, "blue", actor="ada", reason="")
+            move_session(self.ended, session, "blue", actor="ada", reason="")

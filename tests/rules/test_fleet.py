@@ -10,7 +10,6 @@ import pytest
 from bgproxy.errors import BadInput, NotReady, Refused, StaleEpoch, UnknownColor
 from bgproxy.rules import fleet
 from bgproxy.rules.fleet import Change, FleetState
-from bgproxy.rules.pin import Pin
 from bgproxy.rules.pointer import Pointer
 from bgproxy.rules.release import Event, Phase, Release
 
@@ -376,47 +375,3 @@ def test_the_stores_time_goes_on_exactly_what_was_written() -> None:
     staged = fleet.stage(state(), "green", TestStage.new, **WHO)
     assert staged is not None
     assert staged.stamped(99.0).pointer.at == 2.0
-
-
-PIN = Pin(bytes(16), "blue", "blue-1", "http://127.0.0.1:1", 7, 1.0, "mcp", "chat", 0, 600.0)
-
-
-class TestSessionsByHand:
-    def test_a_move_is_on_record_and_changes_nothing_else(self) -> None:
-        before = state()
-        change = fleet.move_session(before, PIN, "green", actor="ada", reason="because")
-        assert change is not None
-        assert change.state == replace(before, revision=21) == change.stamped(99.0)
-        assert (change.verb, change.actor, change.reason, change.moved) == ("session", "ada", "because", False)
-        assert change.facts == {
-            "id": "0" * 32,
-            "from": "blue",
-            "left": "blue-1",
-            "to": "green",
-            "release": "green-1",
-        }
-
-    def test_where_it_lives_already_there_is_nothing_to_do(self) -> None:
-        assert fleet.move_session(state(), PIN, "blue", actor="ada", reason="") is None
-
-    def test_to_another_release_on_its_own_color(self) -> None:
-        assert fleet.move_session(state(), replace(PIN, release="v0"), "blue", actor="ada", reason="") is not None
-
-    @pytest.mark.parametrize(
-        ("to", "more", "words"),
-        [("red", {}, "red has no release"), ("red", {"red": Phase.RETIRED}, "red-1, which is retired")],
-    )
-    def test_where_no_release_is_to_be_had(self, to: str, more: dict[str, Phase], words: str) -> None:
-        with pytest.raises(Refused, match=words):
-            fleet.move_session(state(**more), PIN, to, actor="ada", reason="")
-
-    def test_to_a_color_that_is_none(self) -> None:
-        with pytest.raises(UnknownColor, match="this fleet has blue, green, red"):
-            fleet.move_session(state(), PIN, "violet", actor="ada", reason="")
-
-    def test_one_that_is_forgotten(self) -> None:
-        before = state()
-        change = fleet.forget_session(before, PIN, actor="ada", reason="stuck")
-        assert change.state == replace(before, revision=21)
-        assert (change.verb, change.reason) == ("session", "stuck")
-        assert change.facts == {"id": "0" * 32, "from": "blue", "left": "blue-1", "forgotten": True}

@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 
 from bgproxy.errors import StoreUnavailable
-from bgproxy.rules import fleet
+from bgproxy.rules import by_hand, fleet
 from bgproxy.rules.fleet import Change, FleetState
+from bgproxy.rules.pin import Pin
 from bgproxy.rules.release import Phase, Release
 from bgproxy.store.base import AuditEntry, NodeReport, Store, StoreOptions, open_store
 
@@ -49,6 +50,12 @@ class Fleet:
     def stage(state: FleetState, color: str, label: str) -> Change:
         release = Release(label, ("http://127.0.0.1:9",))
         change = fleet.stage(state, color, release, actor="ada", reason="new", at=3.0, force=True)
+        assert change is not None
+        return change
+
+    @staticmethod
+    def order(state: FleetState, pin: Pin, to: str) -> Change:
+        change = by_hand.move_session(state, pin, to, actor="ada", reason="by hand")
         assert change is not None
         return change
 

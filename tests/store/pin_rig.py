@@ -84,15 +84,18 @@ class Line:
     async def place(self, pin: Pin, upstream: str) -> Pin | None:
         return cast("Pin | None", await self._over("place", 1, lambda: self._pins.place(pin, upstream)))
 
-    async def move(self, key: bytes, color: str, release: str, *, if_epoch_below: int | None = None) -> Pin | None:
-        return await self._pins.move(key, color, release, if_epoch_below=if_epoch_below)
+    async def move(self, key: bytes) -> Pin | None:
+        return await self._pins.move(key)
 
     async def migrate(self, node: str, turns: Sequence[Turn]) -> list[Pin | None]:
         answer = await self._over("migrate", len(turns), lambda: self._pins.migrate(node, turns))
         return cast("list[Pin | None]", answer)
 
-    async def applied(self, node: str, epoch: int, turns: Sequence[Turn]) -> None:
-        await self._over("applied", len(turns), lambda: self._pins.applied(node, epoch, turns))
+    async def applied(self, node: str, epoch: int, revision: int, turns: Sequence[Turn], *, anew: bool = True) -> bool:
+        verb = "applied anew" if anew else "applied"
+        return bool(
+            await self._over(verb, len(turns), lambda: self._pins.applied(node, epoch, revision, turns, anew=anew))
+        )
 
     async def idle(self, node: str, turns: Sequence[Turn]) -> None:
         await self._over("idle", len(turns), lambda: self._pins.idle(node, turns))
@@ -174,6 +177,23 @@ class Rig:
         for _, line in self.nodes.values() if heard else ():
             line.state = self.state
         return self.state.pointer.epoch
+
+    def order(self, pin: Pin, to: str, *, heard: bool = True) -> int:
+        """An operator wants a session elsewhere; the revision of that order."""
+        assert self.state is not None
+        self.state = self.flips.order(self.state, pin, to).state
+        assert self.state is not None
+        for _, line in self.nodes.values() if heard else ():
+            line.state = self.state
+        return self.state.revision
+
+    def moved(self, pin_id: bytes, to: str) -> Pin:
+        """A session that some other node has moved."""
+        kept = self.pins._kept(pin_id)
+        assert kept is not None
+        assert self.state is not None
+        self.pins._moved(kept, to, self.state.releases[to].label, self.state.pointer)
+        return kept.pin
 
     def stage(self, color: str, label: str) -> None:
         assert self.state is not None

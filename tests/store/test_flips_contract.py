@@ -48,8 +48,16 @@ async def flip(store: Store, flips: Any, **more: Any) -> int:
     """To the other color; every node has applied it."""
     state, _ = await store.commit(flips.flip(await store.read(), **more))
     epoch = state.pointer.epoch
-    await store.pins.applied(NODE, epoch, [])
+    await store.pins.applied(NODE, epoch, state.revision, [])
     return int(epoch)
+
+
+async def by_hand(store: Store, flips: Any, number: int, to: str) -> None:
+    """An operator moves a session, and every node has heard of it."""
+    pin = await store.pins.find(key(number))
+    state, _ = await store.commit(flips.order(await store.read(), pin, to))
+    await store.pins.applied(NODE, state.pointer.epoch, state.revision, [])
+    assert (await store.pins.move(key(number))).color == to  # type: ignore[union-attr]
 
 
 async def turn(store: Store, number: int) -> str:
@@ -113,9 +121,8 @@ async def test_each_session_that_moves_counts_once(store: Store, flips: Any) -> 
     await begin(store, *range(6))
     await flip(store, flips)
     assert [await turn(store, number) for number in (0, 1, 0, 1)] == ["green"] * 4
-    await store.pins.move(key(2), "green", "v2")
-    await store.pins.move(key(2), "blue", "v1")
-    await store.pins.move(key(2), "green", "v2")
+    for color in ("green", "blue", "green"):
+        await by_hand(store, flips, 2, color)
     assert await counts(store, 2) == outcome(3, moved=3)
 
 
@@ -123,7 +130,7 @@ async def test_a_session_that_was_not_left_does_not_count_wherever_it_goes(store
     await begin(store, 1)
     await flip(store, flips)
     await begin(store, 2)  # since the flip, on green
-    await store.pins.move(key(2), "blue", "v1")
+    await by_hand(store, flips, 2, "blue")
     assert await counts(store, 2) == outcome(1)
     await flip(store, flips)
     await begin(store, 3)

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from bgproxy.errors import NotReady, Refused, StaleEpoch, StoreBroken, StoreUnavailable, UnknownColor, UnknownSession
+from bgproxy.rules.by_hand import MOST_ORDERS
 from bgproxy.rules.release import Event, Phase, Release
 from bgproxy.store.base import Conflict, Store
 from bgproxy.store.ledger import Ledger, Outcome
@@ -257,19 +258,37 @@ async def record(node: Node) -> list[tuple[str, Any]]:
     return [(entry.verb, dict(entry.facts)) for entry in await node.ledger.audit(limit=20)][:-1]
 
 
-async def test_a_session_moved_by_hand_is_on_record(node: Node) -> None:
+async def test_a_session_moved_by_hand_is_an_order_on_record(node: Node) -> None:
     pin = await session(node)
     before = node.mirror.state
-    after, outcome = await node.ledger.move_session(ALIAS, "green", **WHO)
-    assert (after.id, after.color, after.release, after.moved) == (pin.id, "green", "v2", 1)
-    assert await node.store.pins.find(KEY) == after
-    assert outcome.changed
+    standing, outcome = await node.ledger.move_session(ALIAS, "green", **WHO)
+    assert (standing, outcome.changed) == (pin, True)
+    assert await node.store.pins.find(KEY) == pin  # carrying it out is not the ledger's business
     facts = {"id": KEY.hex(), "from": "blue", "left": "v1", "to": "green", "release": "v2"}
     assert await record(node) == [("session", facts)]
     assert node.mirror.state == await node.store.read()
     assert node.mirror.state is not None
     assert before is not None
     assert (node.mirror.state.pointer, node.mirror.state.releases) == (before.pointer, before.releases)
+    order = node.mirror.state.orders[KEY]
+    assert (order.goal, order.revision) == (("green", "v2"), node.mirror.state.revision)
+    assert (await node.ledger.move_session(KEY, "green", **WHO))[1].changed is False
+    moved = await node.store.pins.move(ALIAS)
+    assert moved is not None
+    assert (moved.color, moved.release, moved.moved) == ("green", "v2", 1)
+
+
+async def test_orders_that_are_over_make_room(node: Node) -> None:
+    keys = [bytes([number]) * 16 for number in range(MOST_ORDERS + 1)]
+    await node.store.pins.resolve([Want((key,), "chat", "mcp", 600.0) for key in keys])
+    for key in keys[:-1]:
+        await node.ledger.move_session(key, "green", **WHO)
+    with pytest.raises(Refused, match="64 sessions are to be moved already"):
+        await node.ledger.move_session(keys[-1], "green", **WHO)
+    await node.store.pins.move(keys[3])
+    await node.store.pins.end([keys[5]])
+    _, outcome = await node.ledger.move_session(keys[-1], "green", **WHO)
+    assert {*keys} - {*outcome.state.orders} == {keys[3], keys[5]}
 
 
 async def test_a_move_to_where_it_lives_is_none(node: Node) -> None:
@@ -315,49 +334,3 @@ async def test_without_its_record_nothing_is_done_to_a_session(node: Node, monke
     with pytest.raises(StoreUnavailable):
         await node.ledger.forget_session(KEY, **WHO)
     assert await node.store.pins.find(KEY) == pin
-
-
-async def test_a_session_that_ends_while_it_is_moved(node: Node, monkeypatch: Any) -> None:
-    await session(node)
-    commit = node.store.commit
-
-    async def ending(change: Any, **more: Any) -> Any:
-        await node.store.pins.end([KEY])
-        return await commit(change, **more)
-
-    monkeypatch.setattr(node.store, "commit", ending)
-    with pytest.raises(UnknownSession, match="has ended"):
-        await node.ledger.move_session(KEY, "green", **WHO)
-
-
-async def test_a_release_that_is_exchanged_while_a_session_is_moved_to_it(node: Node, monkeypatch: Any) -> None:
-    pin = await session(node)
-    move = node.store.pins.move
-
-    async def late(*what: Any, **more: Any) -> Any:
-        await node.ledger.stage("green", Release("v3", ("http://127.0.0.1:3",)), **WHO)
-        return await move(*what, **more)
-
-    monkeypatch.setattr(node.store.pins, "move", late)
-    with pytest.raises(Refused, match="green does not hold v2 any more, so the session stays on blue"):
-        await node.ledger.move_session(KEY, "green", **WHO)
-    assert await node.store.pins.find(KEY) == pin
-
-
-async def test_a_deadline_is_set_cancelled_and_ends_the_sessions_once(node: Node) -> None:
-    await node.ledger.flip("green", **WHO)
-    outcome = await node.ledger.set_deadline("blue", 0.0, **WHO)
-    standing = outcome.state.releases["blue"].deadline
-    evidence = {"sessions": 2}
-    early = await node.ledger.end_sessions("blue", "v1", at=standing - 0.001, evidence=evidence, **WHO)
-    assert not early.changed
-    assert (await node.ledger.set_deadline("blue", None, **WHO)).changed
-    assert not (await node.ledger.end_sessions("blue", "v1", at=standing, evidence=evidence, **WHO)).changed
-    again = await node.ledger.set_deadline("blue", 0.0, **WHO)
-    at = again.state.releases["blue"].deadline
-    ended = await node.ledger.end_sessions("blue", "v1", at=at, evidence=evidence, **WHO)
-    assert ended.entry is not None
-    assert (ended.entry.verb, ended.entry.facts["evidence"]) == ("drain", evidence)
-    assert node.mirror.state is not None
-    assert node.mirror.state.releases["blue"].ended
-    assert not (await node.ledger.end_sessions("blue", "v1", at=at, evidence=evidence, **WHO)).changed

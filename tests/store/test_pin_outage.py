@@ -116,7 +116,7 @@ class TestAdmit:
         mine = (await resolved(cache, "a")).pin
         await away(line)
         await resolved(cache, "a")
-        assert await rig.pins.move(mine.id, "green", "v2") is not None
+        rig.moved(mine.id, "green")
         await back(rig, line)
         assert (await resolved(cache, "a")).pin.color == "green"
         assert (cache.conflicts, rig.strayed) == (1, [])
@@ -251,7 +251,7 @@ class TestMigrate:
         cache, line = node
         pin = (await resolved(cache, "a")).pin
         rig.flip()
-        cache.applied(2, ())
+        cache.applied(2, 2, ())
         await settle()
         await away(line)
         answers = Answers()

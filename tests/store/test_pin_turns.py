@@ -28,7 +28,7 @@ async def two_nodes(rig: Rig) -> tuple[tuple[PinCache, Line], tuple[PinCache, Li
     """Both have applied the first epoch, and know a session on blue."""
     one, two = rig.node("one"), rig.node("two")
     for cache, _ in (one, two):
-        cache.applied(1, ())
+        cache.applied(1, 1, ())
         pin = (await resolved(cache, "a")).pin
     return one, two, pin
 
@@ -36,10 +36,10 @@ async def two_nodes(rig: Rig) -> tuple[tuple[PinCache, Line], tuple[PinCache, Li
 async def test_a_session_moves_between_two_turns(rig: Rig) -> None:
     (one, _), (two, _), pin = await two_nodes(rig)
     epoch = rig.flip()
-    one.applied(epoch, ())
+    one.applied(epoch, epoch, ())
     stays = await migrated(one, pin)
     assert (stays.pin, stays.why) == (pin, "stays")  # the other may still begin a turn on blue
-    two.applied(epoch, ())
+    two.applied(epoch, epoch, ())
     await settle()
     assert (await migrated(two, pin)).why == "stays"  # the first one's turn is under way
     two.idle(pin.id)
@@ -55,8 +55,8 @@ async def test_a_session_moves_between_two_turns(rig: Rig) -> None:
 async def test_turns_that_began_before_the_flip_hold_their_sessions(rig: Rig) -> None:
     (one, _), (two, _), pin = await two_nodes(rig)
     epoch = rig.flip()
-    one.applied(epoch, ())
-    two.applied(epoch, [pin.id])
+    one.applied(epoch, epoch, ())
+    two.applied(epoch, epoch, [pin.id])
     await settle()
     assert (await migrated(one, pin)).why == "stays"
     one.idle(pin.id)
@@ -68,8 +68,8 @@ async def test_turns_that_began_before_the_flip_hold_their_sessions(rig: Rig) ->
 async def test_one_session_asked_for_twice_is_one_question(rig: Rig) -> None:
     (one, line), (two, _), pin = await two_nodes(rig)
     epoch = rig.flip()
-    one.applied(epoch, ())
-    two.applied(epoch, ())
+    one.applied(epoch, epoch, ())
+    two.applied(epoch, epoch, ())
     await settle()
     answers = [Answers() for _ in range(5)]
     for told in answers:
@@ -82,7 +82,7 @@ async def test_one_session_asked_for_twice_is_one_question(rig: Rig) -> None:
 async def test_one_that_nobody_waits_for_any_more_does_not_hold_its_session(rig: Rig) -> None:
     (one, line), (two, _), pin = await two_nodes(rig)
     epoch = rig.flip()
-    one.applied(epoch, ())
+    one.applied(epoch, epoch, ())
     await settle()
     line.gate = asyncio.Event()
     answers = Answers()
@@ -90,7 +90,7 @@ async def test_one_that_nobody_waits_for_any_more_does_not_hold_its_session(rig:
     await settle()
     one.idle(pin.id)  # the client has left
     line.gate.set()
-    two.applied(epoch, ())
+    two.applied(epoch, epoch, ())
     await settle()
     assert answers.why == "stays"
     assert (await migrated(two, pin)).why == "moved"
@@ -99,7 +99,7 @@ async def test_one_that_nobody_waits_for_any_more_does_not_hold_its_session(rig:
 async def test_but_one_that_has_joined_meanwhile_does(rig: Rig) -> None:
     (one, line), (two, _), pin = await two_nodes(rig)
     epoch = rig.flip()
-    one.applied(epoch, ())
+    one.applied(epoch, epoch, ())
     await settle()
     line.gate = asyncio.Event()
     left, joined = Answers(), Answers()
@@ -108,7 +108,7 @@ async def test_but_one_that_has_joined_meanwhile_does(rig: Rig) -> None:
     one.idle(pin.id)
     one.migrate(pin, joined)
     line.gate.set()
-    two.applied(epoch, ())
+    two.applied(epoch, epoch, ())
     await settle()
     assert joined.why == "stays"
     assert (await migrated(two, pin)).why == "stays"
@@ -122,10 +122,10 @@ async def test_an_end_cannot_overtake_its_beginning(rig: Rig) -> None:
     (one, line), (two, _), pin = await two_nodes(rig)
     epoch = rig.flip()
     line.gate = asyncio.Event()
-    one.applied(epoch, [pin.id])
+    one.applied(epoch, epoch, [pin.id])
     await asyncio.sleep(0)
     one.idle(pin.id)
-    two.applied(epoch, ())
+    two.applied(epoch, epoch, ())
     await settle()
     line.gate.set()
     await settle()
@@ -138,14 +138,14 @@ async def test_what_could_not_be_told_is_told_when_the_store_is_back(rig: Rig) -
     await settle()
     line.cut()
     epoch = rig.flip()
-    one.applied(epoch, [pin.id])
-    two.applied(epoch, ())
+    one.applied(epoch, epoch, [pin.id])
+    two.applied(epoch, epoch, ())
     await settle()
     assert (await migrated(two, pin)).why == "stays"
     two.idle(pin.id)
     line.mend()
     await one.tell()
-    assert line.calls[-1] == ("applied", 1)
+    assert line.calls[-1] == ("applied anew", 1)
     assert (await migrated(two, pin)).why == "stays"
     two.idle(pin.id)
     line.cut()
@@ -157,30 +157,141 @@ async def test_what_could_not_be_told_is_told_when_the_store_is_back(rig: Rig) -
     assert (await migrated(two, pin)).why == "moved"
 
 
-async def test_it_is_told_again_from_time_to_time(rig: Rig) -> None:
+async def test_a_store_that_came_back_empty_is_told_again(rig: Rig) -> None:
     (one, line), (two, other), pin = await two_nodes(rig)
     epoch = rig.flip()
-    one.applied(epoch, [pin.id])
-    two.applied(epoch, ())
+    one.applied(epoch, epoch, [pin.id])
+    two.applied(epoch, epoch, ())
     await settle()
-    before = line.count("applied")
-    await one.tell()
-    assert line.count("applied") == before
-    rig.lose_everything()
+    before = line.count("applied anew")
+    rig.lose_everything()  # and nothing of the line to it breaks
     await resolved(two, "a")
+    await one.tell()
+    assert line.count("applied anew") == before  # it does not know yet
     rig.clock.now += 6
     await one.tell()
     await two.tell()
-    assert (line.count("applied"), other.count("applied") > 0) == (before + 1, True)
-    await resolved(two, "b")
+    assert line.count("applied anew") == before + 1
+    assert other.count("applied anew") > 1
     [pinned] = await rig.pins.resolve([_was(pin)])
     assert (await migrated(two, pinned.pin)).why == "stays"
+
+
+async def test_a_store_that_still_knows_all_is_asked_that_and_told_nothing(rig: Rig) -> None:
+    (one, line), _, _ = await two_nodes(rig)
+    many = [key(number) for number in range(1_000)]
+    epoch = rig.flip()
+    one.applied(epoch, epoch, many)
+    await settle()
+    line.calls.clear()
+    for _ in range(3):
+        rig.clock.now += 6
+        await one.tell()
+        await one.tell()
+    assert line.calls == [("applied", 0)] * 3
+
+
+async def test_after_a_broken_line_all_is_told_in_pieces(rig: Rig) -> None:
+    (one, line), (two, _), pin = await two_nodes(rig)
+    other = (await resolved(two, "b")).pin
+    epoch = rig.flip()
+    one.applied(epoch, epoch, [pin.id, *(key(number) for number in range(200))])
+    two.applied(epoch, epoch, ())
+    await settle()
+    line.calls.clear()
+    one._turns.lost()
+    line.gate = asyncio.Event()
+    telling = asyncio.create_task(one.tell())
+    await settle()
+    assert line.calls == [("applied anew", 128)]
+    assert (await migrated(two, other)).why == "stays"  # for it has not said all yet
+    line.gate.set()
+    await telling
+    assert line.calls == [("applied anew", 128), ("applied", 73)]
+    two.idle(pin.id)
+    await settle()
+    assert (await migrated(two, pin)).why == "stays"
+    for cache in (one, two):
+        cache.idle(pin.id)
+    await settle()
+    assert (await migrated(two, pin)).why == "moved"
+
+
+async def test_what_begins_while_all_is_told_anew_is_told_too(rig: Rig) -> None:
+    (one, line), (two, _), pin = await two_nodes(rig)
+    epoch = rig.flip()
+    one.applied(epoch, epoch, ())
+    await settle()
+    one._turns.lost()
+    line.gate = asyncio.Event()
+    telling = asyncio.create_task(one.tell())
+    await settle()
+    answers = Answers()
+    one.migrate(pin, answers)  # refused, as two has not applied yet
+    await settle()
+    line.calls.clear()
+    line.gate.set()
+    await telling
+    assert line.calls[0] == ("applied", 1)
+    two.applied(epoch, epoch, ())
+    await settle()
+    assert (await migrated(two, pin)).why == "stays"
+
+
+async def test_a_turn_that_began_without_the_store_is_told_when_it_is_back(rig: Rig) -> None:
+    (one, line), (two, _), pin = await two_nodes(rig)
+    epoch = rig.flip()
+    one.applied(epoch, epoch, ())
+    await settle()
+    line.cut()
+    assert (await migrated(one, pin)).why == "stays"
+    line.mend()
+    await one.tell()
+    two.applied(epoch, epoch, ())
+    await settle()
+    assert (await migrated(two, pin)).why == "stays"
+    for cache in (one, two):
+        cache.idle(pin.id)
+    await settle()
+    assert (await migrated(two, pin)).why == "moved"
+
+
+async def test_the_end_of_one_of_two_turns_leaves_nothing_behind(rig: Rig) -> None:
+    """The second is asked for while the first is known: they are told as one, and end as one."""
+    (one, _), (two, _), pin = await two_nodes(rig)
+    rig.flip()
+    epoch = rig.flip()  # back to where the session lives
+    one.applied(epoch, epoch, [pin.id])
+    two.applied(epoch, epoch, ())
+    await settle()
+    assert (await migrated(one, pin)).why == "stays"
+    one.idle(pin.id)
+    await settle()
+    assert rig.pins._turns.under_way == {}
+
+
+async def test_an_order_is_carried_out_between_two_turns(rig: Rig) -> None:
+    (one, _), (two, _), pin = await two_nodes(rig)
+    revision = rig.order(pin, "green")
+    one.applied(1, revision, [pin.id])  # a stream that began before
+    two.applied(1, revision, ())
+    await settle()
+    assert (await migrated(two, pin)).why == "stays"
+    two.idle(pin.id)
+    await settle()
+    assert (await migrated(two, pin)).why == "stays"
+    two.idle(pin.id)
+    one.idle(pin.id)
+    await settle()
+    moved = await migrated(two, pin)
+    assert (moved.why, moved.pin.color, moved.pin.epoch, moved.pin.moved) == ("moved", "green", 1, 1)
+    assert (await migrated(one, pin)).pin == moved.pin
 
 
 async def test_a_turn_that_is_being_asked_for_is_told_with_the_others(rig: Rig) -> None:
     (one, line), (two, _), pin = await two_nodes(rig)
     epoch = rig.flip()
-    one.applied(epoch, ())
+    one.applied(epoch, epoch, ())
     await settle()
     line.gate = asyncio.Event()
     answers = Answers()
@@ -190,7 +301,7 @@ async def test_a_turn_that_is_being_asked_for_is_told_with_the_others(rig: Rig) 
     rig.clock.now += 6
     await one.tell()  # replaces all that this node has said
     await settle()
-    two.applied(epoch, ())
+    two.applied(epoch, epoch, ())
     await settle()
     assert answers.why == "stays"
     assert (await migrated(two, pin)).why == "stays"
@@ -200,12 +311,12 @@ async def test_a_node_that_has_said_nothing_yet_lets_nothing_move(rig: Rig) -> N
     (one, _), (two, _), pin = await two_nodes(rig)
     third, _ = rig.node("three")
     epoch = rig.flip()
-    one.applied(epoch, ())
-    two.applied(epoch, ())
+    one.applied(epoch, epoch, ())
+    two.applied(epoch, epoch, ())
     await settle()
     assert (await migrated(one, pin)).why == "stays"
     one.idle(pin.id)
-    third.applied(epoch, ())
+    third.applied(epoch, epoch, ())
     await settle()
     assert (await migrated(one, pin)).why == "moved"
 
@@ -213,7 +324,7 @@ async def test_a_node_that_has_said_nothing_yet_lets_nothing_move(rig: Rig) -> N
 async def test_a_session_whose_pin_the_store_has_lost_is_pinned_where_it_was_to_go(rig: Rig) -> None:
     (one, _), _, pin = await two_nodes(rig)
     epoch = rig.flip()
-    one.applied(epoch, ())
+    one.applied(epoch, epoch, ())
     rig.lose_everything()
     answers = await migrated(one, pin)
     assert (answers.why, answers.pin.color, answers.pin.id) == ("created", "green", pin.id)

@@ -157,7 +157,7 @@ class TestForgetting:
         for name in "abc":
             await resolved(cache, name, f"{name}{name}")
         rig.flip()
-        await rig.pins.move(key("a"), "green", "v2")
+        rig.moved(key("a"), "green")
         await rig.pins.end([key("b")])
         await settle()
         assert [cache.get([key(name)]) is None for name in ("a", "aa", "b", "c")] == [True, True, True, False]
@@ -171,7 +171,7 @@ class TestForgetting:
         cache.resolve(want("a"), answers)
         await settle()
         rig.flip()
-        moved = await rig.pins.move(key("a"), "green", "v2")
+        moved = rig.moved(key("a"), "green")
         await settle()
         line.gate.set()
         await settle()
@@ -189,7 +189,7 @@ class TestForgetting:
         line.cut()
         await settle()
         rig.flip()
-        moved = await rig.pins.move(key("a"), "green", "v2")
+        moved = rig.moved(key("a"), "green")
         assert cache.get([key("a")]) is not None  # known pins hold
         line.mend()
         await rig.wake()
@@ -387,7 +387,7 @@ async def test_questions_that_are_answered_in_another_order(rig: Rig, node: tupl
     await settle()
     assert (len(a.told), len(b.told)) == (0, 1)
     rig.flip()
-    await rig.pins.move(key("a"), "green", "v2")
+    rig.moved(key("a"), "green")
     await settle()
     first.set()
     await settle()

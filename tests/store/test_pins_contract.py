@@ -70,6 +70,12 @@ async def flip(store: Any, flips: Any) -> int:
     return int(state.pointer.epoch)
 
 
+async def order(store: Any, flips: Any, pin: Pin, to: str) -> int:
+    """An operator wants a session elsewhere; the revision of that order."""
+    state, _ = await store.commit(flips.order(await store.read(), pin, to))
+    return int(state.revision)
+
+
 async def everything(pins: PinStore, limit: int = 100, color: str | None = None) -> dict[bytes, tuple[Pin, float]]:
     found: dict[bytes, tuple[Pin, float]] = {}
     cursor, first = "", True
@@ -320,7 +326,8 @@ class TestCounts:
         assert await live(pins) == {("blue", "v1"): 32}
         await flip(store, flips)
         for n in range(8, 18):
-            await pins.move(key(f"s{n}"), "green", "v2")
+            await order(store, flips, cast("Pin", await pins.find(key(f"s{n}"))), "green")
+            await pins.move(key(f"s{n}"))
         await pins.resolve([want(f"s{n}", ttl=300.0) for n in range(10, 50)])
         assert await live(pins) == {("blue", "v1"): 22, ("green", "v2"): 20}
         found = await everything(pins)
@@ -354,36 +361,160 @@ class TestPlace:
 
     async def test_not_once_it_has_moved(self, store: Any, pins: PinStore, flips: Any) -> None:
         pin = (await ask(pins, "a")).pin
-        await flip(store, flips)
-        moved = await pins.move(key("a"), "green", "v2")
+        await order(store, flips, pin, "green")
+        moved = await pins.move(key("a"))
+        assert moved != pin
         assert await pins.place(pin, "http://h:1") == moved
         await pins.end([pin.id])
         assert await pins.place(pin, "http://h:1") is None
 
 
-class TestMove:
-    async def test_by_hand(self, store: Any, pins: PinStore, flips: Any) -> None:
+class TestOrders:
+    """Moves by hand: one order, which the nodes carry out between two turns."""
+
+    @pytest.fixture
+    async def nodes(self, store: Any, pins: PinStore) -> tuple[str, str]:
+        """Two live nodes that have applied the first state."""
+        for name in ("one", "two"):
+            await store.beat(NodeReport(name, "host", 1, "0.1", 1))
+            await pins.applied(name, 1, 1, [])
+        return "one", "two"
+
+    async def test_a_session_that_rests_moves_once_all_nodes_know(
+        self, store: Any, pins: PinStore, flips: Any, nodes: tuple[str, str]
+    ) -> None:
         pin = (await ask(pins, "a", "b", offer=("blue", "http://h:1"))).pin
-        epoch = await flip(store, flips)
-        moved = await pins.move(key("b"), "green", "v2")
-        assert moved == replace(pin, color="green", release="v2", upstream="", epoch=epoch, moved=1)
-        assert await pins.find(key("b")) == moved
+        assert await pins.move(key("a")) == pin  # without an order nothing is done
+        revision = await order(store, flips, pin, "green")
+        assert await pins.move(key("b")) == pin
+        await pins.applied("one", 1, revision, [])
+        assert await pins.move(key("b")) == pin
+        await pins.applied("two", 1, revision, [], anew=False)
+        moved = replace(pin, color="green", release="v2", upstream="", moved=1)
+        assert await pins.move(key("b")) == moved == await pins.find(key("a"))
+        assert await pins.move(key("b")) == moved
         assert await live(pins) == {("green", "v2"): 1}
-        assert await pins.move(key("nobody"), "green", "v2") is None
+        assert await pins.move(key("nobody")) is None
 
-    async def test_only_once_per_flip(self, store: Any, pins: PinStore, flips: Any) -> None:
-        await ask(pins, "a")
-        epoch = await flip(store, flips)
-        moved = await pins.move(key("a"), "green", "v2", if_epoch_below=epoch)
-        assert moved is not None
-        assert moved.color == "green"
-        assert await pins.move(key("a"), "blue", "v1", if_epoch_below=epoch) == moved
-
-    @pytest.mark.parametrize("place", [("green", "v1"), ("green", ""), ("pink", "v2")])
-    async def test_never_to_a_release_that_does_not_stand_there(self, pins: PinStore, place: tuple[str, str]) -> None:
+    async def test_one_that_is_busy_moves_at_its_next_turn(
+        self, store: Any, pins: PinStore, flips: Any, nodes: tuple[str, str]
+    ) -> None:
         pin = (await ask(pins, "a")).pin
-        assert await pins.move(key("a"), *place) == pin
-        assert await live(pins) == {("blue", "v1"): 1}
+        revision = await order(store, flips, pin, "green")
+        await pins.applied("one", 1, revision, [Turn(pin.id, 1)])
+        await pins.applied("two", 1, revision, [])
+        assert await pins.move(pin.id) == pin
+        assert await pins.migrate("two", [Turn(pin.id, 1)]) == [pin]  # this turn holds it too
+        await pins.idle("one", [Turn(pin.id, 1)])
+        assert await pins.move(pin.id) == pin
+        await pins.idle("two", [Turn(pin.id, 1)])
+        moved = replace(pin, color="green", release="v2", moved=1)
+        assert await pins.migrate("two", [Turn(pin.id, 2)]) == [moved]
+        assert await pins.migrate("one", [Turn(pin.id, 2)]) == [moved]  # and once only
+
+    async def test_a_node_that_has_yet_to_apply_holds_it(
+        self, store: Any, pins: PinStore, flips: Any, nodes: tuple[str, str]
+    ) -> None:
+        pin = (await ask(pins, "a")).pin
+        revision = await order(store, flips, pin, "green")
+        await pins.applied("one", 1, revision, [])
+        assert await pins.migrate("one", [Turn(pin.id, 1)]) == [pin]
+        await pins.idle("one", [Turn(pin.id, 1)])
+        await store.leave("two")
+        assert cast("Pin", await pins.move(pin.id)).color == "green"
+
+    async def test_a_node_that_comes_later_holds_it_until_it_has_said_something(
+        self, store: Any, pins: PinStore, flips: Any, nodes: tuple[str, str]
+    ) -> None:
+        pin = (await ask(pins, "a")).pin
+        revision = await order(store, flips, pin, "green")
+        for name in nodes:
+            await pins.applied(name, 1, revision, [])
+        await store.beat(NodeReport("three", "host", 1, "0.1", 1))
+        assert await pins.move(pin.id) == pin
+        await pins.applied("three", 1, revision, [])
+        assert cast("Pin", await pins.move(pin.id)).color == "green"
+
+    async def test_a_flip_makes_it_void(self, store: Any, pins: PinStore, flips: Any, nodes: tuple[str, str]) -> None:
+        pin = (await ask(pins, "a")).pin
+        await order(store, flips, pin, "green")
+        await flip(store, flips)
+        epoch = await flip(store, flips)
+        for name in nodes:
+            await pins.applied(name, epoch, 99, [])
+        assert await pins.move(pin.id) == pin
+
+    async def test_another_order_takes_its_place(
+        self, store: Any, pins: PinStore, flips: Any, nodes: tuple[str, str]
+    ) -> None:
+        pin = (await ask(pins, "a")).pin
+        await order(store, flips, pin, "green")
+        revision = await order(store, flips, pin, "blue")
+        for name in nodes:
+            await pins.applied(name, 1, revision, [])
+        assert await pins.move(pin.id) == pin
+
+    async def test_a_release_that_stands_there_no_more_is_no_goal(
+        self, store: Any, pins: PinStore, flips: Any, nodes: tuple[str, str]
+    ) -> None:
+        pin = (await ask(pins, "a")).pin
+        await order(store, flips, pin, "green")
+        await store.commit(flips.stage(await store.read(), "green", "v3"))
+        for name in nodes:
+            await pins.applied(name, 1, 99, [])
+        assert await pins.move(pin.id) == pin
+
+    async def test_a_session_that_begins_anew_under_its_key_is_not_meant(
+        self, store: Any, pins: PinStore, flips: Any, nodes: tuple[str, str]
+    ) -> None:
+        pin = (await ask(pins, "a")).pin
+        revision = await order(store, flips, pin, "green")
+        await pins.end([pin.id])
+        await asyncio.sleep(0.002)
+        again = (await ask(pins, "a")).pin
+        for name in nodes:
+            await pins.applied(name, 1, revision, [])
+        assert await pins.move(pin.id) == again
+        assert (again.id, again.color) == (pin.id, "blue")
+
+    async def test_what_the_session_leaves_need_not_stand_any_more(
+        self, store: Any, pins: PinStore, flips: Any, nodes: tuple[str, str]
+    ) -> None:
+        pin = (await tell(pins, "a", color="green", release="v0")).pin
+        await order(store, flips, pin, "green")
+        [moved] = await pins.migrate("one", [Turn(pin.id, 1)])
+        assert (cast("Pin", moved).color, cast("Pin", moved).release) == ("green", "v2")
+
+
+class TestApplied:
+    async def test_a_node_is_told_whether_it_was_known(self, store: Any, pins: PinStore) -> None:
+        await store.beat(NodeReport("one", "host", 1, "0.1", 1))
+        assert not await pins.applied("one", 1, 1, [], anew=False)
+        assert not await pins.applied("one", 1, 1, [], anew=False)  # it has not said all that it knows
+        assert not await pins.applied("one", 1, 1, [])
+        assert await pins.applied("one", 1, 1, [], anew=False)
+        assert await pins.applied("one", 1, 1, [])
+
+    async def test_what_comes_on_top_takes_nothing_away(self, store: Any, pins: PinStore, flips: Any) -> None:
+        await store.beat(NodeReport("one", "host", 1, "0.1", 1))
+        a, b = [found.pin for found in await pins.resolve([want("a"), want("b")])]
+        revision = 1
+        for pin in (a, b):
+            revision = await order(store, flips, pin, "green")
+        await pins.applied("one", 0, 0, [Turn(a.id, 1)])
+        await pins.applied("one", 1, revision, [Turn(b.id, 2)], anew=False)
+        assert await pins.move(a.id) == a
+        assert await pins.move(b.id) == b
+        await pins.applied("one", 1, revision, [])
+        assert [cast("Pin", await pins.move(pin.id)).color for pin in (a, b)] == ["green", "green"]
+
+    async def test_a_node_that_is_not_listed_any_more_is_forgotten(self, store: Any, pins: PinStore) -> None:
+        for name in ("one", "two"):
+            await store.beat(NodeReport(name, "host", 1, "0.1", 1))
+            await pins.applied(name, 1, 1, [])
+        await store.leave("two")
+        await pins.applied("one", 1, 1, [])
+        assert not await pins.applied("two", 1, 1, [], anew=False)
 
 
 class TestMigrate:
@@ -392,7 +523,7 @@ class TestMigrate:
         """Two live nodes that have applied the first epoch."""
         for name in ("one", "two"):
             await store.beat(NodeReport(name, "host", 1, "0.1", 1))
-            await pins.applied(name, 1, [])
+            await pins.applied(name, 1, 1, [])
         return "one", "two"
 
     async def test_when_all_have_applied_and_none_is_busy(
@@ -401,9 +532,9 @@ class TestMigrate:
         pin = (await ask(pins, "a", offer=("blue", "http://h:1"))).pin
         assert await pins.migrate("one", [Turn(pin.id, 1)]) == [pin]  # nothing to do, so nothing is under way
         epoch = await flip(store, flips)
-        await pins.applied("one", epoch, [])
+        await pins.applied("one", epoch, epoch, [])
         assert await pins.migrate("one", [Turn(pin.id, 2)]) == [pin]
-        await pins.applied("two", epoch, [])
+        await pins.applied("two", epoch, epoch, [])
         assert await pins.migrate("two", [Turn(pin.id, 1)]) == [pin]  # the turn on one goes on
         await pins.idle("one", [Turn(pin.id, 1)])  # an older turn's end is not this one's
         await pins.idle("two", [Turn(pin.id, 1)])
@@ -420,8 +551,8 @@ class TestMigrate:
     ) -> None:
         a, b = await pins.resolve([want("a"), want("b")])
         epoch = await flip(store, flips)
-        await pins.applied("two", epoch, [Turn(a.pin.id, 1)])
-        await pins.applied("one", epoch, [])
+        await pins.applied("two", epoch, epoch, [Turn(a.pin.id, 1)])
+        await pins.applied("one", epoch, epoch, [])
         stayed, moved = await pins.migrate("one", [Turn(a.pin.id, 1), Turn(b.pin.id, 2)])
         assert stayed == a.pin
         assert moved is not None
@@ -432,9 +563,9 @@ class TestMigrate:
     ) -> None:
         pin = (await ask(pins, "a")).pin
         epoch = await flip(store, flips)
-        await pins.applied("two", epoch, [Turn(pin.id, 1)])
-        await pins.applied("two", epoch, [])
-        await pins.applied("one", epoch, [])
+        await pins.applied("two", epoch, epoch, [Turn(pin.id, 1)])
+        await pins.applied("two", epoch, epoch, [])
+        await pins.applied("one", epoch, epoch, [])
         [moved] = await pins.migrate("one", [Turn(pin.id, 1)])
         assert moved is not None
         assert moved.color == "green"
@@ -443,9 +574,9 @@ class TestMigrate:
         self, store: Any, pins: PinStore, flips: Any, nodes: tuple[str, str]
     ) -> None:
         pin = (await ask(pins, "a")).pin
-        await pins.applied("two", 1, [Turn(pin.id, 1)])
+        await pins.applied("two", 1, 1, [Turn(pin.id, 1)])
         epoch = await flip(store, flips)
-        await pins.applied("one", epoch, [])
+        await pins.applied("one", epoch, epoch, [])
         assert await pins.migrate("one", [Turn(pin.id, 1)]) == [pin]
         await pins.idle("one", [Turn(pin.id, 1)])
         await store.leave("two")
@@ -458,8 +589,8 @@ class TestMigrate:
     ) -> None:
         pin = (await ask(pins, "a")).pin
         epoch = await flip(store, flips)
-        await pins.applied("one", epoch, [])
-        await pins.applied("two", epoch, [])
+        await pins.applied("one", epoch, epoch, [])
+        await pins.applied("two", epoch, epoch, [])
         assert await pins.migrate("new", [Turn(pin.id, 1)]) == [pin]
 
     async def test_a_release_that_is_gone_keeps_nobody(
@@ -493,8 +624,8 @@ class TestWatch:
             await pins.place(pin, "http://h:1")
             assert await anext(mine) == (pin.id,)
             assert await anext(other) == (pin.id,)
-            await flip(store, flips)
-            await pins.move(key("b"), "green", "v2")
+            await order(store, flips, pin, "green")
+            await pins.move(key("b"))
             assert await anext(mine) == (pin.id,)
             await pins.end([key("b")])
             assert await anext(mine) == (pin.id,)
@@ -506,7 +637,7 @@ class TestWatch:
             await ask(pins, "a", "first")
             await tell(pins, "b", "a")
             await pins.refresh([key("a")])
-            await pins.move(key("a"), "green", "v9")
+            await pins.move(key("a"))
             await pins.end([key("nobody")])
             await pins.end([key("first")])
             assert await anext(mine) == (first.id,)

@@ -24,7 +24,9 @@ from hypothesis.stateful import (
 )
 
 from bgproxy.rules import fleet
+from bgproxy.rules.by_hand import move_session
 from bgproxy.rules.choose import MOVES, choose
+from bgproxy.rules.fleet import FleetState
 from bgproxy.rules.pin import OnRollback, Pin, Policy
 from bgproxy.rules.pointer import Pointer
 from bgproxy.store.pins import PinCache
@@ -42,6 +44,7 @@ class Session:
         self.running: list[Turn] = []
         self.asking = 0
         self.is_split_by_an_outage = False
+        self.goals: set[tuple[str, str]] = set()  # where an operator has ever wanted it
 
     def was_told(self, why: str) -> None:
         """What is written down without the store is counted, and no promise: the node may die before it is told."""
@@ -80,7 +83,8 @@ class Turn:
         policy, on_rollback = self.model.policies
         self.pin = pin
         self.node.turns[pin.id] += 1  # from here on: what is asked for is a turn already
-        if choose(state.pointer, state.releases, pin, policy, on_rollback).why in MOVES:
+        order = state.orders.get(pin.id)
+        if choose(state.pointer, state.releases, pin, policy, on_rollback, order).why in MOVES:
             self.node.cache.migrate(pin, self.run)
         else:
             self.run(pin, why)
@@ -104,6 +108,8 @@ class Turn:
 class Model(RuleBasedStateMachine):
     policies = (Policy.PINNED, OnRollback.STAY)
     outages = False
+    by_hand = False
+    examples = 40
 
     def __init__(self) -> None:
         super().__init__()
@@ -133,19 +139,28 @@ class Model(RuleBasedStateMachine):
             cache, line = self.rig.node(name, cache_size=6, refresh_interval=1.0)
             cache.start()
             self.nodes.append(Node(name, cache, line))
-            cache.applied(self.pointer.epoch, ())
+            cache.applied(self.pointer.epoch, self.state.revision, ())
 
         self.do(start)
 
     def hear(self, node: Node) -> None:
-        node.line.state = self.rig.state
-        busy = [pin_id for pin_id, count in node.turns.items() if count]
-        self.do(lambda: node.cache.applied(self.pointer.epoch, busy))
+        """As the data path goes about it."""
+        before, node.line.state = node.line.state, self.state
+        assert before is not None
+        is_new = before.pointer.epoch != self.pointer.epoch
+        busy = [pin_id for pin_id, count in node.turns.items() if count and (is_new or pin_id in self.state.orders)]
+        if is_new or before.orders != self.state.orders:
+            self.do(lambda: node.cache.applied(self.pointer.epoch, self.state.revision, busy))
+            self.do(lambda: node.cache.drop(before.orders.keys() - self.state.orders.keys()))
+
+    @property
+    def state(self) -> FleetState:
+        assert self.rig.state is not None
+        return self.rig.state
 
     @property
     def pointer(self) -> Pointer:
-        assert self.rig.state is not None
-        return self.rig.state.pointer
+        return self.state.pointer
 
     def ran(self, session: Session, place: tuple[str, str]) -> None:
         if session.is_split_by_an_outage:
@@ -153,7 +168,7 @@ class Model(RuleBasedStateMachine):
         if any((turn.pin.color, turn.pin.release) != place for turn in session.running if turn.pin):
             self.problems.append(f"{session.keys} runs in two places at once")
         may_move = self.policies != (Policy.PINNED, OnRollback.STAY)
-        if session.place not in (None, place) and not may_move:
+        if session.place not in (None, place) and not may_move and place not in session.goals:
             self.problems.append(f"{session.keys} was on {session.place}, and now is on {place}")
         session.place = place
 
@@ -229,11 +244,39 @@ class Model(RuleBasedStateMachine):
         self.do(lambda: self.rig.flip(heard=False))
         self.hear(data.draw(st.sampled_from(self.nodes)))
 
+    @precondition(lambda self: self.by_hand and self.sessions)
+    @rule(data=st.data())
+    def operator_moves(self, data: st.DataObject) -> None:
+        """Some nodes hear of it at once, and the admin plane tries right away."""
+        session = data.draw(st.sampled_from(self.sessions))
+        if (kept := self.rig.pins._kept(key(session.keys[0]))) is None:
+            return
+        to = "green" if kept.pin.color == "blue" else "blue"
+        if (change := move_session(self.state, kept.pin, to, actor="ada", reason="")) is not None:
+            self.rig.state = change.state
+            session.goals.add((to, self.state.releases[to].label))
+        for node in data.draw(st.sets(st.sampled_from(self.nodes))):
+            self.hear(node)
+        self.admin_tries(session)
+
+    @precondition(lambda self: self.sessions and self.state.orders)
+    @rule(data=st.data())
+    def admin_tries_again(self, data: st.DataObject) -> None:
+        for node in self.nodes:
+            self.hear(node)
+        self.admin_tries(data.draw(st.sampled_from(self.sessions)))
+
+    def admin_tries(self, session: Session) -> None:
+        async def tried() -> None:
+            await self.rig.pins.move(key(session.keys[0]))
+            await settle()
+
+        self.loop.run_until_complete(tried())
+
     @precondition(lambda self: self.pointer.previous is not None)
     @rule()
     def roll_back(self) -> None:
-        assert self.rig.state is not None
-        self.rig.state = fleet.rollback(self.rig.state, actor="ada", reason="bad", at=3.0, force=True).state
+        self.rig.state = fleet.rollback(self.state, actor="ada", reason="bad", at=3.0, force=True).state
 
     @rule(data=st.data())
     def node_hears(self, data: st.DataObject) -> None:
@@ -312,6 +355,15 @@ class Outages(Model):
     outages = True
 
 
+class ByHand(Model):
+    by_hand = True
+    examples = 120
+
+
+class ByHandAndOnRollback(ByHand):
+    policies = (Policy.PINNED, OnRollback.MOVE)
+
+
 class MovesOnRollback(Model):
     policies = (Policy.PINNED, OnRollback.MOVE)
 
@@ -320,12 +372,12 @@ class Follows(Model):
     policies = (Policy.FOLLOW, OnRollback.MOVE)
 
 
-@pytest.mark.parametrize("model", [Model, Outages, MovesOnRollback, Follows])
+@pytest.mark.parametrize("model", [Model, Outages, ByHand, ByHandAndOnRollback, MovesOnRollback, Follows])
 def test_no_session_is_ever_on_two_releases_unless_it_was_moved(model: type[Model]) -> None:
     run_state_machine_as_test(
         model,
         settings=settings(
-            max_examples=40,
+            max_examples=model.examples,
             stateful_step_count=40,
             deadline=None,
             database=None,

@@ -169,14 +169,15 @@ class TestCredentials:
         assert (await store.audit(limit=5))[-1] == entry
         await store.beat(NODE)
         assert len(await store.nodes()) == 1
-        await self.every_verb_on_pins(store.pins, flips)
+        await self.every_verb_on_pins(store, flips)
         await store.tally(2, lost=1, turns_cut=1)
         assert [record.lost for record in await store.flips([2])] == [1]
         assert await store.now() >= entry.at
         await store.leave("n")
 
-    async def every_verb_on_pins(self, pins: PinStore, flips: Any) -> None:
+    async def every_verb_on_pins(self, store: Any, flips: Any) -> None:
         """Each of its commands is tried: what is missing in the documented rights is refused by name."""
+        pins: PinStore = store.pins
         async with aclosing(pins.watch()) as bells:  # type: ignore[type-var]
             assert await anext(bells) == ()
             first, second = await pins.resolve([Want((b"a" * 16, b"b" * 16), "chat", "mcp", 60.0), WANT])
@@ -187,10 +188,12 @@ class TestCredentials:
         assert await pins.refresh([b"d" * 16]) == []
         assert len((await pins.page("", 100))[0]) == 2
         assert (await pins.counts())["green", "v2"].live == 2
-        await pins.applied("n", 2, [Turn(first.pin.id, 1)])
+        await pins.applied("n", 2, 2, [Turn(first.pin.id, 1)])
         await pins.idle("n", [Turn(first.pin.id, 1)])
         assert await pins.migrate("n", [Turn(second.pin.id, 2)]) == [second.pin]
-        moved = await pins.move(b"d" * 16, "blue", "v1")
+        state, _ = await store.commit(flips.order(await store.read(), second.pin, "blue"))
+        assert await pins.applied("n", 2, state.revision, [], anew=False)
+        moved = await pins.move(b"d" * 16)
         assert moved is not None
         assert moved.color == "blue"
         assert await pins.find(b"d" * 16) == moved

@@ -149,9 +149,10 @@ class TestOneSlot:
         first, second = await pins.resolve([want("a", *names), want("b")])
         await pins.learn([Learned((key("c"),), first.pin.id, "blue", "v1", "", 1, "agents", "mcp", 60.0)])
         assert await pins.refresh([key("c"), key("x")]) == [key("x")]
-        await pins.applied("one", 1, [Turn(first.pin.id, 1)])
+        await pins.applied("one", 1, 1, [Turn(first.pin.id, 1)])
         assert await pins.migrate("one", [Turn(second.pin.id, 1)]) == [second.pin]
-        assert await pins.move(key("c"), "green", "v2") is not None
+        await store.commit(flips.order(await store.read(), first.pin, "green"))
+        assert await pins.move(key("c")) is not None
         assert await pins.place(second.pin, "http://h:9") is not None
         await pins.end([key("c"), key("b")])
         assert await pins.counts() == {}
@@ -196,7 +197,9 @@ class Worker:
         await self.mirror.stop()
 
     def _applied(self, state: FleetState) -> None:
-        self.cache.applied(state.pointer.epoch, [pin_id for pin_id, turns in self.turns.items() if turns])
+        self.cache.applied(
+            state.pointer.epoch, state.revision, [pin_id for pin_id, turns in self.turns.items() if turns]
+        )
 
     async def turn(self, name: str, policy: Policy, running: dict[str, list[str]]) -> str:
         """One exchange of a session; the color on which it ran. Fails where it runs elsewhere at the same time."""
