@@ -49,9 +49,9 @@ class Progress:
         held = (document.get("sessions") or 0) + document.get("in_flight", 0)
         self._most = max(self._most, held, 1)
         top = Table.grid(padding=(0, 1))
+        done = self._most - held
         # Named colors: with sixteen of them, rich's own come out as one grey.
-        colors = {"style": "bright_black", "complete_style": "green", "finished_style": "green"}
-        bar = ProgressBar(total=self._most, completed=self._most - held, width=30, **colors)
+        bar = ProgressBar(self._most, done, 30, style="bright_black", complete_style="green", finished_style="green")
         top.add_row(_color(document.get("color")), bar, clean(_counts(document)))
         rows = [Text(clean(one.get("detail")), style="dim") for one in document.get("blockers", ())[:_SHOWN]]
         until = _deadline(document, document.get("seconds_left"))
