@@ -76,13 +76,13 @@ def _show_host(host: Mapping[str, Any]) -> None:
     if unpinned := host.get("unpinned"):
         screen.print(Text(clean(f"not read: {', '.join(f'{reason} {count}' for reason, count in unpinned.items())}")))
     for one in host.get("store", ()):
-        screen.print(Text(clean(_trips(one))))
+        if one.get("calls"):
+            screen.print(Text(clean(_trips(one))))
 
 
 def _trips(one: Mapping[str, Any]) -> str:
-    calls, seconds = one.get("calls", 0), one.get("seconds", 0.0)
-    mean = f", {1000 * seconds / calls:.2f} ms each" if calls else ""
-    return f"store, {one.get('question')}: {calls} round trips{mean}, {one.get('failed', 0)} failed"
+    calls, mean = one["calls"], 1000 * one.get("seconds", 0.0) / one["calls"]
+    return f"store, {one.get('question')}: {calls} round trips of {mean:.2f} ms, {one.get('failed', 0)} failed"
 
 
 def _release(one: Mapping[str, Any]) -> str:

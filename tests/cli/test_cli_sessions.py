@@ -137,8 +137,7 @@ def test_stats_tell_what_the_host_has_counted_and_when_nobody_knows_how_many_liv
         "pins: refreshed 0, restored 0, turns that hold one 0",
         "store away: written down 3, still to be told 2, given up 0, refused 0",
         "not read: compressed 1, oversized 5",
-        "store, learn: 0 round trips, 0 failed",
-        "store, resolve: 4 round trips, 2.50 ms each, 1 failed",
+        "store, resolve: 4 round trips of 2.50 ms, 1 failed",
     ]
 
 
