@@ -120,10 +120,12 @@ def cut(head: bytes, low: bytes, names: Collection[bytes]) -> bytes:
     return b"".join(kept)
 
 
-def fields_without(head: bytes, low: bytes, needle: bytes) -> bytes:
-    """The head, its empty line left off, without a field that is there once; `needle` (`\\nname:`) finds it."""
-    start = low.index(needle)
-    return head[:start] + head[low.index(b"\n", start + 1) : -2]
+def without_connection(head: bytes) -> bytes:
+    """The head, its empty line left off, without its one Connection field."""
+    start = head.find(b"\nConnection:")
+    if start < 0:
+        start = head.lower().index(b"\nconnection:")
+    return head[:start] + head[head.index(b"\n", start + 1) : -2]
 
 
 def values(head: bytes, low: bytes, name: bytes) -> list[bytes]:

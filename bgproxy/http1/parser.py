@@ -13,13 +13,13 @@ from bgproxy.errors import ConfigError
 from bgproxy.http1.fields import (
     HOP_BY_HOP,
     cut,
-    fields_without,
     is_identity,
     is_ours,
     named_away,
     names_with_underscore,
     tokens,
     values,
+    without_connection,
 )
 from bgproxy.http1.framing import request_length, response_length
 from bgproxy.http1.head import (
@@ -163,7 +163,7 @@ class Parser:
         if encoding is not None or minor == 0 or method not in _PLAIN_METHODS or not target.startswith(b"/"):
             _finish(request, head, head.lower(), odd, trusted)
         elif odd == _KEEP_ALIVE:
-            request.fields = fields_without(head, head.lower(), b"\nconnection:")
+            request.fields = without_connection(head)
         elif odd:
             _finish(request, head, head.lower(), odd, trusted)
         return request
@@ -205,7 +205,7 @@ class Parser:
         if length < 0 or not keep or status < 200 or status == 204:
             _finish_response(response, head, head.lower(), odd)
         elif odd == _KEEP_ALIVE:
-            response.fields = fields_without(head, head.lower(), b"\nconnection:")
+            response.fields = without_connection(head)
         elif odd:
             _finish_response(response, head, head.lower(), odd)
         return response
