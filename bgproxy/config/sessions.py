@@ -16,13 +16,16 @@ from bgproxy.config.wording import near
 from bgproxy.errors import ConfigError
 from bgproxy.http1.parser import check_marks
 from bgproxy.proxy.options import RouteSessions, SessionOptions
+from bgproxy.proxy.plane import SWEEP_INTERVAL, TOUCH_INTERVAL
 from bgproxy.sessions.preset import Preset
 from bgproxy.sessions.presets import PROTOCOLS
 from bgproxy.sessions.spec import preset_from, preset_named
 from bgproxy.store.pin_outage import PinOptions
 
-LEAST_TTL: Final = 2.0
-"""Seconds. A stream that is open says once in a second that its session is in use: less would end it meanwhile."""
+LEAST_TTL: Final = 3 * (TOUCH_INTERVAL + SWEEP_INTERVAL)
+"""Seconds. Use is told once a third of the time has passed. What is open says so at most the second third later, and
+within the last one it is told (three `refresh_interval`s are the other bound): less would end a stream's session.
+"""
 
 OF_THE_NODE: Final = frozenset(item.name for item in fields(PinOptions))
 """The keys of [sessions] that are no route's, but of the memory that a worker has from its start."""

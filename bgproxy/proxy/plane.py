@@ -38,7 +38,7 @@ log = logging.getLogger(__name__)
 
 SWEEP_INTERVAL = 0.25  # seconds: how late a timeout may come, and how soon a gone client is noticed
 IDLE_GRACE = 0.5  # seconds that idle clients have for a last request once a shutdown has begun
-TOUCH_INTERVAL = 1.0  # seconds between two looks at which sessions are in use, so that a stream's pin does not expire
+TOUCH_INTERVAL = 0.75  # seconds between two looks at which sessions are in use; config.sessions.LEAST_TTL hangs on it
 ENDING_GRACE = 1.0  # seconds in which streams may reach the end of an event, once the deadline has passed
 
 

@@ -9,9 +9,11 @@ from typing import Any
 import pytest
 
 from bgproxy.config import NEEDS_RESTART, Settings, reload_diff
+from bgproxy.config.sessions import LEAST_TTL
 from bgproxy.errors import ConfigError
 from bgproxy.http1.parser import Parser
 from bgproxy.proxy.options import RouteSessions, SessionOptions
+from bgproxy.proxy.plane import SWEEP_INTERVAL, TOUCH_INTERVAL
 from bgproxy.rules.pin import OnRollback, Policy
 from bgproxy.sessions.keys import Key
 from bgproxy.sessions.presets import DEFAULT_PRESETS, PROTOCOLS
@@ -216,10 +218,10 @@ BAD = {
         'route.a.max_age: "long" is not a number of seconds; write for example 30.0',
     ),
     "true is no time": ('[[route]]\nname = "a"\npin_ttl = true', "route.a.pin_ttl: true is not a number of seconds"),
-    "a short life": ("[sessions]\npin_ttl = 1", "sessions.pin_ttl: 1.0 is too small; the least is 2"),
+    "a short life": ("[sessions]\npin_ttl = 1", "sessions.pin_ttl: 1.0 is too small; the least is 3"),
     "a route's short life": (
         '[[route]]\nname = "a"\npin_ttl = 0',
-        "route.a.pin_ttl: 0.0 is too small; the least is 2",
+        "route.a.pin_ttl: 0.0 is too small; the least is 3",
     ),
     "no end of life": (
         "[sessions]\npin_ttl = inf",
@@ -236,9 +238,9 @@ BAD = {
     ),
     "a short age": (
         "[sessions]\nmax_age = 1.5",
-        "sessions.max_age: 1.5 is too small; the least is 2, and 0 switches it",
+        "sessions.max_age: 1.5 is too small; the least is 3, and 0 switches it",
     ),
-    "a route's short age": ('[[route]]\nname = "a"\nmax_age = 1', "route.a.max_age: 1 is too small; the least is 2"),
+    "a route's short age": ('[[route]]\nname = "a"\nmax_age = 1', "route.a.max_age: 1 is too small; the least is 3"),
     "an age below zero": ("[sessions]\nmax_age = -1", "sessions.max_age: -1.0 is too small; the least is 0"),
     "nothing to read": ("[sessions]\ninspect_bytes = 0", "sessions.inspect_bytes: 0 is too small; the least is 1"),
     "more to read than is held": (
@@ -364,3 +366,9 @@ def test_a_life_too_short_for_what_stays_is_refused(load):
     old = load("[sessions]\nrefresh_interval = 10\n")
     with pytest.raises(ConfigError, match=r"sessions\.pin_ttl: 15 is less than three times sessions\.refresh_interval"):
         old.taking(load("[sessions]\nrefresh_interval = 1\npin_ttl = 15\n"))
+
+
+def test_the_shortest_life_leaves_time_to_tell_that_a_stream_is_open() -> None:
+    """A third until use is due, then the next look at what is open, then the next telling."""
+    slowest = LEAST_TTL / 3 + (TOUCH_INTERVAL + SWEEP_INTERVAL) + LEAST_TTL / 3
+    assert slowest <= LEAST_TTL == 3.0
