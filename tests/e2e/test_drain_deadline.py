@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import signal
@@ -164,16 +165,90 @@ async def test_how_long_the_oldest_has_held_it(serve, agents):
 
 
 @pytest.mark.redis
+async def test_what_a_shutdown_had_to_cut_is_told_before_the_end(town, agents, redis_server):
+    """What can be ended politely is not cut: only the stream in the middle of an event is."""
+    shared = ("--store", redis_server.url, "--fleet", town.fleet)
+    serve = await town.serve(*agents, *shared, BGPROXY_GRACE_TIMEOUT="0.2")
+    await serve.flip("green")
+    half, whole = await serve.connect(), await serve.connect()
+    for line, path in ((half, "/half"), (whole, "/events")):
+        await line.send(f"GET {path} HTTP/1.1\r\nHost: agents.test\r\n\r\n".encode())
+        assert (await line.head()).status == 200
+    serve.signal(signal.SIGTERM)
+    assert await serve.ended() == 0
+    half.close()
+    whole.close()
+    again = await town.serve(*agents, *shared)
+    assert await ledger(again, 2) == (0, 0, 0, 0, 1)
+
+
+class Way:
+    """The way from one host to Redis, which can be cut."""
+
+    def __init__(self, port: int) -> None:
+        self._to = port
+        self._writers: set[asyncio.StreamWriter] = set()
+        self._server: asyncio.Server | None = None
+        self.port = 0
+
+    async def mend(self) -> None:
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port)
+        self.port = self._server.sockets[0].getsockname()[1]
+
+    async def cut(self) -> None:
+        if self._server is not None:
+            self._server.close()
+        for writer in self._writers:
+            writer.transport.abort()
+        await asyncio.sleep(0)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        their_reader, their_writer = await asyncio.open_connection("127.0.0.1", self._to)
+        self._writers |= {writer, their_writer}
+        await asyncio.gather(self._pass(reader, their_writer), self._pass(their_reader, writer))
+
+    async def _pass(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(OSError):
+            while data := await reader.read(65_536):
+                writer.write(data)
+        writer.close()
+        self._writers.discard(writer)
+
+
+@pytest.mark.redis
+async def test_sessions_that_strayed_while_a_host_was_alone_are_told_as_lost(town, agents, redis_server):
+    """One host hears nothing of a flip and takes new sessions that the other takes too: who wrote them first wins."""
+    way = Way(redis_server.port)
+    await way.mend()
+    alone = await town.serve(*agents, "--store", f"redis://127.0.0.1:{way.port}/0", "--fleet", town.fleet)
+    other = await town.serve(*agents, "--store", redis_server.url, "--fleet", town.fleet)
+    await way.cut()
+    await until(lambda: _is_away(alone))
+    await other.flip("green")
+    sessions = [f"s-{number}" for number in range(3)]
+    assert {await turn(other, session) for session in sessions} == {"v2"}
+    assert {await turn(alone, session) for session in sessions} == {"v1"}
+    await way.mend()
+
+    async def told() -> bool:
+        return await ledger(other, 2) == (0, 0, 0, 3, 0)
+
+    await until(told)
+    assert {await turn(alone, session) for session in sessions} == {"v2"}
+    await way.cut()
+
+
+@pytest.mark.redis
 async def test_with_the_store_away_the_status_has_no_ledger_and_does_not_fail(town, agents, own_redis):
     serve = await town.serve(*agents, "--store", own_redis.url, "--fleet", town.fleet)
     await serve.flip("green")
     assert (await serve.status())["flip"]["epoch"] == 2
     own_redis.kill()
-
-    async def away() -> bool:
-        return bool((await serve.status())["store"]["state"] == "down")
-
-    await until(away)
+    await until(lambda: _is_away(serve))
     assert (await serve.status())["flip"] is None
     assert (await serve.api("GET", "/v1/flips/2"))[0] == 503
     assert "bgproxy_flip" not in (await serve.api("GET", "/metrics"))[1]
+
+
+async def _is_away(serve: Serve) -> bool:
+    return bool((await serve.status())["store"]["state"] == "down")
