@@ -37,7 +37,7 @@ class Answer:
     left = 0  # bytes to come of a body of known length
     held: list[bytes] | None = None  # what waits for a pin to be written
     tail = b""  # the last bytes of a stream's payload: whether an event is open
-    boundaries: tuple[bytes, ...] = _EVENT_ENDS
+    boundaries: tuple[bytes, ...]  # of a stream: what its tail may end with where it may end
     coded = False  # a stream that cannot be looked into
 
     def __init__(self, exchange: Exchange, response: ResponseHead) -> None:
@@ -69,8 +69,7 @@ class Answer:
         self.is_stream = response.event_stream and length < 0
         if self.is_stream:
             self.coded = _CODED.search(response.fields) is not None
-            if _LINES.search(response.fields) is not None:
-                self.boundaries = _LINE_ENDS
+            self.boundaries = _EVENT_ENDS if _LINES.search(response.fields) is None else _LINE_ENDS
 
     def begin(self, exchange: Exchange, response: ResponseHead, data: bytes, now: float) -> None:
         """The head, and what of the body has come with it, in one write. `Malformed`: nothing was written yet."""

@@ -14,13 +14,16 @@ import logging
 from time import monotonic
 from typing import TYPE_CHECKING, NamedTuple
 
+from bgproxy.proxy.replies import RpcError
 from bgproxy.proxy.wait import NEVER
 from bgproxy.rules.fleet import FleetState
+from bgproxy.sessions.jsonrpc import request_id
 
 if TYPE_CHECKING:
     from bgproxy.proxy.exchange import Exchange
     from bgproxy.proxy.plane import DataPlane
     from bgproxy.proxy.tunnel import Tunnel
+    from bgproxy.proxy.turn import Turn
 
 log = logging.getLogger(__name__)
 
@@ -45,26 +48,51 @@ DEADLINE = Ending(
 
 def end_exchange(exchange: Exchange, ending: Ending) -> bool:
     """End one request and its answer; False: it offers no boundary now."""
-    turn = exchange.turn
+    told = exchange.turn if ending.of_sessions and _lives_here(exchange) else None
     if exchange.answer is None:
-        if not ending.of_sessions or turn is None or not turn.end_session():
+        if told is not None:
+            told.end_pin()
+            tell_end(exchange, told)
+        else:
             exchange.refuse(ending.code, ending.detail)
         return True
     if not exchange.end_stream():
         return False
-    if ending.of_sessions and turn is not None:
-        turn.stream_ended()
+    # A browser takes a GET up again by itself, and gives up for good at any status but 200 (HTML §9.2.2): the stream's
+    # end is all that it is told. A protocol with an answer of its own for that is asked for it.
+    if told is not None and exchange.request.method == b"GET" and told.sighting.ending()[0] == "problem":
+        told.end_pin()
     return True
+
+
+def tell_end(exchange: Exchange, turn: Turn) -> None:
+    """Say, in the protocol's own words, that a session is over. With its id the next request begins a new one."""
+    form, error = turn.sighting.ending()
+    request = request_id(turn.said) if form == "jsonrpc" else None
+    rpc = RpcError(error, request) if request is not None else None
+    code = "session_not_found" if form == "not_found" else "session_ended"
+    exchange.refuse(code, "an operator has ended it; begin a new one", rpc)
 
 
 def end_tunnel(tunnel: Tunnel, ending: Ending) -> bool:
     """End one tunnel; False: it offers no boundary now. That it is closed tells its client that the session is over."""
     turn = tunnel.exchange.turn
+    told = turn if ending.of_sessions and _lives_here(tunnel.exchange) else None
     if not tunnel.end(ending.close, ending.reason):
         return False
-    if ending.of_sessions and turn is not None:
-        turn.end_pin()
+    if told is not None:
+        told.end_pin()
     return True
+
+
+def _lives_here(exchange: Exchange) -> bool:
+    """Whether an exchange has a session that lives where it is served, for all that is known: one that has meanwhile
+    begun anew elsewhere, or was moved there, does not end with what it has left behind."""
+    turn, pins = exchange.turn, exchange.client.plane.pins
+    if turn is None or turn.pin is None or pins is None:
+        return False
+    pin = pins.get((turn.pin.id,))
+    return pin is not None and (pin.color, pin.release) == (exchange.group.color, exchange.group.release)
 
 
 class Endings:

@@ -326,10 +326,9 @@ class Exchange(Sending):
             return False
         self._drop_agent()
         self.end = "deadline"
-        now = monotonic()
-        self._count(now)
-        keep = answer.keeps_client and self.request_done and not self.client.must_close()
-        self.client.exchange_done(keep, self.request_done, now)
+        self._count(monotonic())
+        keep = answer.keeps_client and not self.client.must_close()
+        self.client.exchange_done(keep and self.request_done, self.request_done, monotonic())
         return True
 
     def refuse(self, code: str, detail: str, rpc: RpcError | None = None) -> None:

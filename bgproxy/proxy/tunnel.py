@@ -39,6 +39,8 @@ class TunnelEnd:
 
     def data_received(self, data: bytes) -> None:
         self.received += len(data)
+        if self._tunnel.ending:
+            return  # the other side was told that there is no more
         if self.frames is not None:
             self.frames.feed(data)
         self.peer.transport.write(data)
@@ -47,7 +49,7 @@ class TunnelEnd:
         self.ended = True
         if self.peer.ended:
             self._tunnel.close()
-        else:
+        elif not self._tunnel.ending:
             self.peer.transport.write_eof()
         return True
 
@@ -71,6 +73,17 @@ class TunnelEnd:
         """Read no more from here until the other side has taken what it has."""
         self.held = True
         self.transport.pause_reading()
+
+    def part(self, last_words: bytes) -> None:
+        """Say the last words here, and read on without passing it on, until that side has closed, too."""
+        if self.lost:
+            return
+        if not self.peer.ended:  # to where a FIN was passed on, nothing more can be said
+            self.transport.write(last_words)
+            self.transport.write_eof()
+        if self.held and not self.ended:
+            self.transport.resume_reading()
+        self.held = False
 
     def close(self) -> None:
         """Write what is left, then close."""
@@ -105,7 +118,8 @@ class Tunnel:
         self.exchange = exchange
         self._connection = exchange.connection
         self._reason = ""
-        self.ending = False  # both sides were told, and what is left is being written
+        self.ending = False  # both sides were told, and have a moment to close
+        self._parted = NEVER  # monotonic seconds at which that moment is over
         self.stall_timeout = self._plane.timeouts.write_stall_timeout
         self.client = TunnelEnd(self, exchange.client.transport, FrameTracker() if websocket else None)
         self.agent = TunnelEnd(self, self._connection.transport, FrameTracker() if websocket else None)
@@ -136,6 +150,9 @@ class Tunnel:
 
     def look(self, now: float) -> None:
         """The sweep, for both ends."""
+        if self._parted <= now:
+            self._parted = NEVER
+            self.close()
         self.client.look(now)
         self.agent.look(now)
 
@@ -164,18 +181,18 @@ class Tunnel:
     def end(self, code: int, reason: str) -> bool:
         """Close a WebSocket before its time, between two frames, to both sides; False: not now.
 
-        `code` and `reason`: see RFC 6455 §7.4.
+        `code` and `reason`: see RFC 6455 §7.4. Both have `linger_timeout` for their part of the closing handshake
+        (§7.1.1): a socket that is closed at once answers that with a reset, which may overtake what was said.
         """
         if self.ending or self.client.frames is None or self.agent.frames is None:
             return False
         if not self.agent.frames.at_boundary or not self.client.frames.at_boundary:
             return False
         self.ending = True
-        for end, mask in ((self.client, b""), (self.agent, os.urandom(4))):
-            if not end.lost and not end.peer.ended:  # to where a FIN was passed on, nothing more can be said
-                end.transport.write(close_frame(code, reason, mask))
         self._reason = "deadline"
-        self.close()
+        self._parted = monotonic() + self._plane.timeouts.linger_timeout
+        self.client.part(close_frame(code, reason))
+        self.agent.part(close_frame(code, reason, os.urandom(4)))
         return True
 
     def abort(self, reason: str = "") -> None:

@@ -13,12 +13,11 @@ from secrets import token_hex
 from time import monotonic
 from typing import TYPE_CHECKING
 
-from bgproxy.proxy.replies import RpcError
+from bgproxy.proxy.ending import tell_end
 from bgproxy.proxy.routing import Group
 from bgproxy.proxy.session_rules import SessionRules
 from bgproxy.rules.choose import choose
 from bgproxy.rules.pin import Pin
-from bgproxy.sessions.jsonrpc import request_id
 from bgproxy.sessions.keys import Key
 from bgproxy.sessions.learn import Learner
 from bgproxy.sessions.preset import BROWSER
@@ -151,7 +150,7 @@ class Turn:
         order = state.orders.get(pin.id)
         choice = choose(state.pointer, state.releases, pin, options.policy, options.on_rollback, order)
         if choice.why == "ended":
-            self.end_session()
+            self._ask_who_ends(pin, now)
             return None
         self._count(pin)  # what is asked for is a turn already
         if group is not None and choice.why == "pinned":
@@ -187,33 +186,27 @@ class Turn:
             return
         self.pin = pin
         if group.ended:  # meanwhile
-            self.end_session()
+            self._ask_who_ends(pin, monotonic())
         else:
             self._exchange.placed(group, monotonic())
 
-    def end_session(self) -> bool:
-        """Say, in the protocol's own words, that an operator has ended the session; False: there is none.
+    def _ask_who_ends(self, pin: Pin, now: float) -> None:
+        """An operator has ended the session, and its client is to be told once, whichever node its requests reach."""
+        assert self._plane.pins is not None
+        self._park(now)
+        self._plane.pins.end(pin.id, self._ended)
 
-        It is said once: the next request with its id begins a new session, on the active color.
-        """
-        if self.pin is None:
-            return False
-        self.end_pin()
-        form, error = self.sighting.ending()
-        rpc_id = request_id(self.said) if form == "jsonrpc" else None
-        rpc = RpcError(error, rpc_id) if rpc_id is not None else None
-        code = "session_not_found" if form == "not_found" else "session_ended"
-        self._exchange.refuse(code, "an operator has ended it; begin a new one", rpc)
-        return True
-
-    def stream_ended(self) -> None:
-        """The deadline has ended an event stream of the session.
-
-        A browser takes a GET up again by itself, and gives up for good at any status but 200 (HTML §9.2.2): so it is
-        not told twice. A protocol with an answer of its own for that is asked for it.
-        """
-        if self._exchange.request.method == b"GET" and self.sighting.ending()[0] == "problem":
-            self.end_pin()
+    def _ended(self, by_this: bool) -> None:
+        """The pin is over. Where another node had ended it, its client knows, and this begins a new session."""
+        if self._exchange.over:
+            return
+        self.parked = False
+        if by_this:
+            tell_end(self._exchange, self)
+        else:
+            self.pin = None
+            self._uncount()
+            self._ask(self.keys, monotonic())
 
     def end_pin(self) -> None:
         """The session is over, and its client knows it."""

@@ -83,12 +83,16 @@ class MemoryPins:
                     self._lead(key, kept)
         return gone
 
-    async def end(self, keys: Sequence[bytes]) -> None:
+    async def end(self, keys: Sequence[bytes]) -> list[bool]:
         """See `PinStore.end`."""
         self._swept()
-        for kept in filter(None, [self._kept(key) for key in keys]):
-            self._forget(kept)
-            self._ring(kept.pin.id)
+        ended = []
+        for key in keys:
+            if (kept := self._kept(key)) is not None:
+                self._forget(kept)
+                self._ring(kept.pin.id)
+            ended.append(kept is not None)
+        return ended
 
     async def place(self, pin: Pin, upstream: str) -> Pin | None:
         """See `PinStore.place`."""

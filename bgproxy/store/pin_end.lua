@@ -2,13 +2,17 @@
 -- pin: it leads nowhere then.
 --
 -- KEYS  3... the keys
+--
+-- Answers with 1 for each key whose pin this has ended, with 0 for the others.
 
-for _, id in ipairs(ids(3, #KEYS)) do
+local ended = {}
+for at, id in ipairs(ids(3, #KEYS)) do
   local pin = find(id)
+  ended[at] = pin and 1 or 0
   if pin then
     redis.call('DEL', PREFIX .. pin.id)
-    for at = 1, #pin.aliases, 16 do
-      redis.call('DEL', PREFIX .. string.sub(pin.aliases, at, at + 15))
+    for from = 1, #pin.aliases, 16 do
+      redis.call('DEL', PREFIX .. string.sub(pin.aliases, from, from + 15))
     end
     count(pin, -1)
     ring(pin)
@@ -16,4 +20,4 @@ for _, id in ipairs(ids(3, #KEYS)) do
   end
 end
 ring_all()
-return 1
+return ended

@@ -122,8 +122,11 @@ class NodePins(Protocol):
     async def refresh(self, keys: Sequence[bytes]) -> list[bytes]:
         """Their pins are in use; answers with those keys that lead to none any more."""
 
-    async def end(self, keys: Sequence[bytes]) -> None:
-        """Their pins are over, with all aliases that live as long as they do."""
+    async def end(self, keys: Sequence[bytes]) -> list[bool]:
+        """Their pins are over, with all aliases that live as long as they do.
+
+        By key, whether it was this that ended it: of several nodes that end one session at once, one is told so.
+        """
 
     async def place(self, pin: Pin, upstream: str) -> Pin | None:
         """Remember the upstream, if the pin stands where and as `pin` says; the pin that stands, None where it is gone.

@@ -32,6 +32,7 @@ from bgproxy.rules.pin import Pin
 from bgproxy.store.batch import Batch
 from bgproxy.store.pin_bell import follow
 from bgproxy.store.pin_counts import Counted, PinCounts
+from bgproxy.store.pin_ends import Ended, Ends
 from bgproxy.store.pin_outage import Known, Outage, PinOptions
 from bgproxy.store.pin_table import Held, PinTable
 from bgproxy.store.pin_turns import Turns
@@ -92,7 +93,7 @@ class PinCache:
         self._rung: dict[int, set[bytes]] = {}  # by question under way: the pins that have rung meanwhile
         self._questions = Batch(self._ask, "pins.resolve")
         self._lessons = Batch(self._teach, "pins.learn")
-        self._ends = Batch(self._end, "pins.end")
+        self._ends = Ends(pins, known)
         self._tasks: list[asyncio.Task[None]] = []
 
     def __repr__(self) -> str:
@@ -186,12 +187,12 @@ class PinCache:
         """No turn of that session is under way on this node any more. Costs nothing where nobody waits for that."""
         self._turns.idle(pin_id)
 
-    def end(self, pin_id: bytes) -> None:
+    def end(self, pin_id: bytes, done: Ended | None = None) -> None:
         """The session is over. With the store away its pin idles out instead."""
         if (held := self._table.drop(pin_id)) is not None:
             self.counts.of(held.pin.preset, held.pin.color).ended += 1
         self._journal.forget(pin_id)
-        self._ends.add(pin_id)
+        self._ends.add(pin_id, done)
 
     def touch(self, pin_id: bytes) -> None:
         """The session is in use, as by an open stream; may be called as often as one likes."""
@@ -364,10 +365,6 @@ class PinCache:
         """What rang while the line was broken was not heard: everything is asked for again at its next use."""
         self._line += 1
         self._turns.lost()
-
-    async def _end(self, pin_ids: list[bytes]) -> None:
-        with suppress(StoreUnavailable):
-            await self._pins.end(pin_ids)
 
     async def _place(self, pin: Pin, upstream: str) -> None:
         with suppress(StoreUnavailable):

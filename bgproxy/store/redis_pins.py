@@ -71,10 +71,9 @@ class RedisPins:
         """See `PinStore.refresh`."""
         return cast("list[bytes]", await self._run("refresh", keys)) if keys else []
 
-    async def end(self, keys: Sequence[bytes]) -> None:
+    async def end(self, keys: Sequence[bytes]) -> list[bool]:
         """See `PinStore.end`."""
-        if keys:
-            await self._run("end", keys)
+        return [ended == 1 for ended in await self._run("end", keys)] if keys else []
 
     async def place(self, pin: Pin, upstream: str) -> Pin | None:
         """See `PinStore.place`."""

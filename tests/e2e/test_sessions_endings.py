@@ -179,6 +179,17 @@ async def test_a_session_of_a_release_that_was_replaced_meanwhile_is_told_too(ri
     assert await says(proxy, get("/", SESSION)) == "green"
 
 
+async def test_who_was_told_by_another_node_begins_anew(rig: Rig) -> None:
+    proxy, _, _ = await two_colors(rig, *NAMED)
+    assert await says(proxy, get("/", SESSION)) == "blue"
+    proxy.flip("green")
+    proxy.end_sessions("blue")
+    [(pin, _)], _ = await rig.pins.page("", 10)
+    assert await rig.pins.end([pin.id]) == [True]  # its bell has not rung here
+    assert await says(proxy, get("/", SESSION)) == "green"
+    assert proxy.metrics.refused == {}
+
+
 async def test_who_was_not_told_before_traffic_came_back_goes_on(rig: Rig) -> None:
     proxy, _, _ = await two_colors(rig, *NAMED)
     assert await says(proxy, get("/", SESSION)) == "blue"
@@ -220,6 +231,20 @@ async def test_who_waits_for_json_rpc_gets_an_error_with_its_id(rig: Rig) -> Non
     answer = await client.answer(b"POST")
     assert (answer.status, json.loads(answer.body)["id"]) == (200, 1)
     await agent.gone()
+
+
+async def test_a_session_that_began_anew_elsewhere_does_not_end_with_what_it_left_behind(rig: Rig) -> None:
+    proxy, client, agent = await under_way(rig, get("/", SESSION))
+    [(pin, _)], _ = await rig.pins.page("", 10)
+    await rig.pins.end([pin.id])  # forgotten by hand
+    assert proxy.plane.pins is not None
+    proxy.plane.pins.drop([pin.id])  # its bell has rung
+    assert await says(proxy, get("/", SESSION)) == "green"
+    proxy.end_sessions("blue")
+    assert problem(await client.answer()) == (503, "release_ended")
+    await agent.gone()
+    assert await says(proxy, get("/", SESSION)) == "green"
+    assert await rig.pins.find(pin.id) is not None
 
 
 async def test_who_waits_for_a_connection_gets_none_of_the_ended_release(rig: Rig) -> None:
@@ -473,6 +498,30 @@ async def test_a_websocket_is_closed_on_both_sides_and_may_connect_again(rig: Ri
     assert heard[:2] == b"\x88\xa6"
     assert bytes(byte ^ heard[2 + i % 4] for i, byte in enumerate(heard[6:])) == told[2:]
     assert await says(proxy, get("/", SESSION)) == "green"  # its close has told the session
+    assert proxy.slot().broken_proxy == 0
+
+
+async def test_what_still_comes_to_a_websocket_that_was_told_is_dropped_and_resets_nothing(rig: Rig) -> None:
+    proxy, client, agent = await tunnel(rig, *UPGRADE)
+    proxy.end_sessions("blue")
+    for _ in range(20):  # neither has read yet that it is over
+        await client.send(b"\x82\x7e\x10\x00" + b"x" * 4_096)
+        await agent.send(b"\x82\x7e\x10\x00" + b"x" * 4_096)
+        await asyncio.sleep(0)
+    assert len(await client.rest()) == 4 + 36
+    assert len(await agent.rest()) == 4 + 4 + 36
+    client.fin()
+    agent.fin()
+    await until(lambda: not proxy.plane.tunnels, "both have closed", patience=1.0)
+
+
+async def test_who_does_not_take_part_in_the_closing_handshake_is_not_waited_for(rig: Rig) -> None:
+    proxy, client, agent = await tunnel(rig, *UPGRADE, timeouts={"linger_timeout": 0.4})
+    proxy.end_sessions("blue")
+    assert (await client.rest())[:4] == b"\x88\x26\x03\xf4"
+    await agent.rest()
+    assert proxy.plane.tunnels
+    await until(lambda: not proxy.plane.tunnels, patience=1.5)
     assert proxy.slot().broken_proxy == 0
 
 

@@ -78,8 +78,8 @@ class Line:
     async def refresh(self, keys: Sequence[bytes]) -> list[bytes]:
         return cast("list[bytes]", await self._over("refresh", len(keys), lambda: self._pins.refresh(keys)))
 
-    async def end(self, keys: Sequence[bytes]) -> None:
-        await self._over("end", len(keys), lambda: self._pins.end(keys))
+    async def end(self, keys: Sequence[bytes]) -> list[bool]:
+        return cast("list[bool]", await self._over("end", len(keys), lambda: self._pins.end(keys)))
 
     async def place(self, pin: Pin, upstream: str) -> Pin | None:
         return cast("Pin | None", await self._over("place", 1, lambda: self._pins.place(pin, upstream)))

@@ -167,6 +167,19 @@ class TestAdmit:
         assert await rig.pins.find(key("a")) is None
         assert waiting(cache) == 0
 
+    async def test_who_ends_a_session_need_not_wait_for_the_store(self, rig: Rig, node: tuple[PinCache, Line]) -> None:
+        cache, line = node
+        pin = (await resolved(cache, "a")).pin
+        line.loses_answers = True  # and the mirror has not noticed yet
+        told: list[bool] = []
+        cache.end(pin.id, told.append)
+        await settle()
+        await away(line)
+        cache.end(pin.id, told.append)
+        await settle()
+        assert told == [True, True]
+        assert [verb for verb, _ in line.calls].count("end") == 1  # the store that is known to be away is not asked
+
     async def test_a_store_that_comes_back_empty(self, rig: Rig, node: tuple[PinCache, Line]) -> None:
         cache, line = node
         known = (await resolved(cache, "known")).pin

@@ -152,6 +152,17 @@ class TestForgetting:
         assert line.calls[-1] == ("end", 2)
         assert [await rig.pins.find(key(name)) for name in "abc"] == [None, None, pins[2]]
 
+    async def test_of_two_nodes_that_end_a_session_one_was_the_one(self, rig: Rig, node: tuple[PinCache, Line]) -> None:
+        cache, line = node
+        pin = (await resolved(cache, "a")).pin
+        told: list[tuple[str, bool]] = []
+        cache.end(pin.id, lambda by_this: told.append(("first", by_this)))
+        cache.end(pin.id, lambda by_this: told.append(("second", by_this)))
+        assert told == []  # not before the store has said so
+        await settle()
+        assert told == [("first", True), ("second", False)]
+        assert line.calls[-1] == ("end", 2)
+
     async def test_what_others_change_is_dropped(self, rig: Rig, node: tuple[PinCache, Line]) -> None:
         cache, _ = node
         for name in "abc":

@@ -301,7 +301,9 @@ class TestLife:
     async def test_an_end_takes_the_aliases_with_it(self, pins: PinStore) -> None:
         await ask(pins, "a", "b")
         await ask(pins, "c")
-        await pins.end([key("b"), key("nobody"), key("a")])
+        assert await pins.end([key("b"), key("nobody"), key("a")]) == [True, False, False]
+        assert await pins.end([key("a")]) == [False]
+        assert await pins.end([]) == []
         assert [await pins.find(key(name)) is None for name in "abc"] == [True, True, False]
         assert await live(pins) == {("blue", "v1"): 1}
         assert (await ask(pins, "b")).pin.id == key("b")
