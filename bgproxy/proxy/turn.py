@@ -69,6 +69,7 @@ class Turn:
     listening: bytes | None = None  # the pin whose client only listens here
     writing = 0  # keys that the store has not acknowledged yet
     learner: Learner | None = None
+    is_stream = False  # the session is this very stream, and over with it
     cookie = b""  # a Set-Cookie that goes with the answer
     said = b""  # the beginning of the request's body, where an error may have to echo its id
 
@@ -277,6 +278,8 @@ class Turn:
         if learner is None:
             return False
         keys = learner.feed(payload)
+        if learner.stream and not self.keys:  # what the client has named outlives it
+            self.is_stream = True
         if learner.done:
             self.learner = None
             self._heard(learner)
@@ -310,14 +313,21 @@ class Turn:
     def _written(self, pin: Pin | None, _: str) -> None:
         """The store, or the journal, has the keys."""
         self.writing -= 1
-        if self.pin is None and pin is not None and not self._exchange.over:
+        if self.pin is None and pin is not None:
             self.pin = pin
-            self._count(pin)
-            plane = self._plane
-            if plane.pins is not None and plane.routing is not None and pin.epoch < plane.routing.epoch:
-                plane.pins.hold(pin.id)  # it was admitted before the last flip, which did not know its session
+            if not self._exchange.over:
+                self._count_late(pin)
+            elif self.is_stream:
+                self.end_pin()
         if not self.writing:
             self._exchange.release()
+
+    def _count_late(self, pin: Pin) -> None:
+        """The turn turns out to be one of this session."""
+        self._count(pin)
+        plane = self._plane
+        if plane.pins is not None and plane.routing is not None and pin.epoch < plane.routing.epoch:
+            plane.pins.hold(pin.id)  # it was admitted before the last flip, which did not know its session
 
     # 4. the end
 
@@ -337,6 +347,8 @@ class Turn:
             self.learner = None
         if self.listening is not None:
             _take_from(self._plane.attended, self.listening)
+        if self.is_stream:
+            self.end_pin()
         self._uncount()
 
     def _uncount(self) -> None:

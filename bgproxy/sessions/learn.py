@@ -31,7 +31,18 @@ _LOCATIONS: Final = (b"location", b"content-location")
 class AnswerRules:
     """Where the ids of some presets stand in an answer."""
 
-    __slots__ = ("_event_ids", "_fields", "_limit", "_links", "_locations", "_plan", "_words", "endless", "mint")
+    __slots__ = (
+        "_event_ids",
+        "_fields",
+        "_limit",
+        "_links",
+        "_locations",
+        "_plan",
+        "_words",
+        "endless",
+        "mint",
+        "streams",
+    )
 
     def __init__(self, presets: Sequence[Preset], groups: Sequence[tuple[int, bool, Group]], limit: int) -> None:
         """`groups`: those of the presets' `learn_groups` that hold. `limit`: bytes of a body, or of an event."""
@@ -45,6 +56,7 @@ class AnswerRules:
             self._locations += preset.learn_locations
             self._links += preset.learn_links
             self._event_ids += preset.learn_event_ids
+        self.streams = frozenset([link.space for link in self._links])  # of keys whose session is the stream itself
         self._plan = Plan(groups) if groups else None
         self._limit = limit
         self._words = self._event_words()
@@ -139,11 +151,12 @@ class AnswerRules:
 class Learner:
     """Reads one answer."""
 
-    __slots__ = ("_known", "_rules", "done", "events", "ignored", "keys", "left", "reading", "unread")
+    __slots__ = ("_known", "_rules", "done", "events", "ignored", "keys", "left", "reading", "stream", "unread")
 
     def __init__(self, rules: AnswerRules, known: Sequence[Key]) -> None:
         self.keys: list[Key] = []  # minted in the head
         self.done = True  # nothing more to learn: feeding is of no use
+        self.stream = False  # the session that it names is this stream, and over with it
         self.ignored = 0  # values that stood where a key stands, and were none
         self.unread = ""  # why a body that may mint a key was not read (to its end): compressed, oversized
         self.events: EventReader | None = None
@@ -185,6 +198,7 @@ class Learner:
         for event in events:
             named = False
             for key in self._rules.links(event):
+                self.stream = self.stream or key.space in self._rules.streams
                 self._news(key, minted)
                 named = True
             reading = self._rules.event(event)

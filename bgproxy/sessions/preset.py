@@ -94,7 +94,7 @@ class Group:
 
 @dataclass(frozen=True, slots=True)
 class EventLink:
-    """An event whose data is an address, one query parameter of which is the id."""
+    """An event whose data is an address, one query parameter of which is the id. The session is the stream."""
 
     event: bytes
     parameters: tuple[bytes, ...]

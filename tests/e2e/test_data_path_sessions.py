@@ -321,6 +321,49 @@ async def test_a_404_ends_an_mcp_session_and_so_does_its_deletion(rig: Rig) -> N
         await rig.pins.end(list(rig.pins._pins))
 
 
+async def test_a_session_that_is_a_stream_is_over_with_it(rig: Rig) -> None:
+    """MCP over HTTP+SSE: the stream says by which address its session is spoken to."""
+    script = Script()
+    proxy = await rig.proxy(rig.agent(script), sessions=["mcp"], session_options=PATIENT)
+    for gone in ("client", "agent", "before it is written"):
+        client = await proxy.connect()
+        await client.send(get("/sse"))
+        agent = await script.next()
+        await agent.request()
+        await agent.send(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n")
+        await client.head()
+        if gone == "before it is written":
+            rig.pins.open.clear()
+        asked = rig.pins.asked
+        await agent.send(b"event: endpoint\ndata: /messages/?session_id=abc\n\n")
+        await until(lambda asked=asked: rig.pins.asked > asked)
+        if gone != "before it is written":
+            await until(lambda: rig.pins._pins)
+        if gone == "agent":
+            agent.close()
+        else:
+            client.reset()
+        await until(lambda: not proxy.counts().get("in_flight blue"))
+        rig.pins.open.set()
+        await until(lambda: not rig.pins._pins and not proxy.plane.busy)
+
+
+async def test_a_stream_that_a_session_has_asked_for_does_not_take_it_along(rig: Rig) -> None:
+    script = Script()
+    proxy = await rig.proxy(rig.agent(script), sessions=["mcp", "credentials"], session_options=PATIENT)
+    client = await proxy.connect()
+    await client.send(get("/sse", "Authorization: Bearer one"))
+    agent = await script.next()
+    await agent.request()
+    await agent.send(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n")
+    await client.head()
+    await agent.send(b"event: endpoint\ndata: /messages/?session_id=abc\n\n")
+    assert b"endpoint" in await client.more()
+    client.reset()
+    await until(lambda: not proxy.plane.busy)
+    assert rig.pins._pins
+
+
 async def test_within_a_color_a_session_keeps_its_host_while_that_is_well(rig: Rig) -> None:
     hosts = [rig.agent(saying(f"host {number}")) for number in range(4)]
     proxy = await rig.proxy(*hosts, sessions=["mcp"])
