@@ -51,7 +51,9 @@ async def session(url: str, fields: Mapping[str, str]) -> AsyncIterator[Turn]:
 @asynccontextmanager
 async def sse(url: str, fields: Mapping[str, str]) -> AsyncIterator[Turn]:
     """HTTP+SSE of 2024-11-05: the stream is the session."""
-    async with Client(sse_client(f"{url}/sse", headers=dict(fields)), mode="legacy") as client:
+    transport = sse_client(f"{url}/sse", headers=dict(fields))
+    # A message that a stranger got is never answered.
+    async with Client(transport, mode="legacy", read_timeout_seconds=5) as client:
 
         async def turn(number: int) -> Said:
             return await _say(client, "say", number)
