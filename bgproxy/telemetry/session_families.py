@@ -14,7 +14,7 @@ from prometheus_client.metrics_core import Metric
 _PLACES = (  # by preset and color
     ("pinned", "Sessions that began there."),
     ("learned", "Keys that agents there have minted."),
-    ("moved", "Sessions that came there from another release, by a flip or a rollback."),
+    ("moved", "Sessions that came there from another release, by a flip, a rollback or by hand."),
     ("ended", "Sessions that were over, as their protocol says."),
 )
 _COUNTS = (
