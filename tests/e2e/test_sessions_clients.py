@@ -134,10 +134,10 @@ async def test_every_turn_lands_where_its_session_began(agents, town, redis_serv
 
 @pytest.mark.skipif(bool(npm.missing()), reason=npm.missing())
 @pytest.mark.timeout(150)
-async def test_every_turn_of_an_npm_client_lands_there_too(agents, town, redis_server, tmp_path):
+async def test_every_turn_of_the_npm_clients_lands_there_too(agents, town, redis_server, tmp_path):
     node = await npm.start()
     try:
-        ways = [Way(tools.SESSION, node.session)]
+        ways = [Way(tools.SESSION, node.way("session")), Way(tools.STATE, node.way("state"))]
         async with standing(agents, town, redis_server, tmp_path, ways, PATIENCE) as (place, crowd):
             await live_through(agents, place, crowd)
     finally:

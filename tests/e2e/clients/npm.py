@@ -1,6 +1,6 @@
-"""Conversations by the npm client of MCP: one node process that is told what to do by lines of JSON (`npm/mcp.mjs`).
+"""Conversations by the npm clients of MCP: one node process that is told what to do by lines of JSON (`npm/mcp.mjs`).
 
-The package is not installed by anything here, as that needs the network: `npm install --prefix tests/e2e/npm` does it.
+Nothing here installs the packages, as that needs the network: `npm install --prefix tests/e2e/npm` does it.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ import contextlib
 import itertools
 import json
 import shutil
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +25,9 @@ def missing() -> str:
     """Why the client cannot be had here; "" where it can."""
     if shutil.which("node") is None:
         return "node is not installed"
-    if not (_HERE / "node_modules" / "@modelcontextprotocol" / "sdk").is_dir():
-        return "@modelcontextprotocol/sdk is not installed: npm install --prefix tests/e2e/npm"
+    for package in ("sdk", "client"):
+        if not (_HERE / "node_modules" / "@modelcontextprotocol" / package).is_dir():
+            return f"@modelcontextprotocol/{package} is not installed: npm install --prefix tests/e2e/npm"
     return ""
 
 
@@ -51,19 +52,22 @@ class Node:
             raise RuntimeError(said["error"])
         return said
 
-    @asynccontextmanager
-    async def session(self, url: str, fields: Mapping[str, str]) -> AsyncIterator[Turn]:
-        """A stateful session of the handshake era; a way to talk."""
-        talk = next(self._numbers)
-        # What a connection is for is not for scripts to say (Fetch Standard, forbidden request-headers).
-        allowed = {name: value for name, value in fields.items() if name != "Connection"}
-        await self.ask("begin", talk, url=url, fields=allowed)
+    def way(self, name: str) -> Callable[[str, Mapping[str, str]], AbstractAsyncContextManager[Turn]]:
+        """One of the ways to talk that the process has."""
 
-        async def turn(number: int) -> Said:
-            return dict((await self.ask("turn", talk, number=number))["said"])
+        @asynccontextmanager
+        async def talking(url: str, _: Mapping[str, str]) -> AsyncIterator[Turn]:
+            # What a connection is for is not for scripts to say (Fetch Standard, forbidden request-headers).
+            talk = next(self._numbers)
+            await self.ask("begin", talk, way=name, url=url)
 
-        yield turn
-        await self.ask("close", talk)
+            async def turn(number: int) -> Said:
+                return dict((await self.ask("turn", talk, number=number))["said"])
+
+            yield turn
+            await self.ask("close", talk)
+
+        return talking
 
     async def _read(self) -> None:
         assert self._process.stdout is not None
