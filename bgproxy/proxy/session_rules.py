@@ -73,10 +73,11 @@ class SessionRules:
                 break
         else:
             return None
-        case = (request.method, request.target, *marks)
+        has_body = request.length != 0
+        case = (request.method, request.target, has_body, *marks)
         met = self._met.get(case)
         if met is None:
-            seen = self.recogniser.request(request.method, request.target, marks, request.length != 0, b"")
+            seen = self.recogniser.request(request.method, request.target, marks, has_body, b"")
             if not seen.keys or seen.body is not None or len(request.fields) > _REMEMBERED_BYTES:
                 return None
             if len(self._met) >= _REMEMBERED:

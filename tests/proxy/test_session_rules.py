@@ -9,6 +9,7 @@ from bgproxy.proxy import session_rules
 from bgproxy.proxy.options import RouteSessions, SessionOptions
 from bgproxy.proxy.session_rules import SessionRules
 from bgproxy.sessions.presets import DEFAULT_PRESETS, PROTOCOLS
+from bgproxy.sessions.spec import preset_named
 
 USUAL = RouteSessions(tuple(PROTOCOLS[name] for name in DEFAULT_PRESETS))
 
@@ -55,6 +56,16 @@ def test_another_session_is_another(other: RequestHead) -> None:
     assert first is not None
     assert second is not None
     assert first[1] != second[1]
+
+
+def test_a_request_with_a_body_is_read_though_one_without_had_the_same_fields() -> None:
+    """Its body may hold a key that is more specific than the cookie."""
+    presets = (PROTOCOLS["a2a"], preset_named("cookie:who"))
+    route = SessionRules("default", RouteSessions(presets), SessionOptions())
+    empty, full = (request(JSON, (b"cookie", b"who=a")) for _ in range(2))
+    empty.length = 0
+    assert route.met(empty) is not None
+    assert route.met(full) is None
 
 
 def test_what_ends_a_session_is_told_from_what_uses_it() -> None:
