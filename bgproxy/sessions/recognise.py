@@ -92,10 +92,14 @@ class Recogniser:
         tables = self._tables
         path, _, query = target.partition(b"?")
         found = tables.hints.search(path)
+        met: list[bytes] = []  # a path may have one of them a thousand times, which says no more than once
         while found is not None:
-            for rule in tables.paths[found[0]]:
-                if path.find(rule.hint) >= 0:
-                    self._path(sighting, method, path, rule)
+            hint = found[0]
+            if hint not in met:
+                met.append(hint)
+                for rule in tables.paths[hint]:
+                    if path.find(rule.hint) >= 0:
+                        self._path(sighting, method, path, rule)
             found = tables.hints.search(path, found.start() + 1)
         if query:
             for name, raw in tables.query_names.findall(target, len(path)):

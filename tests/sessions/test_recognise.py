@@ -53,6 +53,13 @@ def test_of_thousands_of_ids_the_first_is_taken() -> None:
     assert (values(sighting), sighting.ignored) == ([("mcp", b"0")], 4_999)
 
 
+@pytest.mark.parametrize("piece", [b"/tasks/a", b"/threads/a", b"/threads/", b"/run", b"/v1/threads"])
+def test_a_path_of_a_thousand_pieces_is_looked_at_as_one(piece: bytes) -> None:
+    sighting = recogniser("a2a", "langgraph", "adk", "openai").request(b"GET", piece * 1_000, (), False, b"")
+    assert sighting.ignored == 0
+    assert len(sighting.keys) <= 2
+
+
 def test_of_ids_of_many_kinds_a_few_are_taken_the_most_specific_first() -> None:
     many = recogniser(*(f"cookie:c{n}" for n in range(20)), "mcp")
     cookies = b"; ".join(b"c%d=v" % n for n in range(20))
