@@ -333,12 +333,19 @@ class PinCache:
             self._table.drop(asked.id)
             self._question(Want((asked.id,), asked.route, asked.preset, asked.ttl, asked.max_age), done)
             return
-        if (held := self._by_key.get(asked.id)) is not None:
-            held.pin = standing
+        self._stands(asked.id, standing)
         has_moved = (standing.color, standing.release) != (asked.color, asked.release)
         if has_moved:
             self.counts.of(standing.preset, standing.color).moved += 1
         _call([done], standing, "moved" if has_moved else "stays")
+
+    def _stands(self, key: bytes, standing: Pin) -> None:
+        """What the store says of a pin that is held. Where its key leads to another by now, that is asked for again."""
+        held = self._by_key.get(key)
+        if held is not None and held.pin.id == standing.id:
+            held.pin = standing
+        elif held is not None:
+            self._table.drop(held.pin.id)
 
     def _written(self, entry: Want | Learned, found: Resolved) -> None:
         """The journal has reached the store; where that holds something else, it was first and wins."""
@@ -369,8 +376,8 @@ class PinCache:
     async def _place(self, pin: Pin, upstream: str) -> None:
         with suppress(StoreUnavailable):
             standing = await self._pins.place(pin, upstream)
-            if standing is not None and (held := self._by_key.get(pin.id)) is not None:
-                held.pin = standing
+            if standing is not None:
+                self._stands(pin.id, standing)
 
     async def _tell_for_ever(self) -> None:
         while True:

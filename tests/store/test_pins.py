@@ -223,6 +223,24 @@ class TestForgetting:
         rig.clock.now += 2 * TTL
         assert (await resolved(cache, "idle")).pin.color == "green" != idle.color  # it would have idled out
 
+    @pytest.mark.parametrize("by", ["migrate", "place"])
+    async def test_a_key_that_leads_to_another_pin_by_now(self, rig: Rig, node: tuple[PinCache, Line], by: str) -> None:
+        """The store was emptied, and somebody else has come first with both keys."""
+        cache, _ = node
+        before = (await resolved(cache, "a")).pin
+        rig.lose_everything()
+        [other] = await rig.pins.resolve([want("b", "a")])
+        assert other.pin.id == key("b")
+        if by == "migrate":
+            cache.migrate(before, Answers())
+        else:
+            cache.place(before.id, "http://127.0.0.1:1")
+        await settle()
+        assert cache.get([key("a")]) is None
+        found = (await resolved(cache, "a")).pin
+        assert found.id == other.pin.id
+        assert cache.get([key("a")]) == found
+
 
 class TestUse:
     async def test_it_is_told_once_a_third_of_the_ttl_has_passed(self, rig: Rig, node: tuple[PinCache, Line]) -> None:
