@@ -23,6 +23,10 @@ if TYPE_CHECKING:
     from bgproxy.proxy.plane import DataPlane
 
 
+CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+EXPECTS = b"\r\nExpect: 100-continue\r\n"  # as the parser writes the one expectation that there is
+
+
 class ClientConnection:
     """The protocol on a client's socket. No base class: attribute access on the data path is cheaper without one."""
 
@@ -168,6 +172,12 @@ class ClientConnection:
         request.made_id = self.plane.new_request_id()
         return [request.fields, b"X-Request-Id: %b\r\n" % request.made_id, self.suffix]
 
+    def ask_for_body(self, request: RequestHead) -> None:
+        """Tell a client that waits for 100-continue to send its body, in the agent's place (RFC 9110 §10.1.1)."""
+        if EXPECTS in request.fields:
+            request.fields = request.fields.replace(EXPECTS, b"\r\n")
+            self.transport.write(CONTINUE)
+
     def keeps(self, request: RequestHead) -> bool:
         """Whether the connection may carry another request after this one."""
         return request.keep_alive and not self.must_close()
@@ -183,10 +193,10 @@ class ClientConnection:
         if request is not None:
             close = close or not self.keeps(request)
         self.plane.metrics.refuse(code)
-        if rpc is not None:
+        head_only = request is not None and request.method == b"HEAD"
+        if rpc is not None and not head_only:
             self.transport.write(rpc_reply(rpc, code, detail, self.plane.date, close=close))
             return 200
-        head_only = request is not None and request.method == b"HEAD"
         self.transport.write(reply(code, detail, self.plane.date, head_only=head_only, close=close))
         return REPLIES[code].status
 
@@ -293,7 +303,9 @@ class ClientConnection:
         if self.exchange is None:
             if not self.closed and not self.lingering:
                 self._go_on()
-        elif self.exchange.connection is not None:
+        elif self.exchange.connection is not None and (
+            self.exchange.answer is None or self.exchange.answer.held is None
+        ):
             self.exchange.connection.resume_reading()
 
     def pause_reading(self) -> None:
@@ -382,6 +394,6 @@ class ClientConnection:
             if exchange.answer is not None:
                 exchange.answer.probe()
             elif exchange.request.minor and exchange.connection is not None:
-                self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+                self.transport.write(CONTINUE)
         elif tcp_state(self.transport) == TCP_CLOSED:
             self.abort()

@@ -242,7 +242,7 @@ class Exchange(Sending):
         assert self.turn is not None
         if self.connection is not None:
             self.connection.pause_reading()
-        self.client.plane.loop.call_later(self.turn.rules.write_timeout, self.release)
+        self.turn.wait_for_pins()
 
     def release(self) -> None:
         """The pin is written: what was held goes to the client."""

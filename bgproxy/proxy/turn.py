@@ -25,6 +25,8 @@ from bgproxy.sessions.sighting import Sighting
 from bgproxy.store.pinning import Learned, Want
 
 if TYPE_CHECKING:
+    import asyncio
+
     from bgproxy.proxy.exchange import Exchange
     from bgproxy.proxy.plane import DataPlane
 
@@ -41,9 +43,9 @@ def turn_of(exchange: Exchange, rules: SessionRules, rest: bytes) -> Turn | None
         turn.keys = met[1]
         return turn
     has_body = request.length != 0
-    if has_body and not rest and b"\nexpect:" in request.fields.lower():
-        has_body = False  # it comes only when the agent has said so
     seen = rules.recogniser.request(request.method, request.target, request.marks or (), has_body, request.upgrade)
+    if seen.body is not None and not rest:
+        exchange.client.ask_for_body(request)  # which agent could say so stands in it
     if seen.keys or seen.body is not None or seen.minting or seen.own_cookie:
         return Turn(exchange, rules, seen)
     if seen.unread or seen.ignored:
@@ -71,6 +73,7 @@ class Turn:
     learner: Learner | None = None
     is_stream = False  # the session is this very stream, and over with it
     cookie = b""  # a Set-Cookie that goes with the answer
+    _timer: asyncio.TimerHandle | None = None
     said = b""  # the beginning of the request's body, where an error may have to echo its id
 
     def __init__(self, exchange: Exchange, rules: SessionRules, sighting: Sighting) -> None:
@@ -91,12 +94,12 @@ class Turn:
         body = self.sighting.body
         if body is None or not self.reading:
             return True
+        data = pieces[0] if len(pieces) == 1 else b"".join(pieces)  # of chunks of a byte each there may be thousands
         if self.rules.echoes and len(self.said) < ECHOED:
-            self.said = (self.said + b"".join(pieces))[:ECHOED]
-        for piece in pieces:
-            if body.feed(piece):
-                self.reading = False
-                return True
+            self.said = (self.said + data)[:ECHOED]
+        if data and body.feed(data):
+            self.reading = False
+            return True
         if whole:
             body.end()
             self.reading = False
@@ -313,7 +316,9 @@ class Turn:
     def _written(self, pin: Pin | None, _: str) -> None:
         """The store, or the journal, has the keys."""
         self.writing -= 1
-        if self.pin is None and pin is not None:
+        group = self._exchange.group
+        # A pin at another place is that of somebody else's session, whose id the agent has said.
+        if self.pin is None and pin is not None and (pin.color, pin.release) == (group.color, group.release):
             self.pin = pin
             if not self._exchange.over:
                 self._count_late(pin)
@@ -321,6 +326,12 @@ class Turn:
                 self.end_pin()
         if not self.writing:
             self._exchange.release()
+
+    def wait_for_pins(self) -> None:
+        """Bytes with new keys wait until those are written, or have had their time; that of earlier ones is over."""
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = self._plane.loop.call_later(self.rules.write_timeout, self._exchange.release)
 
     def _count_late(self, pin: Pin) -> None:
         """The turn turns out to be one of this session."""
@@ -345,6 +356,8 @@ class Turn:
             self.learner.close()
             self._heard(self.learner)
             self.learner = None
+        if self._timer is not None:
+            self._timer.cancel()
         if self.listening is not None:
             _take_from(self._plane.attended, self.listening)
         if self.is_stream:
