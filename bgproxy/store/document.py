@@ -191,11 +191,11 @@ def node_from(document: Any, age: float, where: str) -> NodeReport:
         )
 
 
-def check_schema(schema: Any, where: str) -> None:
+def check_schema(schema: Any, where: str, known: int = SCHEMA) -> None:
     """Raises `SchemaTooNew` where a newer bgproxy wrote this."""
-    if _of(int, schema) > SCHEMA:
+    if _of(int, schema) > known:
         raise SchemaTooNew(
-            f"{where} was written by a newer bgproxy (schema {schema}, this one understands up to {SCHEMA}): "
+            f"{where} was written by a newer bgproxy (schema {schema}, this one understands up to {known}): "
             "run that version or a newer one; the data are left as they are"
         )
 

@@ -3,7 +3,8 @@
 Keeps the promises of `store/base.py`. With a snapshot a commit is on the disk before it counts, so that a flip which
 was answered survives a crash of the machine; with a handover file it survives one of the process. A snapshot is this
 process's alone (`store/lock.py`). A file that cannot be understood stops `open` and is never written over. The
-sessions' pins are in neither: they go with the process.
+sessions' pins stand in a log beside the file (`store/pin_log.py`), and outlive the process likewise, but for those of
+its last 50 ms; of a machine's crash more of them may be lost.
 """
 
 from __future__ import annotations
@@ -26,7 +27,9 @@ from bgproxy.store import lock
 from bgproxy.store.base import AuditEntry, Conflict, NodeReport, StoreOptions
 from bgproxy.store.document import entries_from, flips_from, parsed, state_document, state_from, write_safely
 from bgproxy.store.flips import FlipRecord, FlipTable, record_of
+from bgproxy.store.logged_pins import LoggedPins
 from bgproxy.store.memory_pins import MemoryPins
+from bgproxy.store.pin_log import PinLog
 from bgproxy.store.pinning import PinStore
 
 log = logging.getLogger(__name__)
@@ -69,7 +72,13 @@ class MemoryStore:
         self._bells: set[_Bell] = set()
         self._writing = asyncio.Lock()
         self._flips = FlipTable()
-        self._pins = MemoryPins(lambda: self._state, self._live_nodes, has_moved=self._has_moved)
+        self._pin_log: PinLog | None = None
+        if self._path is None:
+            self._pins = MemoryPins(self._standing, self._live_nodes, has_moved=self._has_moved)
+        else:
+            self._pin_log = PinLog(self._path.with_name(f"{self._path.name}.pins"), options.fleet)
+            told = self._pin_log.note
+            self._pins = LoggedPins(self._standing, self._live_nodes, has_moved=self._has_moved, changed=told)
         self.pins: PinStore = self._pins
         self._is_loaded = False
         self._lock: int | None = None  # on the snapshot, from the first look at it
@@ -84,6 +93,8 @@ class MemoryStore:
     async def close(self) -> None:
         """Wait for a snapshot that is being written, and leave the file to the next one."""
         async with self._writing:
+            if self._pin_log is not None:
+                self._pin_log.close()
             if self._lock is not None:
                 lock.release(self._lock)
                 self._lock = None
@@ -148,6 +159,13 @@ class MemoryStore:
     async def leave(self, node_id: str) -> None:
         """See `Store.leave`."""
         self._nodes.pop(node_id, None)
+
+    def _standing(self) -> FleetState | None:
+        return self._state
+
+    async def _restore_pins(self, *, keep: bool) -> None:
+        if self._pin_log is not None and isinstance(self._pins, LoggedPins):
+            await self._pin_log.open(self._pins, keep=keep)
 
     def _live_nodes(self) -> list[str]:
         """The ids of the nodes heard within `node_ttl`, sorted; the others are forgotten."""
@@ -246,6 +264,7 @@ class MemoryStore:
         try:
             raw = await asyncio.to_thread(self._path.read_bytes)
         except FileNotFoundError:
+            await self._restore_pins(keep=False)  # pins without a state are of no fleet
             self._is_loaded = True
             return
         except OSError as error:
@@ -260,6 +279,7 @@ class MemoryStore:
             raise StoreBroken(
                 f"{where} cannot be understood (audit id {entries[-1].id!r}); it is left as it is"
             ) from None
+        await self._restore_pins(keep=True)
         if not self._is_loaded:  # another task may have been faster while the file was read
             self._is_loaded = True
             self._state = state

@@ -6,7 +6,6 @@ most `_MAX_KEYS` keys are held: beyond that the pins that would expire first giv
 
 from __future__ import annotations
 
-import asyncio
 import heapq
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
@@ -16,14 +15,14 @@ from bgproxy.errors import BadInput, StoreUnavailable
 from bgproxy.rules.fleet import FleetState
 from bgproxy.rules.pin import Pin, expiry
 from bgproxy.rules.pointer import Pointer
+from bgproxy.store.memory_bell import PinBell
 from bgproxy.store.memory_turns import NodeTurns
 from bgproxy.store.pinning import KEPT_ALIASES, Learned, PinCount, Resolved, Turn, Want, pin_of
 
 _MAX_KEYS = 1_000_000  # about 600 bytes each
-_MAX_RINGS = 100_000  # ids that one watcher may be behind
 
 
-class _Kept:
+class Kept:
     """A pin with what the store knows beside it."""
 
     __slots__ = ("aliases", "expires", "pin")
@@ -35,7 +34,7 @@ class _Kept:
 
 
 class MemoryPins:
-    """See `PinStore`. Gone with the process."""
+    """See `PinStore`. Gone with the process; see `store/logged_pins.py`."""
 
     def __init__(
         self,
@@ -51,12 +50,12 @@ class MemoryPins:
         self._state = state
         self._clock = clock or _steady_clock()
         self._has_moved = has_moved
-        self._pins: dict[bytes, _Kept] = {}  # by id
+        self._pins: dict[bytes, Kept] = {}  # by id
         self._aliases: dict[bytes, tuple[bytes, int]] = {}  # the pin's id, and when the alias itself expires
         self._buckets: dict[int, dict[bytes, None]] = {}  # keys by when they expire
         self._counts: dict[tuple[str, str, int], int] = {}
         self._turns = NodeTurns(nodes)
-        self._bells: set[_Bell] = set()
+        self._bells: set[PinBell] = set()
 
     def __repr__(self) -> str:
         return f"<MemoryPins {len(self._pins)} pins, {len(self._aliases)} aliases>"
@@ -169,7 +168,7 @@ class MemoryPins:
 
     async def watch(self) -> AsyncIterator[tuple[bytes, ...]]:
         """See `PinStore.watch`."""
-        bell = _Bell()
+        bell = PinBell()
         self._bells.add(bell)
         try:
             yield ()
@@ -179,7 +178,7 @@ class MemoryPins:
             self._bells.discard(bell)
 
     def _resolve(self, want: Want, now: float) -> Resolved:
-        found: _Kept | None = None
+        found: Kept | None = None
         conflicts, free = 0, []
         for key in want.keys:
             if (kept := self._kept(key)) is None:
@@ -267,25 +266,28 @@ class MemoryPins:
         release = self._standing().releases.get(color)
         return release.label if release is not None else ""
 
-    def _kept(self, key: bytes) -> _Kept | None:
+    def _kept(self, key: bytes) -> Kept | None:
         """The pin that the key leads to; what has expired has been swept before."""
         if (kept := self._pins.get(key)) is not None:
             return kept
         alias = self._aliases.get(key)
         return self._pins.get(alias[0]) if alias is not None else None
 
-    def _create(self, pin: Pin, now: float) -> _Kept:
+    def _create(self, pin: Pin, now: float) -> Kept:
         while len(self._pins) + len(self._aliases) >= _MAX_KEYS:
             self._sweep(min(self._buckets))
         if (alias := self._aliases.pop(pin.id, None)) is not None:  # of a pin that has ended
             self._unbucket(pin.id, alias[1])
-        kept = _Kept(pin, expiry(pin.created, pin.ttl, pin.max_age, now))
+        return self._hold(Kept(pin, expiry(pin.created, pin.ttl, pin.max_age, now)))
+
+    def _hold(self, kept: Kept) -> Kept:
+        pin = kept.pin
         self._pins[pin.id] = kept
         self._buckets.setdefault(kept.expires, {})[pin.id] = None
         self._count(kept, 1)
         return kept
 
-    def _use(self, kept: _Kept, now: float) -> None:
+    def _use(self, kept: Kept, now: float) -> None:
         """Prolong the pin, and with it the aliases that live as long as it does."""
         expires = expiry(kept.pin.created, kept.pin.ttl, kept.pin.max_age, now)
         if expires == kept.expires:
@@ -298,7 +300,7 @@ class MemoryPins:
             self._rebucket(key, self._aliases[key][1], expires)
             self._aliases[key] = (kept.pin.id, expires)
 
-    def _lead(self, key: bytes, kept: _Kept) -> None:
+    def _lead(self, key: bytes, kept: Kept) -> None:
         """The key leads to this pin, as the newest of its aliases."""
         if key in self._aliases:
             self._rebucket(key, self._aliases[key][1], kept.expires)
@@ -308,7 +310,7 @@ class MemoryPins:
         if key not in kept.aliases:
             kept.aliases = [*kept.aliases, key][-KEPT_ALIASES:]
 
-    def _moved(self, kept: _Kept, color: str, release: str, pointer: Pointer) -> None:
+    def _moved(self, kept: Kept, color: str, release: str, pointer: Pointer) -> None:
         self._count(kept, -1)
         pin, epoch = kept.pin, pointer.epoch
         was_left = pin.epoch < epoch and (pin.color, pin.release) != (pointer.active, self._label(pointer.active))
@@ -318,7 +320,7 @@ class MemoryPins:
         self._count(kept, 1)
         self._ring(pin.id)
 
-    def _forget(self, kept: _Kept) -> None:
+    def _forget(self, kept: Kept) -> None:
         if self._pins.pop(kept.pin.id, None) is None:
             return
         self._count(kept, -1)
@@ -327,7 +329,7 @@ class MemoryPins:
         for key in kept.aliases:
             self._unbucket(key, self._aliases.pop(key)[1])
 
-    def _count(self, kept: _Kept, by: int) -> None:
+    def _count(self, kept: Kept, by: int) -> None:
         field = (kept.pin.color, kept.pin.release, kept.expires)
         self._counts[field] = self._counts.get(field, 0) + by
         if self._counts[field] == 0:
@@ -362,29 +364,6 @@ class MemoryPins:
     def _ring(self, pin_id: bytes) -> None:
         for bell in self._bells:
             bell.ring(pin_id)
-
-
-class _Bell:
-    """Holds the ids that have rung until their watcher asks."""
-
-    __slots__ = ("_ids", "_rung")
-
-    def __init__(self) -> None:
-        self._rung = asyncio.Event()
-        self._ids: dict[bytes, None] = {}
-
-    def ring(self, pin_id: bytes) -> None:
-        if len(self._ids) <= _MAX_RINGS:
-            self._ids[pin_id] = None
-        self._rung.set()
-
-    async def rung(self) -> tuple[bytes, ...]:
-        await self._rung.wait()
-        self._rung.clear()
-        ids, self._ids = (*self._ids,), {}
-        if len(ids) > _MAX_RINGS:
-            raise StoreUnavailable("store: more pins have changed than could be told; what is known is asked for again")
-        return ids
 
 
 def _steady_clock() -> Callable[[], float]:

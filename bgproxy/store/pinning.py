@@ -14,8 +14,8 @@
    come back, what was known has to be asked for again.
 6. Every call ends within the store's `command_timeout`; what goes wrong is a `StoreUnavailable`. Asking again is safe.
 
-Each pin has an expiry, no call looks at all pins, and `page` walks with a cursor. Pins are no configuration: a memory
-store's snapshot and handover do not hold them, and a Redis that loses them is told them again by the nodes.
+Each pin has an expiry, no call looks at all pins, and `page` walks with a cursor. A memory store logs them beside its
+state (`store/pin_log.py`); a store that loses them is told those that are in use again by the nodes.
 
 **Keyspace** in Redis, beside that of `store/base.py`, under the same hash tag:
 

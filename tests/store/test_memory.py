@@ -53,7 +53,7 @@ async def test_only_its_owner_reads_it_and_nothing_else_stays(path: Path, opened
     store = await opened(f"memory://{path}")
     await store.commit(flips.first(), create=True)
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
-    assert sorted(file.name for file in path.parent.iterdir()) == ["state.json", "state.json.lock"]
+    assert sorted(file.name for file in path.parent.iterdir()) == ["state.json", "state.json.lock", "state.json.pins"]
 
 
 HOLDER = """
@@ -221,7 +221,7 @@ async def test_a_write_that_fails_changes_nothing(
     assert await store.read() == state
     assert len(await store.audit(limit=10)) == 1
     assert path.read_bytes() == before
-    assert sorted(file.name for file in path.parent.iterdir()) == ["state.json", "state.json.lock"]
+    assert sorted(file.name for file in path.parent.iterdir()) == ["state.json", "state.json.lock", "state.json.pins"]
     assert (await store.commit(flips.flip(state)))[0].revision == 2
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from bgproxy.errors import StoreUnavailable
 from bgproxy.rules.pin import BUCKETS_PER_TTL
-from bgproxy.store import memory_pins
+from bgproxy.store import memory_bell, memory_pins
 from bgproxy.store.memory_pins import MemoryPins
 from bgproxy.store.pinning import KEPT_ALIASES, Want
 
@@ -86,7 +86,7 @@ async def test_beyond_the_bound_the_first_to_expire_give_way(
 
 
 async def test_a_watcher_that_falls_behind_is_told_so(pins: MemoryPins, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(memory_pins, "_MAX_RINGS", 3)
+    monkeypatch.setattr(memory_bell, "MAX_RINGS", 3)
     await pins.resolve([want(number) for number in range(9)])
     bells = cast("AsyncGenerator[tuple[bytes, ...], None]", pins.watch())
     assert await anext(bells) == ()

@@ -7,6 +7,7 @@ import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, cast
 
 import pytest
@@ -47,9 +48,11 @@ def bells(pins: PinStore) -> AsyncGenerator[tuple[bytes, ...], None]:
     return cast("AsyncGenerator[tuple[bytes, ...], None]", pins.watch())
 
 
-@pytest.fixture(params=["memory", pytest.param("redis", marks=pytest.mark.redis)])
-def url(request: pytest.FixtureRequest) -> str:
-    return "memory://" if request.param == "memory" else str(request.getfixturevalue("redis_server").url)
+@pytest.fixture(params=["memory", "snapshot", pytest.param("redis", marks=pytest.mark.redis)])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    if request.param == "redis":
+        return str(request.getfixturevalue("redis_server").url)
+    return "memory://" if request.param == "memory" else f"memory://{tmp_path}/state.json"
 
 
 @pytest.fixture
