@@ -22,7 +22,6 @@ _LINES = re.compile(rb"\ncontent-type:[ \t]*+application/x-ndjson", re.IGNORECAS
 _CODED = re.compile(rb"\ncontent-encoding:[ \t]*+(?!identity[ \t]*+\r)", re.IGNORECASE)
 # The last bytes of an event: an empty line, with any of the line ends (HTML §9.2.5).
 _EVENT_ENDS = (b"\n\n", b"\r\n\r\n", b"\r\r", b"\n\r", b"\n\r\n", b"\r\r\n")
-_LINE_ENDS = (b"\n",)
 _SHORT = 9  # bytes of a chunk, framing and all, whose payload may be shorter than what `tail` keeps
 # The last word of a stream that ends early: come again in a second. A field counts from its line on (HTML §9.2.6); with
 # an empty line behind it some clients, OpenAI's among them, would take it for an event without data, and fail on that.
@@ -37,7 +36,7 @@ class Answer:
     left = 0  # bytes to come of a body of known length
     held: list[bytes] | None = None  # what waits for a pin to be written
     tail = b""  # the last bytes of a stream's payload: whether an event is open
-    boundaries: tuple[bytes, ...]  # of a stream: what its tail may end with where it may end
+    lines = False  # a stream of lines, not of events
     coded = False  # a stream that cannot be looked into
 
     def __init__(self, exchange: Exchange, response: ResponseHead) -> None:
@@ -69,7 +68,7 @@ class Answer:
         self.is_stream = response.event_stream and length < 0
         if self.is_stream:
             self.coded = _CODED.search(response.fields) is not None
-            self.boundaries = _EVENT_ENDS if _LINES.search(response.fields) is None else _LINE_ENDS
+            self.lines = _LINES.search(response.fields) is not None
 
     def begin(self, exchange: Exchange, response: ResponseHead, data: bytes, now: float) -> None:
         """The head, and what of the body has come with it, in one write. `Malformed`: nothing was written yet."""
@@ -146,7 +145,7 @@ class Answer:
         """End an event stream between two of its events, in a way that its client can go on from; False: not now."""
         if not self.is_stream or self.held is not None or self.done or not self._between_events():
             return False
-        word = RETRY if self.boundaries is _EVENT_ENDS and not self.coded else b""
+        word = b"" if self.lines or self.coded else RETRY
         if self._mode in (_CHUNKED, _INTO_CHUNKS):
             word = (chunk(word) if word else b"") + last_chunk([])
         self._client.transport.write(word)
@@ -157,7 +156,7 @@ class Answer:
         by one, or they would not come in time; and nothing of ours can be written into it."""
         if self.coded:
             return self._at_boundary()
-        return not self.tail or self.tail.endswith(self.boundaries)
+        return not self.tail or self.tail.endswith(b"\n" if self.lines else _EVENT_ENDS)
 
     def probe(self) -> bool:
         """Write a byte that changes nothing, to learn whether a client that closed its side still reads.

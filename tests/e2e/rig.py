@@ -36,7 +36,7 @@ from bgproxy.rules.release import Phase, Release
 from bgproxy.rules.route import Route, RouteTable
 from bgproxy.sessions.spec import preset_named
 from bgproxy.store.memory_pins import MemoryPins
-from bgproxy.store.pinning import Learned, Resolved, Want
+from bgproxy.store.pinning import Learned, Resolved, Turn, Want
 from bgproxy.store.pins import PinCache
 from bgproxy.telemetry.access import AccessLog, AccessLogOptions
 from bgproxy.telemetry.metrics import Metrics, Slot
@@ -180,6 +180,13 @@ class GatedPins(MemoryPins):
         self.asked += 1
         await self.open.wait()
         return await super().resolve(wants)
+
+    async def migrate(self, node: str, turns: Sequence[Turn]) -> list[Pin | None]:
+        """What the store says stands when it is asked, and is heard when the gate opens."""
+        self.asked += 1
+        answer = await super().migrate(node, turns)
+        await self.open.wait()
+        return answer
 
     async def learn(self, learned: Sequence[Learned]) -> list[Resolved]:
         self.asked += 1

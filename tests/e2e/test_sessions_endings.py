@@ -156,6 +156,38 @@ async def test_a_session_that_only_the_store_knows_is_told_too(rig: Rig) -> None
     assert await says(proxy, get("/", SESSION)) == "green"
 
 
+async def test_who_was_admitted_before_the_flip_and_is_still_asked_for_begins_where_traffic_is(rig: Rig) -> None:
+    proxy, blue, _ = await two_colors(rig, *NAMED)
+    rig.pins.open.clear()
+    client = await proxy.connect()
+    await client.send(get("/", SESSION))
+    await until(lambda: rig.pins.asked == 1, "the store is asked")
+    proxy.flip("green")
+    proxy.end_sessions("blue")
+    await asyncio.sleep(0.3)
+    assert client.is_silent()
+    rig.pins.open.set()
+    assert (await client.answer()).body == b"green"
+    assert blue.seen == []
+
+
+async def test_a_session_that_stays_for_a_turn_is_told_where_its_release_ends_meanwhile(rig: Rig) -> None:
+    policy = {"policy": "follow"}
+    proxy, stream, _ = await streaming(rig, request=post(b"{}", SESSION), session_options=policy)
+    await stream.exactly(2)
+    rig.pins.open.clear()
+    second = await proxy.connect()
+    await second.send(get("/", SESSION))
+    await until(lambda: rig.pins.asked == 2, "the store says that it stays, as a turn is under way")
+    await asyncio.sleep(0.05)
+    proxy.end_sessions("blue")
+    assert [await stream.chunk(), await stream.chunk()] == [b"retry: 1000\n", b""]
+    assert second.is_silent()
+    rig.pins.open.set()
+    assert problem(await second.answer()) == (410, "session_ended")
+    assert await says(proxy, get("/", SESSION)) == "green"
+
+
 async def test_a_session_that_was_brought_to_the_release_after_the_flip_is_told_too(rig: Rig) -> None:
     """Its pin has the pointer's epoch, as one moved by hand has."""
     proxy, _, _ = await two_colors(rig, *NAMED)
@@ -223,6 +255,18 @@ async def test_who_waits_is_answered_and_the_agent_let_go(
     await client.send(request_)  # once more, on the same connection
     assert (await client.answer(b"POST")).body == b"green"
     assert proxy.slot().broken_proxy == 0
+
+
+async def test_what_an_error_may_echo_is_kept_until_the_answer_comes_and_no_longer(rig: Rig) -> None:
+    proxy, client, agent = await under_way(rig, post(a2a("C-1", padding="x" * 9_000), JSON), "a2a")
+    ((connection,),) = [proxy.plane.connections]
+    assert connection.exchange is not None
+    turn = connection.exchange.turn
+    assert turn is not None
+    assert len(turn.said) == 4_096
+    await agent.send(EVENTS)
+    await client.head()
+    assert turn.said == b""
 
 
 async def test_who_waits_for_json_rpc_gets_an_error_with_its_id(rig: Rig) -> None:
@@ -374,12 +418,13 @@ async def test_an_event_that_does_not_end_is_cut_and_counted(rig: Rig) -> None:
     proxy.end_sessions("blue")
     assert proxy.plane.state is not None
     began = asyncio.get_running_loop().time()
-    for _ in range(4):  # the same state again gives it no more time
-        proxy.apply(proxy.plane.state)
+    ended = asyncio.create_task(client.end())
+    while not ended.done():
+        proxy.apply(proxy.plane.state)  # the same state again gives it no more time
+        assert asyncio.get_running_loop().time() - began < 1.5
         await asyncio.sleep(0.1)
-    assert client.is_silent()
-    assert await client.end() == "fin"  # and no last chunk: the client sees that it is broken
-    assert 0.6 <= asyncio.get_running_loop().time() - began < 1.5
+    assert await ended == "fin"  # and no last chunk: the client sees that it is broken
+    assert asyncio.get_running_loop().time() - began >= 0.6
     await agent.gone()
     assert (cuts, proxy.slot().broken_proxy) == ([(1, 2)], 1)
 
@@ -411,6 +456,17 @@ async def test_a_stream_lives_on_where_traffic_comes_back_before_its_event_ends(
     assert await client.chunk() == b"\n\n"
     await asyncio.sleep(0.3)
     assert client.is_silent()
+
+
+async def test_what_is_left_of_a_release_that_was_replaced_meanwhile_is_ended_too(rig: Rig) -> None:
+    proxy, client, agent = await streaming(rig)
+    await client.exactly(2)
+    await agent.send(chunk(b"data: 2"))
+    assert await client.chunk() == b"data: 2"
+    proxy.end_sessions("blue")
+    proxy.stage("blue", "v3", rig.agent(Serving(ok(b"v3"))))
+    await agent.send(chunk(b"\n\n"))
+    assert [await client.chunk() for _ in range(3)] == [b"\n\n", b"retry: 1000\n", b""]
 
 
 async def test_streams_of_the_other_color_and_of_other_releases_go_on(rig: Rig) -> None:
