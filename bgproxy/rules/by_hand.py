@@ -46,12 +46,16 @@ def move_session(
     orders = {**{key: other for key, other in state.orders.items() if other not in over}, pin.id: order}
     if len(orders) > MOST_ORDERS:
         raise Refused(f"{MOST_ORDERS} sessions are to be moved already, each when its turn is over: try again later")
-    facts = {"id": pin.id.hex(), "from": pin.color, "left": pin.release, "to": to, "release": release.label}
+    facts = {**_ordered("move", pin), "to": to, "release": release.label}
     return changed(replace(state, orders=orders), {}, "session", facts, actor, reason)
 
 
 def forget_session(state: FleetState, pin: Pin, *, actor: str, reason: str) -> Change:
     """Put on record that a session is to be forgotten; an order to move it is void."""
-    facts = {"id": pin.id.hex(), "from": pin.color, "left": pin.release, "forgotten": True}
     orders = {key: order for key, order in state.orders.items() if key != pin.id}
-    return changed(replace(state, orders=orders), {}, "session", facts, actor, reason)
+    return changed(replace(state, orders=orders), {}, "session", _ordered("forget", pin), actor, reason)
+
+
+def _ordered(what: str, pin: Pin) -> dict[str, object]:
+    """What the record says of both. It is written before anything is done, and so says what was ordered, not done."""
+    return {"ordered": what, "id": pin.id.hex(), "from": pin.color, "left": pin.release}

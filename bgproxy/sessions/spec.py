@@ -33,7 +33,7 @@ _TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]{1,128}")
 _PARAMETER = re.compile(r"[A-Za-z0-9_.~\-\[\]]{1,128}")
 _TEMPLATE = re.compile(r"(?:/(?:\{[A-Za-z_][A-Za-z0-9_]*\}|[A-Za-z0-9_.~!$&'()+,;=:@%\-]+))+")
 _POINTER = re.compile(r"(?:/(?:[^/~]|~[01])+)+")
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.\-]{0,63}")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_\-]{0,63}")  # a kind of id, too: built-in ones may have dots and colons
 _KEYS = frozenset(("name", "request", "answer", "sticky_host", "ended_by", "ending"))
 _ENDINGS: Final[dict[str, Ending]] = {"problem": "problem", "not_found": "not_found", "jsonrpc": "jsonrpc"}
 _REST = ("/…", "/...", "/*")
@@ -77,7 +77,7 @@ def preset_from(document: Mapping[str, object]) -> Preset:
     """
     name = document.get("name")
     if not isinstance(name, str) or _NAME.fullmatch(name) is None:
-        raise ConfigError(f"session: name {name!r} is none; give 1 to 64 letters, digits, `-`, `_` or `.`")
+        raise ConfigError(f"session: name {name!r} is none; give 1 to 64 letters, digits, `-` or `_`")
     if name in PROTOCOLS or name in _OWN or name in _PLACES:
         raise ConfigError(f"session {name!r}: the name is taken by a preset that is built in; choose another")
     unknown = sorted(set(document) - _KEYS)
@@ -125,6 +125,11 @@ def _texts(name: str, document: Mapping[str, object], key: str, kinds: Collectio
         kind = text.partition(":")[0] if isinstance(text, str) else ""
         if kind not in kinds:
             raise ConfigError(f"session {name!r}: {key} has {text!r}; it may have {', '.join(sorted(kinds))}")
+        if text in _OWN:
+            raise ConfigError(
+                f"session {name!r}: {key} has {text!r}, which is a preset by itself: list it beside {name!r} where the "
+                f"presets are, or write {_EXAMPLES[kind]}"
+            )
     return [text for text in listed if isinstance(text, str)]
 
 
@@ -161,6 +166,10 @@ def _group_of(name: str, group: Group) -> Group:
 def _header(text: str, value: str) -> Preset:
     if _TOKEN.fullmatch(value) is None:
         raise _wrong(text, "is not the name of a header field")
+    if value.lower() == "authorization":
+        raise ConfigError(
+            f"sessions: {text!r} would take a secret for an id; write credentials, the preset that goes by its hash"
+        )
     field = Field(value.lower().encode(), f"header:{value.lower()}", NAMED)
     return Preset(text, protocol=False, fields=(field,), learn_fields=(field,))
 

@@ -205,7 +205,13 @@ class Ledger:
     async def _forget_session(self, key: bytes, actor: str, reason: str) -> tuple[Pin, Outcome]:
         pin = await self._pin(key)
         outcome = await self._settle(lambda state: by_hand.forget_session(state, pin, actor=actor, reason=reason))
-        await self._store.pins.end([pin.id])
+        try:
+            await self._store.pins.end([pin.id])
+        except StoreUnavailable as error:
+            raise type(error)(
+                f"{error.detail}; that the session is to be forgotten is on record, but it may live still: look, and "
+                "forget it again"
+            ) from error
         return pin, outcome
 
     async def _pin(self, key: bytes) -> Pin:

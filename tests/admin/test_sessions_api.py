@@ -128,7 +128,7 @@ async def test_an_operator_moves_a_session_and_it_is_on_record(connect, plane):
     fits(body, "SessionMoved")
     assert (body["color"], body["release"], body["moves"], body["goal"]) == ("green", "v2", 1, None)
     assert (body["moved"], body["changed"]) == (True, True)
-    facts = {"id": pin.id.hex(), "from": "blue", "left": "v1", "to": "green", "release": "v2"}
+    facts = {"ordered": "move", "id": pin.id.hex(), "from": "blue", "left": "v1", "to": "green", "release": "v2"}
     assert await record(plane) == [("deploy", "try v2", facts)]
     again = await client.post(f"/v1/sessions/{pin.id.hex()}/move", json=asked, headers=bearer(OPERATOR))
     body = await again.json()
@@ -207,7 +207,7 @@ async def test_a_session_is_forgotten_and_it_is_on_record(client, plane):
     fits(body, "Forgotten")
     assert body == {"id": pin.id.hex(), "color": "blue", "release": "v1", "forgotten": True}
     assert await plane.store.pins.find(pin.id) is None
-    facts = {"id": pin.id.hex(), "from": "blue", "left": "v1", "forgotten": True}
+    facts = {"ordered": "forget", "id": pin.id.hex(), "from": "blue", "left": "v1"}
     assert await record(plane) == [("admin@loopback", "stuck", facts)]
     assert (await client.get(f"/v1/sessions/{pin.id.hex()}")).status == 404
 

@@ -40,7 +40,14 @@ class TestOrders:
         orders = {PIN.id: Order(PIN.id, 1.0, "green", "v2", 21)}
         assert change.state == replace(state(), revision=21, orders=orders) == change.stamped(99.0)
         assert (change.verb, change.actor, change.reason, change.moved) == ("session", "ada", "because", False)
-        assert change.facts == {"id": "0" * 32, "from": "blue", "left": "v1", "to": "green", "release": "v2"}
+        assert change.facts == {
+            "ordered": "move",
+            "id": "0" * 32,
+            "from": "blue",
+            "left": "v1",
+            "to": "green",
+            "release": "v2",
+        }
 
     def test_it_moves_that_pin_until_it_is_there(self) -> None:
         order = ordered(state(), "green").orders[PIN.id]
@@ -128,4 +135,4 @@ class TestWhatMakesThemVoid:
         change = forget_session(before, PIN, actor="ada", reason="stuck")
         assert [*change.state.orders] == [other.id]
         assert (change.state.revision, change.verb, change.reason) == (23, "session", "stuck")
-        assert change.facts == {"id": "0" * 32, "from": "blue", "left": "v1", "forgotten": True}
+        assert change.facts == {"ordered": "forget", "id": "0" * 32, "from": "blue", "left": "v1"}

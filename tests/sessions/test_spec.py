@@ -36,6 +36,7 @@ def test_those_that_are_on_without_a_word_exist() -> None:
         ("header:", "'header:' is not the name of a header field; write it like header:X-Session-Id"),
         ("header:X Y", "is not the name of a header field"),
         ("header:é", "is not the name of a header field"),
+        ("header:Authorization", "would take a secret for an id; write credentials"),
         ("cookie:a b", "is not the name of a cookie"),
         ("query:a=b", "is not the name of a query parameter"),
         ("path:agents/{id}", "is not a path of whole segments"),
@@ -122,6 +123,13 @@ def test_an_event_s_own_id_may_be_learned() -> None:
         ({"name": ""}, "name '' is none"),
         ({"name": 7}, "name 7 is none"),
         ({"name": "mcp"}, "is taken by a preset that is built in"),
+        ({"name": "mcp.task"}, "name 'mcp.task' is none; give 1 to 64 letters, digits, `-` or `_`"),
+        (
+            {"request": ["header:X", "cookie"]},
+            "request has 'cookie', which is a preset by itself: list it beside 'acme'",
+        ),
+        ({"answer": ["cookie"]}, "answer has 'cookie', which is a preset by itself"),
+        ({"request": ["header:authorization"]}, "write credentials"),
         ({"reqest": []}, "'reqest' is no key of it; did you mean request?"),
         ({"xyz": []}, "'xyz' is no key of it; there are answer, ended_by, ending, name, request, sticky_host"),
         ({"request": []}, "request is empty"),
@@ -149,6 +157,22 @@ def test_a_wrong_part_is_named(change: dict[str, Any], says: str) -> None:
     with pytest.raises(ConfigError) as refusal:
         preset_from(ACME | change)
     assert says in str(refusal.value)
+
+
+def test_no_preset_of_ones_own_can_have_the_ids_of_one_that_is_built_in() -> None:
+    built_in = [*map(preset_named, (*PROTOCOLS, "cookie", "credentials", "header:X", "query:x", "json:/x"))]
+    spaces = {
+        *(one.space for preset in built_in for one in (*preset.fields, *preset.queries, *preset.learn_fields)),
+        *(path.space for preset in built_in for path in (*preset.paths, *preset.learn_locations) if path.space),
+        *(member.space for preset in built_in for group in preset.groups for member in group.members),
+        *(member.space for preset in built_in for group in preset.learn_groups for member in group.members),
+        *(link.space for preset in built_in for link in preset.learn_links),
+        *(space for preset in built_in for space, _ in preset.learn_event_ids),
+    }
+    assert {"mcp", "mcp.task", "a2a.context", "ag-ui.thread", "sse", "cookie", "credentials", "header:x"} <= spaces
+    for space in spaces:
+        with pytest.raises(ConfigError, match=r"is none|is taken"):
+            preset_from(ACME | {"name": space})
 
 
 def test_without_any_preset_nothing_is_seen() -> None:

@@ -264,7 +264,7 @@ async def test_a_session_moved_by_hand_is_an_order_on_record(node: Node) -> None
     standing, outcome = await node.ledger.move_session(ALIAS, "green", **WHO)
     assert (standing, outcome.changed) == (pin, True)
     assert await node.store.pins.find(KEY) == pin  # carrying it out is not the ledger's business
-    facts = {"id": KEY.hex(), "from": "blue", "left": "v1", "to": "green", "release": "v2"}
+    facts = {"ordered": "move", "id": KEY.hex(), "from": "blue", "left": "v1", "to": "green", "release": "v2"}
     assert await record(node) == [("session", facts)]
     assert node.mirror.state == await node.store.read()
     assert node.mirror.state is not None
@@ -306,7 +306,7 @@ async def test_a_session_forgotten_by_hand_is_on_record(node: Node) -> None:
     assert (was, outcome.changed) == (pin, True)
     assert [await node.store.pins.find(key) for key in (KEY, ALIAS)] == [None, None]
     assert await record(node) == [
-        ("session", {"id": KEY.hex(), "from": "blue", "left": "v1", "forgotten": True}),
+        ("session", {"ordered": "forget", "id": KEY.hex(), "from": "blue", "left": "v1"}),
     ]
 
 
@@ -334,3 +334,18 @@ async def test_without_its_record_nothing_is_done_to_a_session(node: Node, monke
     with pytest.raises(StoreUnavailable):
         await node.ledger.forget_session(KEY, **WHO)
     assert await node.store.pins.find(KEY) == pin
+
+
+async def test_a_session_that_could_not_be_forgotten_is_told_to_live_still(node: Node, monkeypatch: Any) -> None:
+    pin = await session(node)
+
+    async def away(keys: Any) -> Any:
+        raise StoreUnavailable("away")
+
+    monkeypatch.setattr(node.store.pins, "end", away)
+    with pytest.raises(
+        StoreUnavailable, match="away; that the session is to be forgotten is on record, but it may live"
+    ):
+        await node.ledger.forget_session(KEY, **WHO)
+    assert await node.store.pins.find(KEY) == pin
+    assert [facts["ordered"] for _, facts in await record(node)] == ["forget"]
