@@ -31,7 +31,7 @@ class SessionRules:
         self.options = options
         self.write_timeout = common.pin_write_timeout
         self.recogniser = Recogniser(options.presets, inspect_bytes=common.inspect_bytes)
-        self.echoes = any(preset.ending == "jsonrpc" for preset in options.presets)
+        self.echoes = any(preset.ending == "jsonrpc" or preset.unknown for preset in options.presets)
         self._scope = route.encode() + b"\0"
         self._met: dict[tuple[object, ...], tuple[Sighting, tuple[bytes, ...]]] = {}
 

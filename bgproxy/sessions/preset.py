@@ -116,7 +116,8 @@ class Preset:
     get_listens: bool = False  # a GET with a key opens an ear for what the agent may say some day: that is no turn
     own_cookie: bytes = b""  # the name of a cookie that the proxy itself is to set where the client has none
     ending: Ending = "problem"
-    unknown: tuple[tuple[str, int], ...] = ()  # of jsonrpc: the protocol's error codes for what is not known, by space
+    # JSON-RPC's error codes for an id that is not known, by space: for these it is jsonrpc, whatever `ending` says.
+    unknown: tuple[tuple[str, int], ...] = ()
     fields: tuple[Field, ...] = ()
     queries: tuple[Query, ...] = ()
     paths: tuple[Path, ...] = ()

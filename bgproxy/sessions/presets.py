@@ -48,6 +48,8 @@ MCP: Final = Preset(
     delete_ends=True,
     get_listens=True,
     ending="not_found",  # a server that has ended a session must answer so, and the client must initialize again
+    # Without a session 404 would say that there is no such method.
+    unknown=(("mcp.task", -32602), ("mcp.state", -32602)),
     fields=(
         Field(b"mcp-session-id", "mcp", SESSION),
         Field(

@@ -110,7 +110,8 @@ class Sighting:
         """
         for speaker in self._tables.speakers:
             if speaker.name == self.preset and self.keys:
-                return speaker.ending, speaker.unknown.get(self.keys[0].space, -32_000)
+                code = speaker.unknown.get(self.keys[0].space)
+                return ("jsonrpc", code) if code is not None else (speaker.ending, -32_000)
         return "problem", 0
 
     def __repr__(self) -> str:

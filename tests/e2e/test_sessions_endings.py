@@ -17,6 +17,7 @@ from wire import Message, Wire
 NAMED = ("header:X-Session-Id",)
 LINES = EVENTS.replace(b"text/event-stream", b"application/x-ndjson")
 QUICK = {"end_grace": 0.6}
+TASK_IN_HEAD = ("Mcp-Method: tasks/get", "Mcp-Name: t-1", "MCP-Protocol-Version: 2026-07-28")
 
 
 async def left(rig: Rig, *presets: str, **options: Any) -> tuple[Proxy, Script]:
@@ -65,6 +66,8 @@ def problem(answer: Message) -> tuple[int, str]:
         ("a2a", get("/tasks/t-1"), (410, "session_ended")),
         ("a2a", post(b'{"message":{"contextId":"c"}}', JSON, target="/message:send"), (410, "session_ended")),
         ("header:X-Session-Id", get("/ws", SESSION, *UPGRADE), (410, "session_ended")),
+        # A task of MCP that is named in the head: nobody has read the body, so its id cannot be echoed.
+        ("mcp", post(b'{"jsonrpc":"2.0","id":1}', JSON, *TASK_IN_HEAD, target="/mcp"), (410, "session_ended")),
     ],
 )
 async def test_the_next_request_is_told_once(rig: Rig, preset: str, request_: bytes, told: tuple[int, str]) -> None:
@@ -103,6 +106,22 @@ async def test_json_rpc_gets_an_error_with_the_request_s_id(rig: Rig, request_id
     if framing == "chunks":  # what came behind the request on the same connection is not lost
         assert (await client.answer()).body == b"green"
     assert await says(proxy, post(body, JSON), b"POST") == "green"
+
+
+@pytest.mark.parametrize(
+    ("method", "params"), [("tasks/get", {"taskId": "t"}), ("tools/call", {"name": "say", "requestState": "s"})]
+)
+async def test_mcp_without_sessions_gets_an_error_with_the_request_s_id_too(
+    rig: Rig, method: str, params: dict[str, str]
+) -> None:
+    proxy, _, _ = await two_colors(rig, "mcp")
+    body = json.dumps({"jsonrpc": "2.0", "method": method, "params": params, "id": "i"}).encode()
+    assert await says(proxy, post(body, JSON, target="/mcp"), b"POST") == "blue"
+    proxy.flip("green")
+    proxy.end_sessions("blue")
+    answer = await proxy.ask(post(body, JSON, target="/mcp"), b"POST")
+    said = json.loads(answer.body)
+    assert (answer.status, said["id"], said["error"]["code"]) == (200, "i", -32_602)
 
 
 async def test_a_context_has_no_error_of_its_own_and_a_long_body_is_read_as_far_as_it_is_kept(rig: Rig) -> None:

@@ -23,6 +23,8 @@ def a2a(params: str, method: str = "message/send") -> str:
         (DEFAULT, "POST /mcp HTTP/1.1\nMcp-Session-Id: s\n\n", "not_found"),
         (DEFAULT, "GET /mcp HTTP/1.1\nMcp-Session-Id: s\n\n", "not_found"),
         (DEFAULT, "POST /messages?session_id=s HTTP/1.1\n\n", "not_found"),
+        (DEFAULT, a2a('{"taskId":"t"}', "tasks/get"), "jsonrpc"),  # of MCP, without a session
+        (DEFAULT, a2a('{"name":"say","requestState":"s"}', "tools/call"), "jsonrpc"),
         (DEFAULT, "GET /threads/t-1/state HTTP/1.1\n\n", "not_found"),
         (ADK, "GET /apps/a/users/u/sessions/s HTTP/1.1\n\n", "not_found"),
         (DEFAULT, "GET /v1/conversations/conv_1 HTTP/1.1\n\n", "problem"),
@@ -51,6 +53,8 @@ def test_a_task_that_is_not_known_has_an_error_code_of_its_own() -> None:
     assert sighted(DEFAULT, a2a(task))[0].ending()[1] == -32_001
     assert sighted(DEFAULT, a2a('{"id":"t"}', "tasks/get"))[0].ending()[1] == -32_001
     assert sighted(DEFAULT, a2a('{"message":{"contextId":"c"}}'))[0].ending()[1] == -32_000
+    assert sighted(DEFAULT, a2a('{"taskId":"t"}', "tasks/update"))[0].ending()[1] == -32_602
+    assert sighted(DEFAULT, a2a('{"requestState":"s"}', "tools/call"))[0].ending()[1] == -32_602
 
 
 @pytest.mark.parametrize("id_", [b"1", b"-7", b"0", b'"a-1"', b'"1"', b'""', b"1.5", b"123456789012345678901234567890"])
