@@ -222,6 +222,7 @@ class Worker:
             peers=self.peers,
             ready=self.ready,
             version=__version__,
+            has_moved=self.pins.counts.moved,
             reserved=(settings.store().url, *listening),
         )
 

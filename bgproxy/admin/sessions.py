@@ -13,8 +13,9 @@ from time import monotonic
 from typing import Any, Final
 
 from bgproxy.admin.call import Call
+from bgproxy.admin.seams import AdminDeps
 from bgproxy.admin.view import look
-from bgproxy.errors import BadInput, UnknownSession
+from bgproxy.errors import BadInput, StoreUnavailable, UnknownSession
 from bgproxy.rules.fleet import FleetState, known
 from bgproxy.rules.pin import Pin
 from bgproxy.store.pinning import ID_BYTES
@@ -55,14 +56,26 @@ async def move_session(call: Call) -> dict[str, Any]:
     """
     ledger, to = call.deps.ledger, call.body["to"]
     pin, outcome = await ledger.move_session(_id(call), to, actor=call.actor, reason=call.body.get("reason", ""))
-    deadline = monotonic() + PATIENCE
-    standing: Pin | None = pin
-    while standing is not None and _goal(call.deps.state(), standing) is not None and monotonic() < deadline:
-        standing = await call.deps.store.pins.move(pin.id)
-        if standing is not None and _goal(call.deps.state(), standing) is not None:
-            await asyncio.sleep(_PAUSE)
+    try:
+        await _carried_out(call.deps, pin)
+    except StoreUnavailable as error:
+        raise type(error)(f"{error.detail}; the order is on record, and is carried out at a turn of it") from error
     shown = await _shown(call, pin.id)
     return {**shown, "moved": shown["goal"] is None, "changed": outcome.changed}
+
+
+async def _carried_out(deps: AdminDeps, pin: Pin) -> None:
+    """Wait until the order for a session is carried out, or void, or too much time has passed."""
+    deadline, standing = monotonic() + PATIENCE, pin
+    while _goal(deps.state(), standing) is not None and monotonic() < deadline:
+        after = await deps.store.pins.move(pin.id)
+        if after is None:
+            return
+        if (after.color, after.release) != (pin.color, pin.release):
+            deps.has_moved(after.preset, after.color)
+            return
+        standing = after
+        await asyncio.sleep(_PAUSE)
 
 
 async def forget_session(call: Call) -> dict[str, Any]:

@@ -75,7 +75,11 @@ def move(
             print_json(answer)
         else:
             place = answer.get("goal") or answer
-            does = "lives on" if answer["moved"] else "moves at its next turn, as one is under way: to"
+            does = (
+                "lives on"
+                if answer["moved"]
+                else "moves at its next turn (one is under way, or a worker has yet to hear of it): to"
+            )
             known = "" if answer["changed"] else "; nothing changed"
             typer.echo(clean(f"{answer.get('id')} {does} {place.get('color')}, release {place.get('release')}{known}"))
 

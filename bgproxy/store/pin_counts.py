@@ -59,6 +59,10 @@ class PinCounts:
             place = self._places.setdefault((preset, color), Place())
         return place
 
+    def moved(self, preset: str, color: str) -> None:
+        """A session has come to that color, from elsewhere than this node's data path."""
+        self.of(preset, color).moved += 1
+
     def trips(self, question: str) -> Trips:
         """The round trips with this question, made at its first use."""
         return self._trips.setdefault(question, Trips())

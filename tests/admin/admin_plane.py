@@ -82,6 +82,7 @@ class Plane:
     ledger: Ledger
     switch: LedgerSwitch
     peers: Workers
+    moved: list[tuple[str, str]] = field(default_factory=list)
     ready: tuple[bool, dict[str, Any]] = (True, {"degraded": False})
 
     def deps(self, options: AdminOptions | None = None, **more: Any) -> AdminDeps:
@@ -95,6 +96,7 @@ class Plane:
             peers=self.peers,
             ready=lambda: self.ready,
             version="9.9.9",
+            has_moved=lambda preset, color: self.moved.append((preset, color)),
             **more,
         )
 

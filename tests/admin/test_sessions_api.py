@@ -133,6 +133,7 @@ async def test_an_operator_moves_a_session_and_it_is_on_record(connect, plane):
     again = await client.post(f"/v1/sessions/{pin.id.hex()}/move", json=asked, headers=bearer(OPERATOR))
     body = await again.json()
     assert (body["moved"], body["changed"]) == (True, False)
+    assert plane.moved == [("mcp", "green")]
     assert len(await record(plane)) == 1
 
 
@@ -154,6 +155,18 @@ async def test_a_busy_session_moves_at_its_next_turn_and_its_goal_is_shown(clien
     body = await (await client.post(f"{path}/move", json={"to": "green"})).json()
     assert (body["color"], body["goal"], body["moved"], body["changed"]) == ("green", None, True, False)
     assert len(await record(plane)) == 1
+
+
+async def test_a_store_that_goes_away_while_a_session_is_moved(client, plane, monkeypatch):
+    pin = await on_blue(plane, "s")
+
+    async def away(_: bytes) -> Any:
+        raise StoreUnavailable("nobody answers")
+
+    monkeypatch.setattr(plane.store.pins, "move", away)
+    answer = await client.post(f"/v1/sessions/{pin.id.hex()}/move", json={"to": "green"})
+    assert (answer.status, len(await record(plane))) == (503, 1)
+    assert "nobody answers; the order is on record" in (await answer.json())["detail"]
 
 
 async def test_a_session_that_ends_while_it_is_moved(client, plane, monkeypatch):

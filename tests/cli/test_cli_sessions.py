@@ -81,7 +81,7 @@ def test_a_move_that_waits_for_the_end_of_a_turn(admin, run):
     goal = {"color": "green", "release": "v2"}
     admin.answers["POST", f"/v1/sessions/{ID}/move"] = {**SESSION, "goal": goal, "moved": False, "changed": True}
     result = run("sessions", "move", ID, "green")
-    waits = f"{ID} moves at its next turn, as one is under way: to green, release v2\n"
+    waits = f"{ID} moves at its next turn (one is under way, or a worker has yet to hear of it): to green, release v2\n"
     assert (result.exit_code, result.stdout) == (0, waits)
     admin.answers["GET", "/v1/sessions"] = {"sessions": [{**SESSION, "goal": goal}], "next": None}
     admin.answers["GET", f"/v1/sessions/{ID}"] = {**SESSION, "goal": goal}

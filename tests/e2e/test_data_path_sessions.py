@@ -267,6 +267,62 @@ async def test_a_session_whose_client_only_listens_moves_and_what_it_hears_goes_
     await until(lambda: not proxy.plane.attended)
 
 
+async def test_a_session_that_an_operator_wants_elsewhere_moves_between_two_turns(rig: Rig) -> None:
+    script = Script()
+    proxy = await rig.proxy(rig.agent(script), green=(rig.agent(saying("green")),), sessions=["header:X-Session-Id"])
+    client = await proxy.connect()
+    await client.send(get("/", SESSION))
+    agent = await script.next()
+    await agent.request()
+    ((pin, _),) = (await rig.pins.page("", 10))[0]
+    proxy.order(pin, "green")
+    await until(lambda: rig.pins._turns.states.get("node", (0, 0))[1] == proxy.plane.state.revision)
+    assert await rig.pins.move(pin.id) == await rig.pins.find(pin.id)  # as the turn is under way
+    other = await proxy.connect()
+    await other.send(get("/", SESSION))
+    beside = await script.next()
+    await beside.request()
+    for wire, side in ((beside, other), (agent, client)):
+        await wire.send(ok(b"blue"))
+        assert (await side.answer()).body == b"blue"
+    await until(lambda: not proxy.plane.busy and not rig.pins._turns.under_way)
+    assert await says(proxy, get("/", SESSION)) == "green"
+    asked = rig.pins.asked
+    assert await says(proxy, get("/", SESSION)) == "green"
+    assert rig.pins.asked == asked  # what is carried out costs no round trip any more
+    proxy.flip("green")
+    proxy.flip("blue")
+    assert await says(proxy, get("/", SESSION)) == "green"
+
+
+async def test_a_session_that_is_minted_after_the_flip_that_left_its_agent_is_held_by_that_turn(rig: Rig) -> None:
+    script = Script()
+    proxy = await rig.proxy(
+        rig.agent(saying("blue")),
+        green=(rig.agent(script),),
+        sessions=["mcp"],
+        session_options={"on_rollback": "move"},
+    )
+    proxy.flip("green")
+    client = await proxy.connect()
+    await client.send(get("/mcp"))
+    agent = await script.next()
+    await agent.request()
+    proxy.roll_back()
+    await agent.send(b"HTTP/1.1 200 OK\r\nMcp-Session-Id: M-1\r\nTransfer-Encoding: chunked\r\n\r\n")
+    await client.head()
+    await until(lambda: len(rig.pins._turns.under_way) == 1)
+    beside = await proxy.connect()
+    await beside.send(get("/mcp", "Mcp-Session-Id: M-1", "X-Turn: 2"))
+    second = await script.next()  # not on blue, while the first turn goes on
+    await second.request()
+    await second.send(ok(b"green"))
+    assert (await beside.answer()).body == b"green"
+    await agent.send(b"0\r\n\r\n")
+    await until(lambda: not proxy.plane.busy and not rig.pins._turns.under_way)
+    assert await says(proxy, get("/mcp", "Mcp-Session-Id: M-1")) == "blue"
+
+
 async def test_a_session_that_follows_moves_between_two_turns_and_never_within_one(rig: Rig) -> None:
     script = Script()
     green = saying("green")
