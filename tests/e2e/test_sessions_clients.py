@@ -67,6 +67,12 @@ class Place:
         assert await self.serve.ended() == 0
         await self.start(f"127.0.0.1:{self.serve.port}")
 
+    async def ledgers(self) -> list[dict[str, Any]]:
+        """What the proxy itself says became of the sessions at each flip and rollback."""
+        code, body = await self.serve.api("GET", "/v1/flips?limit=100")
+        assert code == 200, body
+        return list(body["flips"])
+
     async def crash(self) -> None:
         """All of it, at once: supervisor, and with it the workers."""
         workers = self.serve.workers
@@ -130,6 +136,9 @@ async def live_through(agents: Agents, place: Place, crowd: Crowd) -> None:
         crowd.broken = False
     assert crowd.faults == []
     assert await agents.count("strangers") - before == {}
+    flips = await place.ledgers()
+    assert len(flips) == DAY.count("flip") + DAY.count("rollback") == 12
+    assert [flip for flip in flips if flip["lost"] or flip["moved"] or flip["ended"]] == []
     for way in crowd.ways:
         talks = [talk for talk in crowd.all if talk.way is way]
         assert {talk.place[:2] for talk in talks} == {"v1", "v2"}, way.name
@@ -189,5 +198,6 @@ async def test_a_rollback_moves_the_sessions_of_the_bad_release_where_it_is_told
         for _ in range(20):  # one that may not move yet, as a worker has not heard of it, does so at a later turn
             if met() < (moved := {(way.name, "v2") for way in ways}):
                 await crowd.round()
+        assert (await place.ledgers())[0]["moved"] >= len(ways)
     assert met() == moved
     assert set(await agents.count("strangers") - before) == KEPT - {sockets.CONNECTION, tools.SSE}
