@@ -249,6 +249,13 @@ class Serve:
     async def phase(self, color: str) -> str:
         return str((await self.status())["colors"][color]["phase"])
 
+    async def has_ended(self, color: str) -> bool:
+        """Whether a drain's deadline has passed there, and every node knows it."""
+        code, body = await self.api("GET", f"/v1/colors/{color}/drain")
+        assert code == 200, body
+        status = await self.status()
+        return bool(body["ended"]) and all(node["revision"] >= status["revision"] for node in status["nodes"])
+
     async def metrics(self) -> dict[str, float]:
         """Every sample by its name and labels, as they are written."""
         code, text = await self.api("GET", "/metrics")

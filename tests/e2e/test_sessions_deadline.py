@@ -35,7 +35,7 @@ async def test_every_worker_tells_every_session_once_and_the_color_is_drained(to
     others = [f"X-Session-Id: o-{number}" for number in range(6)]
     assert {await serve.ask("/", session) for session in others} == {(200, "v2")}
     await end(serve, "blue")
-    await until(lambda: _is_ended(serve), "the deadline has passed, and each worker knows")
+    await until(lambda: serve.has_ended("blue"), "the deadline has passed, and each worker knows")
     for session in sessions:
         status, text = await serve.ask("/", session)
         assert (status, "urn:bgproxy:problem:session_ended" in text) == (410, True)
@@ -78,13 +78,6 @@ async def test_what_offers_no_boundary_is_cut_in_the_end_and_that_is_told(town, 
     await serve.said("cut at the deadline of initial on blue")
     assert await serve.counted("bgproxy_broken_total", side="proxy", color="blue") == 1
     await until(lambda: _in_phase(serve, "blue", "drained"))
-
-
-async def _is_ended(serve: Serve) -> bool:
-    code, body = await serve.api("GET", "/v1/colors/blue/drain")
-    assert code == 200, body
-    status = await serve.status()
-    return bool(body["ended"]) and all(node["revision"] >= status["revision"] for node in status["nodes"])
 
 
 async def _in_phase(serve: Serve, color: str, phase: str) -> bool:
