@@ -1,8 +1,8 @@
 """One request and its response, from the choice of an upstream to the last byte.
 
 It is admitted by one routing table, counted before any byte moves, and relayed by direct callbacks: no task, no queue,
-no copy per chunk. Everything that can happen to either side ends in exactly one of `_finish`, `_refuse`, `client_gone`
-and `_break`, each of which gives the counts back.
+no copy per chunk. Everything that can happen to either side ends in exactly one of `_finish`, `end_stream`, `_refuse`,
+`client_gone` and `_break`, each of which gives the counts back.
 
 The request's body stands in `sending.py` and `upload.py`, the session in `turn.py`, the answer's relay in `answer.py`;
 the waiting and the retries here.

@@ -99,7 +99,7 @@ def reply(code: str, detail: str, date: bytes, *, head_only: bool = False, close
 def rpc_reply(error: RpcError, code: str, detail: str, date: bytes, *, close: bool = True) -> bytes:
     """A whole response with an error of JSON-RPC 2.0 (§5.1), whose transport has always succeeded.
 
-    `data` has the form that A2A 1.0 gives it (§9.5), and tells the problem's code.
+    `data` has the form that A2A 1.0 gives it, and tells the problem's code.
     """
     info = {
         "@type": "type.googleapis.com/google.rpc.ErrorInfo",
