@@ -13,11 +13,11 @@ from typing import Any
 import orjson
 from aiohttp import web
 
+from bgproxy.admin.asked import NOTHING, REQUESTS
 from bgproxy.admin.options import Role
 from bgproxy.admin.problems import BodyTooLarge, BodyTooSlow, NotJson
 from bgproxy.admin.schema import Schema, check, query_values
 from bgproxy.admin.seams import AdminDeps
-from bgproxy.admin.shapes import NOTHING, REQUESTS
 from bgproxy.errors import BadInput
 
 BODY_TIMEOUT = 10.0  # s for a whole body: it is small, and its sender waits for the answer

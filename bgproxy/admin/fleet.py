@@ -1,4 +1,4 @@
-"""`/v1/status`, `/v1/nodes` and `/v1/audit`: the fleet as it is, and how it came to be so."""
+"""`/v1/status` and `/v1/nodes`: the fleet as it is."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from typing import Any
 
 from bgproxy.admin.call import Call
 from bgproxy.admin.view import look
-from bgproxy.store.base import AuditEntry
 
 
 async def status(call: Call) -> dict[str, Any]:
@@ -29,26 +28,3 @@ async def status(call: Call) -> dict[str, Any]:
 async def nodes(call: Call) -> dict[str, Any]:
     """Every node that is known; without the other hosts' while the store is away."""
     return {"nodes": (await look(call.deps)).nodes}
-
-
-async def audit(call: Call) -> dict[str, Any]:
-    """A page of the record, newest first; `next` is the `before` of the page behind it, null on the last one."""
-    limit = call.query["limit"]
-    entries = await call.deps.ledger.audit(limit=limit, before=call.query.get("before"))
-    return {
-        "entries": [_entry(entry) for entry in entries],
-        "next": entries[-1].id if len(entries) == limit else None,
-    }
-
-
-def _entry(entry: AuditEntry) -> dict[str, Any]:
-    return {
-        "id": entry.id,
-        "at": entry.at,
-        "verb": entry.verb,
-        "actor": entry.actor,
-        "reason": entry.reason,
-        "epoch": entry.epoch,
-        "revision": entry.revision,
-        "facts": dict(entry.facts),
-    }

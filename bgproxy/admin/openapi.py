@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from http import HTTPStatus
 from typing import Any
 
+from bgproxy.admin.asked import IN_PATH, REQUESTS
 from bgproxy.admin.call import Route
-from bgproxy.admin.shapes import ANSWERS, IN_PATH, REQUESTS, ref
+from bgproxy.admin.shapes import ANSWERS, ref
 
 _ALWAYS = (400, 403, 500)
 _WITH_TOKEN = (401, 429)

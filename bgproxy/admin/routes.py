@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from typing import Final
 
+from bgproxy.admin.asked import AUDIT_QUERY, FLIPS_QUERY, FORGET_QUERY, SESSIONS_QUERY
+from bgproxy.admin.audit import audit, verify_audit
 from bgproxy.admin.call import Route
 from bgproxy.admin.colors import color, colors, stage
 from bgproxy.admin.drain import drain, set_deadline
 from bgproxy.admin.events import events
-from bgproxy.admin.fleet import audit, nodes, status
+from bgproxy.admin.fleet import nodes, status
 from bgproxy.admin.flips import flip_ledger, flips
 from bgproxy.admin.pointer import flip, rollback
 from bgproxy.admin.probes import livez, metrics, openapi, readyz
 from bgproxy.admin.sessions import forget_session, move_session, session, session_stats, sessions
-from bgproxy.admin.shapes import AUDIT_QUERY, FLIPS_QUERY, FORGET_QUERY, SESSIONS_QUERY
 
 _CHANGE = (400, 404, 408, 409, 413, 415, 503)  # what a request that changes something may meet
 
@@ -122,6 +123,15 @@ ROUTES: Final[tuple[Route, ...]] = (
     ),
     Route("GET", "/v1/flips/{epoch}", flip_ledger, "viewer", "One flip's ledger.", "Flip", errors=(404, 503)),
     Route("GET", "/v1/audit", audit, "viewer", "Who changed what, and why.", "Audit", query=AUDIT_QUERY, errors=(503,)),
+    Route(
+        "GET",
+        "/v1/audit/verify",
+        verify_audit,
+        "viewer",
+        "Whether the audit is what was once written: its hash chain, walked as a whole.",
+        "AuditReport",
+        errors=(503,),
+    ),
     Route("GET", "/v1/events", events, "viewer", "Changes as they happen (SSE).", "text/event-stream", errors=(503,)),
     Route("GET", "/v1/nodes", nodes, "viewer", "The processes that serve this fleet.", "Nodes"),
     Route("GET", "/metrics", metrics, "viewer", "This host's counters (Prometheus).", "text/plain"),

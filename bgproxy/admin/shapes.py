@@ -1,6 +1,6 @@
-"""The JSON that goes in and out, as data: one schema per name (JSON Schema 2020-12), published at /openapi.json.
+"""The JSON that goes out, as data: one schema per name (JSON Schema 2020-12), published at /openapi.json.
 
-What comes in is checked against these; what goes out is held to them by the tests.
+The tests hold what goes out to these. What comes in: `asked.py`.
 """
 
 from __future__ import annotations
@@ -8,43 +8,24 @@ from __future__ import annotations
 from typing import Any, Final
 
 from bgproxy.admin.schema import Schema
-from bgproxy.rules.deadline import LONGEST
 from bgproxy.rules.release import Phase
 
-_REASON = {"type": "string", "maxLength": 1000, "default": "", "description": "Why, for the audit record."}
-_FORCE = {
-    "type": "boolean",
-    "default": False,
-    "description": "Overrides what may be overridden, and is on record.",
-}
-_IF_EPOCH = {
-    "type": "integer",
-    "minimum": 0,
-    "maximum": 2**53 - 1,
-    "description": "Refuse (409) unless the pointer's epoch is this one.",
-}
-_ADDRESS = {
-    "type": "string",
-    "maxLength": 300,
-    "description": "http://host:port or unix:/absolute/path",
-    "examples": ["http://127.0.0.1:9102"],
-}
-_ADDRESSES = {"type": "array", "maxItems": 256, "items": _ADDRESS}
 _NUMBER = {"type": "number"}
 _COUNT = {"type": "integer", "minimum": 0}
-_TEXT = {"type": "string"}
+TEXT = {"type": "string"}
 _TEXT_OR_NOTHING = {"type": ["string", "null"]}
 _SECONDS = {"type": "number", "description": "Unix seconds by the store's clock."}
 _ANYTHING = {"type": "object", "additionalProperties": True}
 
 
-def _closed(required: list[str], **members: Schema) -> dict[str, Any]:
+def closed(required: list[str], **members: Schema) -> dict[str, Any]:
+    """An object with no members but these."""
     return {"type": "object", "additionalProperties": False, "properties": members, "required": required}
 
 
 def _all(**members: Schema) -> dict[str, Any]:
     """An object that always has exactly these members."""
-    return _closed(list(members), **members)
+    return closed(list(members), **members)
 
 
 def ref(name: str) -> Schema:
@@ -52,98 +33,17 @@ def ref(name: str) -> Schema:
     return {"$ref": f"#/components/schemas/{name}"}
 
 
-NOTHING: Final[Schema] = _closed([])
-
-IN_PATH: Final[dict[str, Schema]] = {
-    "color": _TEXT,
-    "epoch": {"type": "integer", "minimum": 0, "description": "The pointer's, as that flip left it."},
-    "id": {
-        "type": "string",
-        "pattern": "^[0-9a-fA-F]{32}$",
-        "description": "The digest of any key of the session; never what a client sent.",
-    },
-}
-
-REQUESTS: Final[dict[str, Schema]] = {
-    "DrainRequest": _closed(
-        ["deadline"],
-        deadline={
-            "type": ["number", "null"],
-            "minimum": 0,
-            "maximum": int(LONGEST),
-            "description": "Seconds from now, by the store's clock, after which the sessions that still live there are "
-            "ended; null cancels.",
-            "examples": [600],
-        },
-        reason=_REASON,
-    ),
-    "FlipRequest": _closed(
-        ["to"],
-        to={"type": "string", "maxLength": 64, "description": "The color to make active.", "examples": ["green"]},
-        reason=_REASON,
-        if_epoch=_IF_EPOCH,
-        force=_FORCE,
-    ),
-    "MoveRequest": _closed(
-        ["to"],
-        to={"type": "string", "maxLength": 64, "description": "The color to move it to.", "examples": ["green"]},
-        reason=_REASON,
-    ),
-    "RollbackRequest": _closed([], reason=_REASON, if_epoch=_IF_EPOCH, force=_FORCE),
-    "StageRequest": _closed(
-        ["release"],
-        release={"type": "string", "maxLength": 128, "description": "The version's label.", "examples": ["v2"]},
-        upstreams=_ADDRESSES,
-        routes={
-            "type": "object",
-            "maxProperties": 256,
-            "additionalProperties": _ADDRESSES,
-            "description": "Upstreams of single routes, by the route's name; the others use `upstreams`.",
-        },
-        metadata={"type": "object", "additionalProperties": True, "description": "Kept and shown, never read."},
-        reason=_REASON,
-        if_epoch=_IF_EPOCH,
-        force=_FORCE,
-    ),
-}
-
-AUDIT_QUERY: Final[Schema] = _closed(
-    [],
-    limit={"type": "integer", "minimum": 1, "maximum": 1000, "default": 100, "description": "Entries at most."},
-    before={"type": "string", "maxLength": 64, "description": "An entry's id: only older ones."},
-)
-
-SESSIONS_QUERY: Final[Schema] = _closed(
-    [],
-    color={"type": "string", "maxLength": 64, "description": "Only those that live on this color."},
-    cursor={"type": "string", "maxLength": 64, "default": "", "description": "The `next` of the page before."},
-    limit={
-        "type": "integer",
-        "minimum": 1,
-        "maximum": 1000,
-        "default": 100,
-        "description": "About how many a page has; it may be a few more, or none before the end.",
-    },
-)
-
-FLIPS_QUERY: Final[Schema] = _closed(
-    [],
-    limit={"type": "integer", "minimum": 1, "maximum": 1000, "default": 20, "description": "How many epochs at most."},
-)
-
-FORGET_QUERY: Final[Schema] = _closed([], reason=_REASON)
-
 _PER_COLOR = {"type": "object", "additionalProperties": _COUNT, "description": "By color."}
 
 _COLOR: dict[str, Schema] = {
-    "color": _TEXT,
+    "color": TEXT,
     "active": {"type": "boolean"},
     "release": _TEXT_OR_NOTHING,
     "phase": {"enum": [*map(str, Phase), None]},
     "origin": {"enum": ["config", "api", None]},
     "at": {"type": ["number", "null"], "description": "When it came to this phase, unix seconds."},
     "upstreams": {"type": "array", "items": ref("Upstream")},
-    "routes": {"type": "object", "additionalProperties": {"type": "array", "items": _TEXT}},
+    "routes": {"type": "object", "additionalProperties": {"type": "array", "items": TEXT}},
     "metadata": _ANYTHING,
     "in_flight": _COUNT,
     "streams": _COUNT,
@@ -160,8 +60,8 @@ _STANDS = {"type": "boolean", "description": "Whether that release stands on tha
 
 _SESSION: dict[str, Schema] = {
     "id": {"type": "string", "pattern": "^[0-9a-f]{32}$", "description": "The digest of its first key."},
-    "color": _TEXT,
-    "release": _TEXT,
+    "color": TEXT,
+    "release": TEXT,
     "stands": _STANDS,
     "upstream": {"type": ["string", "null"], "description": "The address that serves it; null: any of its color."},
     "epoch": {"type": "integer", "minimum": 0, "description": "The pointer's, when its place was last vouched for."},
@@ -169,12 +69,12 @@ _SESSION: dict[str, Schema] = {
     "goal": {
         "type": ["object", "null"],
         "description": "Where an operator wants it to live: it moves there at its next turn. null: it is to stay.",
-        "properties": {"color": _TEXT, "release": _TEXT},
+        "properties": {"color": TEXT, "release": TEXT},
         "required": ["color", "release"],
         "additionalProperties": False,
     },
     "preset": {"type": "string", "description": "By which preset it was recognised."},
-    "route": _TEXT,
+    "route": TEXT,
     "created": _SECONDS,
     "expires": _EXPIRES,
     "ttl": {"type": "number", "description": "Seconds that it lives unused."},
@@ -187,7 +87,7 @@ _OLDEST = {
 }
 
 _DRAIN: dict[str, Schema] = {
-    "color": _TEXT,
+    "color": TEXT,
     "active": {"type": "boolean"},
     "release": _TEXT_OR_NOTHING,
     "phase": _COLOR["phase"],
@@ -209,7 +109,7 @@ _DRAIN: dict[str, Schema] = {
         "description": "Each reason why it is not drained, the biggest holder first.",
         "items": _all(
             kind={"enum": ["active", "store", "sessions", "in_flight", "node", "phase"]},
-            detail=_TEXT,
+            detail=TEXT,
             node=_TEXT_OR_NOTHING,
             count=_COUNT,
             oldest=_OLDEST,
@@ -224,12 +124,12 @@ _STORE = _all(
         "description": "How the store contradicts what is known, which stands: it was emptied, or restored from an "
         "older copy.",
     },
-    kind=_TEXT,
+    kind=TEXT,
     age={"type": "number", "description": "Seconds since it was last heard, by the worker that heard it least."},
 )
 
 _MOVED: dict[str, Schema] = {
-    "active": _TEXT,
+    "active": TEXT,
     "previous": _TEXT_OR_NOTHING,
     "epoch": _COUNT,
     "took_ms": _NUMBER,
@@ -243,19 +143,19 @@ ANSWERS: Final[dict[str, Schema]] = {
         "required": ["type", "title", "status", "detail", "code"],
         "properties": {
             "type": {"type": "string", "pattern": "^urn:bgproxy:problem:[a-z_]+$"},
-            "title": _TEXT,
+            "title": TEXT,
             "status": {"type": "integer"},
-            "detail": _TEXT,
-            "code": _TEXT,
+            "detail": TEXT,
+            "code": TEXT,
             "epoch": {"type": "integer", "description": "stale_epoch: the one that stands."},
             "active": {"type": "string", "description": "stale_epoch: the color that is active."},
         },
         "additionalProperties": True,
     },
     "Upstream": _all(
-        url=_TEXT,
+        url=TEXT,
         healthy={"type": ["boolean", "null"], "description": "null: no worker has looked at it yet."},
-        reason=_TEXT,
+        reason=TEXT,
         in_flight=_COUNT,
         open=_COUNT,
         idle=_COUNT,
@@ -271,11 +171,11 @@ ANSWERS: Final[dict[str, Schema]] = {
         moved={"type": "boolean", "description": "Whether it lives there by now; else see `goal`."},
         changed={"type": "boolean", "description": "Whether this was a new order."},
     ),
-    "Forgotten": _all(id=_TEXT, color=_TEXT, release=_TEXT, forgotten={"const": True}),
+    "Forgotten": _all(id=TEXT, color=TEXT, release=TEXT, forgotten={"const": True}),
     "SessionCounts": _all(
         places={
             "type": "array",
-            "items": _all(preset=_TEXT, color=_TEXT, pinned=_COUNT, learned=_COUNT, moved=_COUNT, ended=_COUNT),
+            "items": _all(preset=TEXT, color=TEXT, pinned=_COUNT, learned=_COUNT, moved=_COUNT, ended=_COUNT),
             "description": "Sessions that began, came and ended there, and keys that agents there have minted.",
         },
         unpinned={**_PER_COLOR, "description": "Bodies that may name a session and were not read, by reason."},
@@ -294,7 +194,7 @@ ANSWERS: Final[dict[str, Schema]] = {
         turns={**_COUNT, "description": "Under way, and keeping their sessions from being moved."},
         store={
             "type": "array",
-            "items": _all(question=_TEXT, calls=_COUNT, failed=_COUNT, seconds=_NUMBER),
+            "items": _all(question=TEXT, calls=_COUNT, failed=_COUNT, seconds=_NUMBER),
             "description": "Round trips by what was asked; `seconds`: of all of them together.",
         },
     ),
@@ -302,7 +202,7 @@ ANSWERS: Final[dict[str, Schema]] = {
         live={"type": ["integer", "null"], "minimum": 0, "description": "null: the store is away, nobody knows."},
         releases={
             "type": "array",
-            "items": _all(color=_TEXT, release=_TEXT, stands=_STANDS, live=_COUNT, last_expires=_EXPIRES),
+            "items": _all(color=TEXT, release=TEXT, stands=_STANDS, live=_COUNT, last_expires=_EXPIRES),
         },
         host=ref("SessionCounts"),
     ),
@@ -311,11 +211,11 @@ ANSWERS: Final[dict[str, Schema]] = {
     "Flip": _all(
         epoch=_COUNT,
         verb={"enum": ["flip", "rollback"]},
-        **{"from": _TEXT},
-        to=_TEXT,
+        **{"from": TEXT},
+        to=TEXT,
         at=_SECONDS,
-        actor=_TEXT,
-        reason=_TEXT,
+        actor=TEXT,
+        reason=TEXT,
         kept={**_COUNT, "description": "Sessions that the flip left, less those moved, ended and lost."},
         moved={**_COUNT, "description": "Taken to another release since, while this epoch stood."},
         ended={**_COUNT, "description": "Ended by the deadline of the drain that this flip began."},
@@ -324,10 +224,10 @@ ANSWERS: Final[dict[str, Schema]] = {
     ),
     "Flips": _all(flips={"type": "array", "items": ref("Flip"), "description": "Newest first."}),
     "Node": _all(
-        id=_TEXT,
-        host=_TEXT,
+        id=TEXT,
+        host=TEXT,
         pid=_COUNT,
-        version=_TEXT,
+        version=TEXT,
         epoch=_COUNT,
         in_flight=_PER_COLOR,
         streams=_PER_COLOR,
@@ -342,13 +242,13 @@ ANSWERS: Final[dict[str, Schema]] = {
     ),
     "Nodes": _all(nodes={"type": "array", "items": ref("Node")}),
     "Status": _all(
-        fleet=_TEXT,
-        active=_TEXT,
+        fleet=TEXT,
+        active=TEXT,
         previous=_TEXT_OR_NOTHING,
         epoch=_COUNT,
         revision=_COUNT,
-        actor=_TEXT,
-        reason=_TEXT,
+        actor=TEXT,
+        reason=TEXT,
         at=_SECONDS,
         colors={"type": "object", "additionalProperties": ref("Color")},
         nodes={"type": "array", "items": ref("Node")},
@@ -357,21 +257,49 @@ ANSWERS: Final[dict[str, Schema]] = {
             "oneOf": [ref("Flip"), {"type": "null"}],
             "description": "Of the epoch that stands; null: the pointer has not moved yet, or the store is away.",
         },
-        version=_TEXT,
+        version=TEXT,
     ),
-    "Moved": _closed([*_MOVED], **_MOVED, detail={"type": "string", "description": "Why nothing changed."}),
+    "Moved": closed([*_MOVED], **_MOVED, detail={"type": "string", "description": "Why nothing changed."}),
     "AuditEntry": _all(
-        id=_TEXT,
+        id=TEXT,
         at=_SECONDS,
-        verb=_TEXT,
-        actor=_TEXT,
-        reason=_TEXT,
+        verb=TEXT,
+        actor=TEXT,
+        reason=TEXT,
         epoch=_COUNT,
         revision=_COUNT,
         facts=_ANYTHING,
+        seq={"type": ["integer", "null"], "minimum": 1, "description": "Its number; null: from before the chain."},
+        prev={**_TEXT_OR_NOTHING, "description": "The hash of the entry before it."},
+        hash={**_TEXT_OR_NOTHING, "description": "SHA-256, over everything but `id`: the README says how."},
+    ),
+    "AuditReport": _all(
+        intact={"type": "boolean"},
+        entries={**_COUNT, "description": "That stand in the chain."},
+        first={"type": ["integer", "null"], "description": "The oldest one's number."},
+        last={"type": ["integer", "null"], "description": "The newest one's number."},
+        head={**TEXT, "description": "The newest one's hash: keep it elsewhere, and compare."},
+        anchor={**TEXT, "description": "The hash of the newest entry that retention took away; empty: none yet."},
+        before={**_COUNT, "description": "Entries from before the chain, which carry no hash."},
+        fault={
+            "oneOf": [
+                _all(
+                    kind={"enum": ["edited", "missing", "out_of_order", "inserted"]},
+                    seq={"type": ["integer", "null"]},
+                    id=TEXT,
+                    detail=TEXT,
+                ),
+                {"type": "null"},
+            ],
+            "description": "The first entry, the oldest, that is not what was written.",
+        },
     ),
     "Audit": _all(
-        entries={"type": "array", "items": ref("AuditEntry"), "description": "Newest first."},
+        entries={
+            "type": "array",
+            "items": ref("AuditEntry"),
+            "description": "Newest first; oldest first with `after`.",
+        },
         next=_TEXT_OR_NOTHING,
     ),
     "Alive": _all(alive={"const": True}),

@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from bgproxy import __version__
-from bgproxy.cli import changes, drain, events, flips, look, serve, sessions, settings
+from bgproxy.cli import audit, changes, drain, events, flips, look, serve, sessions, settings
 from bgproxy.cli.demo import demo
 
 app = typer.Typer(
@@ -48,7 +48,7 @@ app.command(epilog='Example: bgproxy rollback --reason "v2 answers 500"')(change
 app.command(epilog="Example: bgproxy drain blue --wait --timeout 600 --deadline 300")(drain.drain)
 app.add_typer(sessions.app, name="sessions")
 app.command(epilog="Example: bgproxy flips 7 --json")(flips.flips)
-app.command(epilog="Example: bgproxy audit --limit 5 --json")(look.audit)
+app.command(epilog="Example: bgproxy audit --limit 5 --json")(audit.audit)
 app.command(epilog="Example: bgproxy events --follow --json")(events.events)
 app.add_typer(settings.app, name="config")
 app.command(epilog="Example: bgproxy demo")(demo)

@@ -17,8 +17,9 @@
 **Keyspace** in Redis, all of one fleet under one hash tag, so that a script's keys live in one slot:
 
     bgproxy:{FLEET}:state   hash    schema, revision, colors, pointer, release:COLOR, orders (JSON each but the
-                                    numbers)
-    bgproxy:{FLEET}:audit   stream  one entry per change: verb, actor, reason, epoch, revision, facts
+                                    numbers), chain: the audit's "LAST FIRST HASH"
+    bgproxy:{FLEET}:audit   stream  one entry per change: verb, actor, reason, epoch, revision, facts, at, seq, prev,
+                                    hash
     bgproxy:{FLEET}:nodes   hash    node id → its last report with the time it came; the dead are swept by the living
     bgproxy:{FLEET}:flips   hash    epoch → a flip's record (JSON); EPOCH:moved, :ended, :lost, :turns_cut → counts
     bgproxy:{FLEET}:bell    channel the revision that has just been written, nothing else
@@ -26,8 +27,8 @@
 The sessions' pins stand beside it: `store/pinning.py`.
 
 An ACL user needs: `~bgproxy:{FLEET}:* &bgproxy:{FLEET}:bell &bgproxy:{FLEET}:pins +@connection +exists +hget +hmget
-+hgetall +hkeys +hexists +hset +hdel +hincrby +get +mget +set +del +pexpireat +scan +xadd +xrevrange +publish
-+subscribe +unsubscribe +time +evalsha +script|load`.
++hgetall +hkeys +hexists +hset +hdel +hincrby +get +mget +set +del +pexpireat +scan +xadd +xlen +xrange
++xrevrange +publish +subscribe +unsubscribe +time +evalsha +script|load`.
 """
 
 from __future__ import annotations
@@ -35,15 +36,19 @@ from __future__ import annotations
 import re
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol, runtime_checkable
+from typing import Any, Final, Protocol, runtime_checkable
 from urllib.parse import urlsplit
 
 from bgproxy.errors import BgproxyError, ConfigError
+from bgproxy.rules.chain import Head
 from bgproxy.rules.fleet import Change, FleetState
 from bgproxy.store.flips import FlipRecord
 from bgproxy.store.pinning import PinStore
 
 SCHEMA = 1  # of the state; raised when an older bgproxy would misread it
+
+OLDEST: Final = "0"
+"""In place of an entry's id: from the oldest entry on."""
 
 _FLEET = re.compile(r"[A-Za-z0-9._-]{1,64}")  # part of every key, and of the hash tag in it
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]{0,15}")
@@ -70,7 +75,10 @@ class StoreOptions:
 
 @dataclass(frozen=True, slots=True)
 class AuditEntry:
-    """One change on record. `id` is the store's, growing; `at` unix seconds by the store's clock."""
+    """One change on record. `id` is the store's, growing; `at` unix seconds by the store's clock.
+
+    `seq`, `prev`, `hash`: see `rules/chain.py`; 0 and empty in an entry from before the chain.
+    """
 
     id: str
     at: float
@@ -80,6 +88,9 @@ class AuditEntry:
     epoch: int
     revision: int
     facts: Mapping[str, object]
+    seq: int = 0
+    prev: str = ""
+    hash: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +151,15 @@ class Store(Protocol):
 
     async def audit(self, *, limit: int, before: str | None = None) -> list[AuditEntry]:
         """At most `limit` entries, newest first, those older than the id `before`. Raises `BadInput` on a bad id."""
+
+    async def trail(self, *, limit: int, after: str = OLDEST) -> list[dict[str, Any]]:
+        """At most `limit` entries as they are exported, oldest first, those newer than the id `after`.
+
+        As they stand: one that cannot be understood is told too, with what is there. Raises `BadInput` on a bad id.
+        """
+
+    async def head(self) -> Head | None:
+        """Where the audit's chain ends by the state; None where there is no state, or one from before the chain."""
 
     def watch(self) -> AsyncIterator[int]:
         """An async generator: 0 once subscribed, then a revision per commit, the caller's own included.

@@ -7,11 +7,12 @@
 --       11 the record of the flip that this is (JSON without its closing brace), "begin" for a fleet that begins, or ""
 --       12 how many epochs' records to keep  13 14 the epoch to whose flip so many ended sessions are put, or 0
 --       15 16 the color and the label that are active after the change
+--       17 the hash of the audit entry's content, see rules/chain.py
 --       then, for each field to write: its name, its value, and "stamp", a number of seconds or "".
 --       A value to be stamped is a JSON object without its closing brace: the time of this Redis is its last member,
 --       before it, with a number of seconds, the deadline that is so far away.
 --
--- Answers {"done", time, audit id}, {"newer", schema} or {"conflict", field, value, ...} with what stands.
+-- Answers {"done", time, audit id, seq, prev, hash}, {"newer", schema} or {"conflict", field, value, ...} with what stands.
 
 local standing = redis.call('HMGET', KEYS[1], 'schema', 'revision')
 local schema = tonumber(standing[1] or '0')
@@ -31,11 +32,36 @@ if not fits then
   return answer
 end
 
+local function member(entry, name)
+  for i = 1, entry and #entry[2] or 0, 2 do
+    if entry[2][i] == name then
+      return entry[2][i + 1]
+    end
+  end
+end
+
+-- Where the audit's chain ends. A state that was lost while its record was not goes on behind that record.
+local function chain_head()
+  local seq, first, hash = string.match(redis.call('HGET', KEYS[1], 'chain') or '', '^(%d+) (%d+) (%x+)$')
+  if not seq then
+    local newest = redis.call('XREVRANGE', KEYS[2], '+', '-', 'COUNT', 1)[1]
+    seq, hash = member(newest, 'seq'), member(newest, 'hash')
+    first = seq and member(redis.call('XRANGE', KEYS[2], '-', '+', 'COUNT', 1)[1], 'seq')
+  end
+  if not tonumber(seq) then
+    return 0, 1, string.rep('0', 64)
+  end
+  return tonumber(seq), tonumber(first) or 1, hash
+end
+
+local seq, first, prev = chain_head()
+local entries = redis.call('XLEN', KEYS[2])  -- asked before anything is written: a key that is no stream stops here
+
 local time = redis.call('TIME')
 local now = string.format('%d.%06d', time[1], time[2])
 
 local write = {'schema', ARGV[1], 'revision', ARGV[10]}
-for i = 17, #ARGV, 3 do
+for i = 18, #ARGV, 3 do
   write[#write + 1] = ARGV[i]
   local seconds = tonumber(ARGV[i + 2])
   if seconds then
@@ -72,7 +98,14 @@ elseif redis.call('HEXISTS', KEYS[4], ARGV[13]) == 1 then
   redis.call('HINCRBY', KEYS[4], ARGV[13] .. ':ended', ARGV[14])
 end
 
+seq = seq + 1
+local hash = sha256(string.format('bgproxy.audit.1\n%d\n%s\n%s\n%s', seq, now, prev, ARGV[17]))
 local id = redis.call('XADD', KEYS[2], 'MAXLEN', '~', ARGV[4], '*', 'verb', ARGV[5], 'actor', ARGV[6],
-  'reason', ARGV[7], 'facts', ARGV[8], 'epoch', ARGV[9], 'revision', ARGV[10], 'at', now)
+  'reason', ARGV[7], 'facts', ARGV[8], 'epoch', ARGV[9], 'revision', ARGV[10], 'at', now,
+  'seq', seq, 'prev', prev, 'hash', hash)
+if redis.call('XLEN', KEYS[2]) <= entries then  -- some were trimmed: which is the oldest that should be there from now on
+  first = tonumber(member(redis.call('XRANGE', KEYS[2], '-', '+', 'COUNT', 1)[1], 'seq')) or first
+end
+redis.call('HSET', KEYS[1], 'chain', string.format('%d %d %s', seq, first, hash))
 redis.call('PUBLISH', ARGV[3], ARGV[10])
-return {'done', now, id}
+return {'done', now, id, seq, prev, hash}

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, fields
@@ -17,7 +18,8 @@ from typing import Any, TypeVar
 import orjson
 
 from bgproxy.errors import SchemaTooNew, StoreBroken
-from bgproxy.rules.fleet import FleetState
+from bgproxy.rules.chain import Head, content
+from bgproxy.rules.fleet import Change, FleetState
 from bgproxy.rules.pin import Order
 from bgproxy.rules.pointer import Pointer
 from bgproxy.rules.release import Phase, Release
@@ -25,6 +27,10 @@ from bgproxy.store.base import SCHEMA, AuditEntry, NodeReport
 from bgproxy.store.flips import COUNTS, FlipRecord
 
 T = TypeVar("T")
+
+_ENTRY_MEMBERS = ("id", "at", "verb", "actor", "reason", "epoch", "revision")
+_WHOLE = re.compile(r"0|[1-9][0-9]{0,17}")
+_STAMP = re.compile(r"[0-9]{1,12}\.[0-9]{6}")
 
 # What the store writes itself, its times, comes behind them.
 _RELEASE_MEMBERS = tuple(field.name for field in fields(Release) if field.name not in ("deadline", "at"))
@@ -140,7 +146,59 @@ def entry_from(document: Any, where: str) -> AuditEntry:
             epoch=int(document["epoch"]),
             revision=int(document["revision"]),
             facts=_of(dict, document["facts"]),
+            # Those from before the chain have none of these.
+            seq=_of(int, document.get("seq") or 0),
+            prev=_text(document.get("prev") or ""),
+            hash=_text(document.get("hash") or ""),
         )
+
+
+def entry_document(entry: AuditEntry) -> dict[str, Any]:
+    """The audit entry as it is told and exported; what one from before the chain lacks is None."""
+    links = {"seq": entry.seq or None, "prev": entry.prev or None, "hash": entry.hash or None}
+    return {**{name: getattr(entry, name) for name in _ENTRY_MEMBERS}, "facts": dict(entry.facts), **links}
+
+
+def stream_document(entry_id: bytes, fields: Mapping[bytes, bytes]) -> dict[str, Any]:
+    """The same of an entry in a stream, whatever stands there: what is not as it was written stays a text."""
+    members: dict[str, Any] = {"id": entry_id.decode(), "seq": None, "prev": None, "hash": None}
+    for name, value in fields.items():
+        text = value.decode(errors="backslashreplace")
+        members[name.decode(errors="backslashreplace")] = text
+        if name in (b"epoch", b"revision", b"seq") and _WHOLE.fullmatch(text):
+            members[name.decode()] = int(text)
+        elif name == b"at" and _STAMP.fullmatch(text):
+            members["at"] = float(text)
+        elif name == b"facts":
+            with contextlib.suppress(orjson.JSONDecodeError):
+                members["facts"] = orjson.loads(value)
+    return members
+
+
+def head_from(document: Any, where: str) -> Head:
+    """The chain's head of a document."""
+    with _understood(f"{where}, chain"):
+        return Head(_of(int, document["seq"]), _text(document["hash"]), _of(int, document["first"]))
+
+
+def head_of(raw: bytes, where: str) -> Head:
+    """The chain's head as `commit.lua` writes it."""
+    with _understood(f"{where}, field chain"):
+        last, first, digest = raw.decode().split(" ")
+        return Head(int(last), digest, int(first))
+
+
+def entry_content(change: Change) -> tuple[bytes, str]:
+    """The facts of a change as JSON, and the hash of what its audit entry will say."""
+    facts = orjson.dumps(change.facts)
+    named = {"verb": change.verb, "actor": change.actor, "reason": change.reason, "facts": orjson.loads(facts)}
+    return facts, content({**named, "epoch": change.state.pointer.epoch, "revision": change.state.revision})
+
+
+def entry_of(change: Change, entry_id: str, at: float, link: Head, prev: str) -> AuditEntry:
+    """The entry that a change leaves, as number `link.seq` of the chain behind `prev`."""
+    what = change.verb, change.actor, change.reason, change.state.pointer.epoch, change.state.revision, change.facts
+    return AuditEntry(entry_id, at, *what, seq=link.seq, prev=prev, hash=link.hash)
 
 
 def entries_from(documents: Any, where: str) -> list[AuditEntry]:

@@ -22,10 +22,22 @@ from urllib.parse import unquote, urlsplit
 
 from bgproxy import tasks
 from bgproxy.errors import BadInput, BgproxyError, ConfigError, StoreBroken, StoreUnavailable
+from bgproxy.rules.chain import EMPTY, Head
 from bgproxy.rules.fleet import Change, FleetState
 from bgproxy.store import lock
-from bgproxy.store.base import AuditEntry, Conflict, NodeReport, StoreOptions
-from bgproxy.store.document import entries_from, flips_from, parsed, state_document, state_from, write_safely
+from bgproxy.store.base import OLDEST, AuditEntry, Conflict, NodeReport, StoreOptions
+from bgproxy.store.document import (
+    entries_from,
+    entry_content,
+    entry_document,
+    entry_of,
+    flips_from,
+    head_from,
+    parsed,
+    state_document,
+    state_from,
+    write_safely,
+)
 from bgproxy.store.flips import FlipRecord, FlipTable, record_of
 from bgproxy.store.logged_pins import LoggedPins
 from bgproxy.store.memory_pins import MemoryPins
@@ -43,6 +55,7 @@ class _Step(NamedTuple):
     change: Change
     state: FleetState
     entry: AuditEntry
+    head: Head
     flip: FlipRecord | None
 
 
@@ -68,6 +81,7 @@ class MemoryStore:
         self._state: FleetState | None = None
         self._audit: deque[AuditEntry] = deque(maxlen=max(1, options.audit_keep))  # oldest first
         self._last_id = 0
+        self._head: Head | None = None  # of the audit's chain; None before its first entry
         self._nodes: dict[str, tuple[NodeReport, float]] = {}
         self._bells: set[_Bell] = set()
         self._writing = asyncio.Lock()
@@ -123,6 +137,16 @@ class MemoryStore:
         bound = self._last_id + 1 if before is None else _entry_number(before)
         older = (entry for entry in reversed(self._audit) if int(entry.id) < bound)
         return list(islice(older, max(0, limit)))
+
+    async def trail(self, *, limit: int, after: str = OLDEST) -> list[dict[str, Any]]:
+        """See `Store.trail`."""
+        bound = _entry_number(after, "after")
+        newer = (entry for entry in self._audit if int(entry.id) > bound)
+        return [entry_document(entry) for entry in islice(newer, max(1, limit))]
+
+    async def head(self) -> Head | None:
+        """See `Store.head`."""
+        return self._head
 
     async def watch(self) -> AsyncIterator[int]:
         """See `Store.watch`."""
@@ -183,26 +207,21 @@ class MemoryStore:
         fits = standing is None if create else standing is not None and standing.revision == change.state.revision - 1
         if not fits:
             raise Conflict(standing)
-        now = time.time()
+        now = round(time.time(), 6)
         state = change.stamped(now)
-        entry = AuditEntry(
-            id=str(self._last_id + 1),
-            at=now,
-            verb=change.verb,
-            actor=change.actor,
-            reason=change.reason,
-            epoch=state.pointer.epoch,
-            revision=state.revision,
-            facts=change.facts,
-        )
+        before = self._head or EMPTY
+        head = before.after(now, entry_content(change)[1])
+        if len(self._audit) == self._audit.maxlen and self._audit[0].seq:
+            head = replace(head, first=self._audit[0].seq + 1)
+        entry = entry_of(change, str(self._last_id + 1), now, head, before.hash)
         becomes = (state.pointer.active, state.active.label if state.active is not None else "")
         left = sum(count.live for place, count in self._pins.live().items() if place != becomes) if change.moved else 0
-        return _Step(change, state, entry, record_of(change, now, left))
+        return _Step(change, state, entry, head, record_of(change, now, left))
 
     def _take(self, step: _Step) -> _Written:
         state, entry = step.state, step.entry
         self._flips = self._flips.after(step.change, step.flip)
-        self._state = state
+        self._state, self._head = state, step.head
         self._audit.append(entry)
         self._last_id = int(entry.id)
         for bell in self._bells:
@@ -233,8 +252,10 @@ class MemoryStore:
     def _document(self, step: _Step, entries: int) -> dict[str, Any]:
         """With so many audit entries and flips' records."""
         kept = [*islice(reversed(self._audit), entries - 1)][::-1]
+        dropped = self._audit[-entries].seq if len(self._audit) >= entries else 0
+        head = replace(step.head, first=max(step.head.first, dropped + 1))
         flips = self._flips.after(step.change, step.flip).newest(entries)
-        return {**state_document(step.state), "audit": [*kept, step.entry], "flips": flips}
+        return {**state_document(step.state), "audit": [*kept, step.entry], "chain": head, "flips": flips}
 
     async def _hold(self, path: Path) -> None:
         """Lock the snapshot. One that can never be written is found out by that: at the start, not at a flip."""
@@ -272,6 +293,7 @@ class MemoryStore:
         document = parsed(raw, where)
         state = state_from(document, where)
         entries = entries_from(document.get("audit", []), where)
+        head = head_from(document["chain"], where) if "chain" in document else None
         flips = flips_from(document.get("flips", []), where)
         try:
             last_id = _entry_number(entries[-1].id) if entries else 0
@@ -285,6 +307,8 @@ class MemoryStore:
             self._state = state
             self._audit.extend(entries)
             self._last_id = last_id
+            dropped = entries[: -len(self._audit)]  # fewer may be kept by now than were
+            self._head = head and replace(head, first=max([head.first, *(entry.seq + 1 for entry in dropped)]))
             self._flips = FlipTable(flips)
 
 
@@ -318,7 +342,7 @@ def _snapshot_path(options: StoreOptions) -> Path | None:
     return Path(named) if named else None
 
 
-def _entry_number(entry_id: str) -> int:
+def _entry_number(entry_id: str, name: str = "before") -> int:
     if not (entry_id.isascii() and entry_id.isdigit() and len(entry_id) < 19):
-        raise BadInput(f"before: {entry_id[:64]!r} is no id of an audit entry")
+        raise BadInput(f"{name}: {entry_id[:64]!r} is no id of an audit entry")
     return int(entry_id)

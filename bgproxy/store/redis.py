@@ -22,19 +22,24 @@ from redis.backoff import NoBackoff
 from redis.maint_notifications import MaintNotificationsConfig
 
 from bgproxy.errors import BadInput, NotRedis, StoreAuth, StoreBroken, StoreUnavailable
+from bgproxy.rules.chain import Head
 from bgproxy.rules.fleet import Change, FleetState
 from bgproxy.store.address import connection_arguments
-from bgproxy.store.base import SCHEMA, AuditEntry, Conflict, NodeReport, StoreOptions, redacted
+from bgproxy.store.base import OLDEST, SCHEMA, AuditEntry, Conflict, NodeReport, StoreOptions, redacted
 from bgproxy.store.document import (
     check_schema,
+    entry_content,
     entry_from,
+    entry_of,
     flip_from,
+    head_of,
     node_from,
     orders_document,
     parsed,
     pointer_document,
     release_document,
     state_from,
+    stream_document,
 )
 from bgproxy.store.flips import COUNTS, KEPT_FLIPS, FlipRecord, record_of
 from bgproxy.store.pinning import PinStore
@@ -79,7 +84,7 @@ class RedisStore:
             **arguments,
         )
         self._client = Redis(connection_pool=self._pool)
-        self._commit_script = self._client.register_script(_script("commit.lua"))
+        self._commit_script = self._client.register_script(_script("sha256.lua") + _script("commit.lua"))
         self._tally_script = self._client.register_script(_script("tally.lua"))
         self._beat_script = self._client.register_script(_script("beat.lua"))
         self.pins: PinStore = RedisPins(self._client, self._border, self._hear, prefix, options.node_ttl)
@@ -107,6 +112,7 @@ class RedisStore:
 
     async def commit(self, change: Change, *, create: bool = False) -> tuple[FleetState, AuditEntry]:
         """See `Store.commit`."""
+        facts, content = entry_content(change)
         arguments: list[str | bytes | int] = [
             SCHEMA,
             "" if create else change.state.revision - 1,
@@ -115,7 +121,7 @@ class RedisStore:
             change.verb,
             change.actor,
             change.reason,
-            orjson.dumps(change.facts),
+            facts,
             change.state.pointer.epoch,
             change.state.revision,
             _flip(change),
@@ -123,6 +129,7 @@ class RedisStore:
             *change.ended,
             change.state.pointer.active,
             change.state.active.label if change.state.active is not None else "",
+            content,
             *_fields(change, everything=create),
         ]
         async with self._border(doing="whether the change was made is not known"):
@@ -134,29 +141,34 @@ class RedisStore:
         if verdict != b"done":
             raise Conflict(self._state(dict(zip(rest[::2], rest[1::2], strict=True))))
         now = float(rest[0])
-        state = change.stamped(now)
-        entry = AuditEntry(
-            id=rest[1].decode(),
-            at=now,
-            verb=change.verb,
-            actor=change.actor,
-            reason=change.reason,
-            epoch=state.pointer.epoch,
-            revision=state.revision,
-            facts=change.facts,
-        )
-        return state, entry
+        link = Head(int(rest[2]), rest[4].decode())
+        return change.stamped(now), entry_of(change, rest[1].decode(), now, link, rest[3].decode())
 
     async def audit(self, *, limit: int, before: str | None = None) -> list[AuditEntry]:
         """See `Store.audit`."""
-        if before is not None and not _ENTRY_ID.fullmatch(before):
-            raise BadInput(f"before: {before[:64]!r} is no id of an audit entry")
+        if before is not None:
+            _check_id(before, "before")
         if limit < 1:
             return []
         newest = "+" if before is None else f"({before}"
         async with self._border():
             entries = await cast("Any", self._client.xrevrange(self._audit_key, max=newest, count=limit))
-        return [self._entry(entry_id, fields) for entry_id, fields in entries or ()]
+        where = self._where(self._audit_key)
+        return [entry_from(stream_document(*entry), f"{where}, entry {entry[0].decode()}") for entry in entries or ()]
+
+    async def trail(self, *, limit: int, after: str = OLDEST) -> list[dict[str, Any]]:
+        """See `Store.trail`."""
+        if after != OLDEST:
+            _check_id(after, "after")
+        async with self._border():
+            entries = await cast("Any", self._client.xrange(self._audit_key, min=f"({after}", count=max(1, limit)))
+        return [stream_document(*entry) for entry in entries or ()]
+
+    async def head(self) -> Head | None:
+        """See `Store.head`."""
+        async with self._border():
+            raw = await cast("Any", self._client.hget(self._state_key, "chain"))
+        return None if raw is None else head_of(raw, self._where(self._state_key))
 
     async def watch(self) -> AsyncIterator[int]:
         """See `Store.watch`."""
@@ -265,15 +277,6 @@ class RedisStore:
             ) from error
         return state_from(document, where)
 
-    def _entry(self, entry_id: bytes, fields: Mapping[bytes, bytes]) -> AuditEntry:
-        where = self._where(self._audit_key)
-        try:
-            document: dict[str, Any] = {name.decode(): value.decode() for name, value in fields.items()}
-            document["facts"] = parsed(document["facts"], where)
-        except (KeyError, UnicodeDecodeError) as error:
-            raise StoreBroken(f"{where}, entry {entry_id!r} cannot be understood ({error})") from error
-        return entry_from({**document, "id": entry_id.decode()}, where)
-
     def _where(self, key: str) -> str:
         return f"store {self._address}: key {key}"
 
@@ -323,6 +326,11 @@ class RedisStore:
                 "it closed the connection; if that happens each time, it may expect TLS (rediss://)"
             )
         return StoreUnavailable(text or type(error).__name__)
+
+
+def _check_id(entry_id: str, name: str) -> None:
+    if not _ENTRY_ID.fullmatch(entry_id):
+        raise BadInput(f"{name}: {entry_id[:64]!r} is no id of an audit entry")
 
 
 def _fields(change: Change, *, everything: bool) -> Iterable[str | bytes]:

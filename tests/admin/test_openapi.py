@@ -9,10 +9,11 @@ import pytest
 from aiohttp import web
 
 from bgproxy.admin.app import build
+from bgproxy.admin.asked import REQUESTS
 from bgproxy.admin.openapi import document
 from bgproxy.admin.probes import OPENAPI
 from bgproxy.admin.routes import ROUTES
-from bgproxy.admin.shapes import ANSWERS, REQUESTS
+from bgproxy.admin.shapes import ANSWERS
 
 DOCUMENT = document(ROUTES, "1.2.3")
 OPERATIONS = [
@@ -64,6 +65,7 @@ def test_the_operations_are_all_there():
         ("GET", "/v1/flips"),
         ("GET", "/v1/flips/{epoch}"),
         ("GET", "/v1/audit"),
+        ("GET", "/v1/audit/verify"),
         ("GET", "/v1/events"),
         ("GET", "/v1/nodes"),
         ("GET", "/livez"),

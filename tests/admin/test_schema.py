@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 from jsonschema import Draft202012Validator
 
+from bgproxy.admin.asked import AUDIT_QUERY, NOTHING, REQUESTS
 from bgproxy.admin.schema import KEYWORDS, NOTES, check, query_values
-from bgproxy.admin.shapes import ANSWERS, AUDIT_QUERY, NOTHING, REQUESTS
+from bgproxy.admin.shapes import ANSWERS
 from bgproxy.errors import BadInput
 
 INCOMING = {**REQUESTS, "audit query": AUDIT_QUERY, "no query": NOTHING}

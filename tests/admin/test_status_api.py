@@ -223,15 +223,15 @@ async def test_the_record_comes_in_pages_newest_first(client):
 
     fits(first, "Audit")
     assert [entry["epoch"] for entry in first["entries"]] == [4, 3, 2]
-    assert first["entries"][0] | {"id": "", "at": 0.0, "facts": {}} == {
-        "id": "",
-        "at": 0.0,
+    free = {"id": "", "at": 0.0, "facts": {}, "prev": "", "hash": ""}
+    assert first["entries"][0] | free == {
+        **free,
         "verb": "flip",
         "actor": "admin@loopback",
         "reason": "to green",
         "epoch": 4,
         "revision": 4,
-        "facts": {},
+        "seq": 4,
     }
     assert [entry["verb"] for entry in rest["entries"]] == ["bootstrap"]
     assert rest["next"] is None

@@ -1,0 +1,115 @@
+"""The JSON and the queries that come in, as data (JSON Schema 2020-12): they are checked against these."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from bgproxy.admin.schema import Schema
+from bgproxy.admin.shapes import TEXT, closed
+from bgproxy.rules.deadline import LONGEST
+
+_REASON = {"type": "string", "maxLength": 1000, "default": "", "description": "Why, for the audit record."}
+_FORCE = {
+    "type": "boolean",
+    "default": False,
+    "description": "Overrides what may be overridden, and is on record.",
+}
+_IF_EPOCH = {
+    "type": "integer",
+    "minimum": 0,
+    "maximum": 2**53 - 1,
+    "description": "Refuse (409) unless the pointer's epoch is this one.",
+}
+_ADDRESS = {
+    "type": "string",
+    "maxLength": 300,
+    "description": "http://host:port or unix:/absolute/path",
+    "examples": ["http://127.0.0.1:9102"],
+}
+_ADDRESSES = {"type": "array", "maxItems": 256, "items": _ADDRESS}
+
+NOTHING: Final[Schema] = closed([])
+
+IN_PATH: Final[dict[str, Schema]] = {
+    "color": TEXT,
+    "epoch": {"type": "integer", "minimum": 0, "description": "The pointer's, as that flip left it."},
+    "id": {
+        "type": "string",
+        "pattern": "^[0-9a-fA-F]{32}$",
+        "description": "The digest of any key of the session; never what a client sent.",
+    },
+}
+
+REQUESTS: Final[dict[str, Schema]] = {
+    "DrainRequest": closed(
+        ["deadline"],
+        deadline={
+            "type": ["number", "null"],
+            "minimum": 0,
+            "maximum": int(LONGEST),
+            "description": "Seconds from now, by the store's clock, after which the sessions that still live there are "
+            "ended; null cancels.",
+            "examples": [600],
+        },
+        reason=_REASON,
+    ),
+    "FlipRequest": closed(
+        ["to"],
+        to={"type": "string", "maxLength": 64, "description": "The color to make active.", "examples": ["green"]},
+        reason=_REASON,
+        if_epoch=_IF_EPOCH,
+        force=_FORCE,
+    ),
+    "MoveRequest": closed(
+        ["to"],
+        to={"type": "string", "maxLength": 64, "description": "The color to move it to.", "examples": ["green"]},
+        reason=_REASON,
+    ),
+    "RollbackRequest": closed([], reason=_REASON, if_epoch=_IF_EPOCH, force=_FORCE),
+    "StageRequest": closed(
+        ["release"],
+        release={"type": "string", "maxLength": 128, "description": "The version's label.", "examples": ["v2"]},
+        upstreams=_ADDRESSES,
+        routes={
+            "type": "object",
+            "maxProperties": 256,
+            "additionalProperties": _ADDRESSES,
+            "description": "Upstreams of single routes, by the route's name; the others use `upstreams`.",
+        },
+        metadata={"type": "object", "additionalProperties": True, "description": "Kept and shown, never read."},
+        reason=_REASON,
+        if_epoch=_IF_EPOCH,
+        force=_FORCE,
+    ),
+}
+
+AUDIT_QUERY: Final[Schema] = closed(
+    [],
+    limit={"type": "integer", "minimum": 1, "maximum": 1000, "default": 100, "description": "Entries at most."},
+    before={"type": "string", "maxLength": 64, "description": "An entry's id: only older ones."},
+    after={
+        "type": "string",
+        "maxLength": 64,
+        "description": "An entry's id: only newer ones, the oldest of them first; 0: from the oldest entry on.",
+    },
+)
+
+SESSIONS_QUERY: Final[Schema] = closed(
+    [],
+    color={"type": "string", "maxLength": 64, "description": "Only those that live on this color."},
+    cursor={"type": "string", "maxLength": 64, "default": "", "description": "The `next` of the page before."},
+    limit={
+        "type": "integer",
+        "minimum": 1,
+        "maximum": 1000,
+        "default": 100,
+        "description": "About how many a page has; it may be a few more, or none before the end.",
+    },
+)
+
+FLIPS_QUERY: Final[Schema] = closed(
+    [],
+    limit={"type": "integer", "minimum": 1, "maximum": 1000, "default": 20, "description": "How many epochs at most."},
+)
+
+FORGET_QUERY: Final[Schema] = closed([], reason=_REASON)
