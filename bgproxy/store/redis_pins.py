@@ -140,7 +140,9 @@ class RedisPins:
 
     async def page(self, cursor: str, limit: int, color: str | None = None) -> tuple[list[tuple[Pin, float]], str]:
         """See `PinStore.page`. The cursor is Redis' own; a page holds what its last step brought, so maybe more."""
-        if not (cursor.isascii() and (cursor.isdigit() or not cursor) and len(cursor) <= 20):
+        if not (
+            cursor.isascii() and (cursor.isdigit() or not cursor) and len(cursor) <= 20 and int(cursor or 0) < 1 << 64
+        ):
             raise BadInput(f"cursor: {cursor[:64]!r} is none that a page has given")
         at, found = int(cursor or 0), dict[bytes, tuple[Pin, float]]()
         async with self._border():

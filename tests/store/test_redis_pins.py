@@ -13,7 +13,7 @@ from typing import Any, cast
 
 import pytest
 
-from bgproxy.errors import StoreBroken, StoreUnavailable
+from bgproxy.errors import BadInput, StoreBroken, StoreUnavailable
 from bgproxy.rules.choose import MOVES, choose
 from bgproxy.rules.fleet import FleetState
 from bgproxy.rules.pin import Pin, Policy
@@ -41,6 +41,12 @@ async def pins(redis_server: Any, opened: Opened, flips: Any) -> PinStore:
     store = await opened(redis_server.url)
     await store.commit(flips.first(), create=True)
     return store.pins
+
+
+async def test_a_cursor_that_no_redis_has_given_is_a_mistake_and_no_trouble_of_the_store(pins: PinStore) -> None:
+    for cursor in (str(2**64), "9" * 20):
+        with pytest.raises(BadInput, match="cursor"):
+            await pins.page(cursor, 10)
 
 
 def port_of_a_cluster() -> int:
