@@ -60,9 +60,10 @@ class SessionRules:
         return tuple([digest(key, scope) for key in keys])
 
     def met(self, request: RequestHead) -> tuple[Sighting, tuple[bytes, ...]] | None:
-        """What a request says whose fields alone name its session, and its keys' digests; None for all others.
+        """What a request says that has fields which may name its session, None for all others; and its keys' digests.
 
-        A client repeats these fields with each of its requests, so the same answer is given without looking again.
+        A client repeats these fields with each of its requests, so where they alone tell, the same answer is given
+        without looking again. Where they do not, there are no digests yet.
         """
         marks = request.marks
         if marks is None or request.upgrade:
@@ -79,7 +80,7 @@ class SessionRules:
         if met is None:
             seen = self.recogniser.request(request.method, request.target, marks, has_body, b"")
             if not seen.keys or seen.body is not None or len(request.fields) > _REMEMBERED_BYTES:
-                return None
+                return seen, ()
             if len(self._met) >= _REMEMBERED:
                 self._met.clear()
             met = self._met[case] = (seen, self.digests(seen.keys, marks))

@@ -39,15 +39,17 @@ def turn_of(exchange: Exchange, rules: SessionRules, rest: bytes) -> Turn | None
     request = exchange.request
     met = rules.met(request)
     if met is not None:
-        turn = Turn(exchange, rules, met[0])
-        turn.keys = met[1]
-        return turn
-    has_body = request.length != 0
-    seen = rules.recogniser.request(request.method, request.target, request.marks or (), has_body, request.upgrade)
+        seen = met[0]
+    else:
+        has_body = request.length != 0
+        seen = rules.recogniser.request(request.method, request.target, request.marks or (), has_body, request.upgrade)
     if seen.body is not None and not rest:
         exchange.client.ask_for_body(request)  # which agent could say so stands in it
     if seen.keys or seen.body is not None or seen.minting or seen.own_cookie:
-        return Turn(exchange, rules, seen)
+        turn = Turn(exchange, rules, seen)
+        if met is not None:
+            turn.keys = met[1]
+        return turn
     if seen.unread or seen.ignored:
         _overlooked(exchange.client.plane, seen.unread, seen.ignored)
     return None

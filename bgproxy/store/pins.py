@@ -23,6 +23,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from itertools import zip_longest
 from typing import Any, NamedTuple
 
@@ -160,13 +161,9 @@ class PinCache:
         """
         if not self._known.connected:
             self._turns.hold(pin.id)
-            _call([done], *self._outage.migrate(pin, self._line))
-            return
-
-        def answered(standing: Pin | None) -> None:
-            self._migrated(pin, standing, done)
-
-        self._turns.migrate(pin.id, answered, lambda: _call([done], *self._outage.migrate(pin, self._line)))
+            self._not_migrated(pin, done)
+        else:  # compiled functions within functions would be cycles
+            self._turns.migrate(pin.id, partial(self._migrated, pin, done), partial(self._not_migrated, pin, done))
 
     def applied(self, epoch: int, revision: int, busy: Iterable[bytes]) -> None:
         """This node routes by that state now, and on these pins' sessions turns are under way that began before."""
@@ -328,7 +325,10 @@ class PinCache:
         else:
             _call([done], None, "taken")
 
-    def _migrated(self, asked: Pin, standing: Pin | None, done: Done) -> None:
+    def _not_migrated(self, pin: Pin, done: Done) -> None:
+        _call([done], *self._outage.migrate(pin, self._line))
+
+    def _migrated(self, asked: Pin, done: Done, standing: Pin | None) -> None:
         if standing is None:  # it has expired, or the store has lost it: a new one is made where it was to go
             self._table.drop(asked.id)
             self._question(Want((asked.id,), asked.route, asked.preset, asked.ttl, asked.max_age), done)
