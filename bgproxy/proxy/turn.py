@@ -147,7 +147,7 @@ class Turn:
         state = plane.state
         assert routing is not None
         assert state is not None
-        group = routing.groups.get((self.rules.route, pin.color))
+        group = self._group(pin.color)
         is_known = group is not None and group.release == pin.release and pin.epoch >= routing.epoch
         if is_known and group is not None and not group.ended and pin.id not in state.orders:
             self._count(pin)
@@ -183,10 +183,8 @@ class Turn:
         """The session has moved, or stays for this turn."""
         if self._exchange.over:
             return
-        routing = self._plane.routing
-        assert routing is not None
         self.parked = False
-        group = routing.groups.get((self.rules.route, pin.color)) if pin is not None else None
+        group = self._group(pin.color) if pin is not None else None
         if pin is None or group is None or group.release != pin.release:
             self._refuse()  # never another release in silence
             return
@@ -230,7 +228,13 @@ class Turn:
     def _active(self) -> Group:
         routing = self._plane.routing
         assert routing is not None
-        return routing.groups[self.rules.route, routing.active]
+        return self._group(routing.active) or self._exchange.group
+
+    def _group(self, color: str) -> Group | None:
+        """What serves this route on a color. A route that was taken away serves those whom it has let in."""
+        routing, admitted = self._plane.routing, self._exchange.group
+        found = routing.groups.get((self.rules.route, color)) if routing is not None else None
+        return found or (admitted if admitted.color == color else None)
 
     # 2. the host within the color
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 
 import pytest
-from rig import Proxy, Rig, Script, Serving, get, ok, post
+from rig import Proxy, Rig, Script, Serving, get, ok, post, until
 
+from bgproxy.rules.route import Route, RouteTable
 from bgproxy.sessions.sighting import BodyReader
 
 JSON = "Content-Type: application/json"
@@ -87,3 +88,23 @@ async def test_a_head_with_a_body_gets_an_answer_without_one_though_its_session_
     assert (await client.answer(b"HEAD")).status == 410
     await client.send(get())
     assert (await client.answer()).body == b"green"
+
+
+@pytest.mark.parametrize("waits_for", ["its body", "the store"])
+async def test_a_request_whose_route_a_reload_takes_away_is_served_by_it(rig: Rig, waits_for: str) -> None:
+    proxy, blue, _ = await two_colors(rig)
+    client = await proxy.connect()
+    body = turn("C-1") if waits_for == "the store" else b'{"jsonrpc":"2.0","method":"message/send"}'
+    rig.pins.open.clear()
+    head = get("/", JSON, f"Content-Length: {len(body)}", method="POST")
+    await client.send(head + (body if waits_for == "the store" else body[:10]))
+    await until(lambda: rig.pins.asked if waits_for == "the store" else proxy.counts().get("in_flight blue"))
+    proxy.plane.routes = RouteTable((Route("other", path="/other"),))
+    assert proxy.plane.state is not None
+    proxy.apply(proxy.plane.state)
+    if waits_for == "its body":
+        await client.send(body[10:])
+    rig.pins.open.set()
+    assert (await client.answer(b"POST")).body == b"blue"
+    assert blue.seen[0].body == body
+    assert (await proxy.ask(get())).status == 404
