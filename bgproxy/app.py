@@ -96,6 +96,7 @@ class Worker:
             settings.proxy(), RouteTable(settings.routes()), settings.health(), self.metrics, self.access, self.pins
         )
         self.plane.cut = self.losses.cut
+        self.plane.refresh = self.mirror.refresh
         self.listeners = [Listener(self.plane, sock) for sock in place.listening]
         self.health = HealthChecker(settings.health(), self.plane.upstreams)
         self.validator = Validator(self.ledger, self.mirror, self.plane.warm_up)

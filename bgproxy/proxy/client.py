@@ -376,7 +376,7 @@ class ClientConnection:
         elif self.wait is Wait.CONNECTION:
             exchange.waited_too_long()
         elif self.wait is Wait.STORE and exchange.turn is not None:
-            exchange.turn.store_took_too_long()
+            exchange.turn.refuse()
         elif self.wait is Wait.AGENT and 0 < self._agent_untaken() < self.agent_left:
             exchange.agent_slow()
         else:

@@ -9,11 +9,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from email.utils import formatdate
 from time import monotonic, time
 from typing import TYPE_CHECKING, Any
 
+from bgproxy.errors import StoreUnavailable
 from bgproxy.http1.parser import Parser
 from bgproxy.proxy.ending import SHUTDOWN, Endings, end_exchange, end_tunnel
 from bgproxy.proxy.forwarding import Forwarder
@@ -71,6 +73,9 @@ class DataPlane:
         self.ignored = 0  # values that stood where a key stands, and can be none
         # How many turns were broken off, and the epoch by which traffic had left their release; 0: the one that stands.
         self.cut: Callable[[int, int], None] = _nobody
+        self.refresh: Callable[[], Awaitable[object]] = _nothing  # applies what the store holds
+        self._behind: list[Callable[[], None]] = []  # who waits for that
+        self._catching: asyncio.Task[None] | None = None
         self._endings = Endings(self)
         self._touched = 0.0
         self._upstreams: dict[tuple[str, str], Upstream] = {}
@@ -124,6 +129,7 @@ class DataPlane:
     async def stop(self) -> None:
         """End what is left, at once."""
         await stop(self._sweeper)
+        await stop(self._catching)
         await self._resolver.stop()
         for tunnel in list(self.tunnels):
             tunnel.abort()
@@ -199,6 +205,20 @@ class DataPlane:
         self._upstreams = used
         self._resolver.watch(used.values())
         self._endings.apply(state)
+
+    def catch_up(self, done: Callable[[], None]) -> None:
+        """A session was found on a release that is not known here: read what the store holds, then call `done`."""
+        self._behind.append(done)
+        if self._catching is None or self._catching.done():
+            self._catching = spawn(self._catch_up(), "catch up with the store")
+
+    async def _catch_up(self) -> None:
+        while self._behind:
+            waiting, self._behind = self._behind, []
+            with suppress(StoreUnavailable):  # the mirror tells of a store that is away
+                await self.refresh()
+            for done in waiting:
+                done()
 
     def _tell_pins(self, before: FleetState | None, state: FleetState, pins: PinCache) -> None:
         """Sessions may move from here on, once every node has said which of them have a turn under way."""
@@ -338,6 +358,10 @@ class DataPlane:
             if upstream.color != active and not self.draining:
                 upstream.keep_warm(now)
         self._retired = [u for u in self._retired if u.open or u.opening or u.waiting]
+
+
+async def _nothing() -> None:
+    """There is no store to be read."""
 
 
 def _nobody(_: int, __: int) -> None:

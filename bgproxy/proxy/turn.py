@@ -9,6 +9,7 @@ Must not know how bytes are framed, nor where pins are kept.
 
 from __future__ import annotations
 
+from functools import partial
 from secrets import token_hex
 from time import monotonic
 from typing import TYPE_CHECKING
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from bgproxy.proxy.plane import DataPlane
 
 STORE_WAIT = 10.0  # seconds that a parked request waits at most; the store's own limits answer long before
+HEARD = "heard"
 ECHOED = 4_096  # bytes of a request's body that are kept until its answer, so that an error can echo its id
 
 
@@ -171,7 +173,7 @@ class Turn:
         if self._exchange.over:
             return
         if pin is None:
-            self._refuse()
+            self.refuse()
             return
         self.parked = False
         now = monotonic()
@@ -179,14 +181,18 @@ class Turn:
         if group is not None:
             self._exchange.placed(group, now)
 
-    def _moved(self, pin: Pin | None, _: str) -> None:
-        """The session has moved, or stays for this turn."""
+    def _moved(self, pin: Pin | None, why: str) -> None:
+        """The session has moved, or stays for this turn. `why` is `HEARD` once this node knows what the store does."""
         if self._exchange.over:
             return
         self.parked = False
         group = self._group(pin.color) if pin is not None else None
         if pin is None or group is None or group.release != pin.release:
-            self._refuse()  # never another release in silence
+            if pin is None or why == HEARD:
+                self.refuse()  # never another release in silence
+            else:  # the store knows a release of which this node has not heard yet
+                self._park(monotonic())
+                self._plane.catch_up(partial(self._moved, pin, HEARD))
             return
         self.pin = pin
         if group.ended:  # meanwhile
@@ -217,13 +223,10 @@ class Turn:
         if self.pin is not None and self._plane.pins is not None:
             self._plane.pins.end(self.pin.id)
 
-    def _refuse(self) -> None:
+    def refuse(self) -> None:
+        """Nobody can say where the session lives, or nobody has said so in time."""
         self.parked = False
         self._exchange.refuse("session_unavailable", "where this session lives cannot be found out at the moment")
-
-    def store_took_too_long(self) -> None:
-        """No answer at all came."""
-        self._refuse()
 
     def _active(self) -> Group:
         routing = self._plane.routing

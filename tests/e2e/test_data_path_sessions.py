@@ -360,6 +360,35 @@ async def test_a_session_whose_release_is_gone_moves_and_never_meets_another_rel
     assert await says(proxy, get("/", SESSION)) == "green"
 
 
+@pytest.mark.parametrize("hears", [True, False])
+async def test_a_session_on_a_release_of_which_this_node_has_not_heard_yet(rig: Rig, hears: bool) -> None:
+    """Its bell was broken while a release was staged and the pointer moved to it."""
+    proxy, blue, _ = await two_colors(rig, "header:X-Session-Id")
+    behind = proxy.plane.state
+    third = saying("v3")
+    proxy.stage("green", "v3", rig.agent(third))
+    proxy.flip("green")
+    ahead = proxy.plane.state
+    assert behind is not None
+    assert ahead is not None
+    proxy.plane.apply(behind)
+    asked = 0
+
+    async def refresh() -> None:
+        nonlocal asked
+        asked += 1
+        await asyncio.sleep(0.05)
+        if hears:
+            proxy.plane.apply(ahead)
+
+    proxy.plane.refresh = refresh
+    requests = [get("/", f"X-Session-Id: s-{number % 3}") for number in range(6)]
+    answers = await asyncio.gather(*(proxy.ask(request) for request in requests))
+    assert {answer.status for answer in answers} == {200 if hears else 503}
+    assert (len(blue.seen), len(third.seen)) == (0, 6 if hears else 0)
+    assert asked <= 2  # for all that wait
+
+
 async def test_a_404_ends_an_mcp_session_and_so_does_its_deletion(rig: Rig) -> None:
     def play(request: Message) -> bytes:
         return ok(b"", status=b"404 Not Found") if request.get(b"x-dead") else ok(b"blue")
