@@ -8,16 +8,17 @@ import re
 import socket
 from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from typing import Any, cast
 
 import pytest
 
 from bgproxy.errors import BadInput, StoreBroken, StoreUnavailable
+from bgproxy.rules.by_hand import move_session
 from bgproxy.rules.choose import MOVES, choose
 from bgproxy.rules.fleet import FleetState
 from bgproxy.rules.pin import Pin, Policy
-from bgproxy.store.base import NodeReport, Store
+from bgproxy.store.base import Conflict, NodeReport, Store
 from bgproxy.store.mirror import Mirror
 from bgproxy.store.pin_outage import PinOptions
 from bgproxy.store.pinning import KEPT_ALIASES, Learned, PinStore, Turn, Want
@@ -214,7 +215,7 @@ class Worker:
         assert state is not None
         counted = pin.id
         self.turns[counted] += 1
-        if choose(state.pointer, state.releases, pin, policy).why in MOVES:
+        if choose(state.pointer, state.releases, pin, policy, order=state.orders.get(pin.id)).why in MOVES:
             moving = pin
             pin = await self._asked(lambda done: self.cache.migrate(moving, done))
         elsewhere = running.setdefault(name, [])
@@ -276,3 +277,42 @@ async def test_sessions_that_hop_between_nodes_are_never_split(
         assert any(len(set(colors)) == 2 for colors in seen.values())
     pins, _ = await workers[0].store.pins.page("", 1_000)
     assert len(pins) == 60
+
+
+async def test_sessions_that_are_moved_by_hand_are_never_split(workers: list[Worker]) -> None:
+    random.seed(11)
+    running: dict[str, list[str]] = {}
+    names = [f"session {number}" for number in range(12)]
+    over = asyncio.Event()
+
+    async def converse(name: str) -> None:
+        while not over.is_set():
+            await random.choice(workers).turn(name, Policy.PINNED, running)
+            await asyncio.sleep(random.choice((0, 0, 0.02)))
+
+    async def move(name: str) -> bool:
+        """As the admin plane does it: the order, then a few tries; whether it has moved by then."""
+        store = random.choice(workers).store
+        pin, state = await store.pins.find(key(name)), await store.read()
+        assert pin is not None
+        assert state is not None
+        to = "green" if pin.color == "blue" else "blue"
+        change = move_session(state, pin, to, actor="ada", reason="")
+        with suppress(Conflict):
+            _ = change and await store.commit(change)
+        for _ in range(20):
+            after = await store.pins.move(key(name))
+            if after is not None and after.color == to:
+                return True
+            await asyncio.sleep(0.003)
+        return False
+
+    # Two clients each, so that their turns meet; a pause now and then, so that sessions rest.
+    conversing = [asyncio.create_task(converse(name)) for name in names * 2]
+    await asyncio.sleep(0.1)
+    moved = [await move(random.choice(names)) for _ in range(40)]
+    over.set()
+    await asyncio.gather(*conversing)
+    assert moved.count(True) > 5, moved
+    found = {pin.id: pin.moved for pin, _ in (await workers[0].store.pins.page("", 1_000))[0]}
+    assert sum(found.values()) >= moved.count(True)
