@@ -229,8 +229,8 @@ class DataPlane:
                 state.pointer.epoch, state.revision, [pin_id for pin_id in state.orders if pin_id in self.busy]
             )
         if before is not None and before.orders != state.orders:
-            # Where an order was carried out, this node may hear of the move only after the order is off the list.
-            pins.drop(before.orders.keys() - state.orders.keys())
+            # Where an order was carried out, this node may hear of the move only after the next order, or its end.
+            pins.drop([p for p in {**before.orders, **state.orders} if before.orders.get(p) != state.orders.get(p)])
 
     def _upstream(self, color: str, url: str, used: dict[tuple[str, str], Upstream]) -> Upstream:
         key = (color, url)

@@ -59,10 +59,11 @@ class Turns:
         self._tell_soon()
 
     def hold(self, pin_id: bytes) -> None:
-        """A turn of this session is under way for which the store was not asked."""
+        """A turn of this session is under way. The store may not know: it keeps none for which it moved a session."""
         if pin_id not in self._turns:
-            self._turns[pin_id] = self._begun[pin_id] = self._next()
-            self._tell_soon()
+            self._turns[pin_id] = self._next()
+        self._begun[pin_id] = self._turns[pin_id]
+        self._tell_soon()
 
     def idle(self, pin_id: bytes) -> None:
         """No turn of that session is under way or about to begin on this node any more."""

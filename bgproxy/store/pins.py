@@ -231,18 +231,18 @@ class PinCache:
             return False  # the mirror tells of a store that is away
         return True
 
-    def _question(self, want: Want, done: Done) -> None:
+    def _question(self, want: Want, *dones: Done) -> None:
         if not self._known.connected:
-            self._without_store(want, [done])
+            self._without_store(want, dones)
             return
         for key in want.keys:
             if key in self._learning:  # where it belongs is being told to the store just now
-                self._learning[key].append((want, done))
+                self._learning[key].extend((want, done) for done in dones)
                 return
         if (asked := self._asked.get(want.keys)) is not None:
-            asked.dones.append(done)
+            asked.dones.extend(dones)
         else:
-            self._asked[want.keys] = _Asked(self._with_what_is_known(want), [done])
+            self._asked[want.keys] = _Asked(self._with_what_is_known(want), [*dones])
             self._questions.add(want.keys)
 
     def _with_what_is_known(self, want: Want) -> Want:
@@ -270,7 +270,10 @@ class PinCache:
                     self._without_store(want, dones)
                     continue
                 self._remember(want, found, began, line, rung)
-                _call(dones, found.pin, "created" if found.created else "found")
+                if found.pin.id in rung:  # it changed while the answer was on its way
+                    self._question(want, *dones)
+                else:
+                    _call(dones, found.pin, "created" if found.created else "found")
 
     def _remember(self, entry: Want | Learned, found: Resolved, began: float, line: int, rung: Iterable[bytes]) -> None:
         """Take over what the store has answered to a question that was put at `began`."""
@@ -291,9 +294,9 @@ class PinCache:
         if any(key not in self._by_key for key in keys):
             want = Want(tuple(keys), pin.route, pin.preset, pin.ttl, pin.max_age)
             if want.keys not in self._asked and not any(key in self._learning for key in keys):
-                self._question(want, _nobody)
+                self._question(want)
 
-    def _without_store(self, want: Want, dones: list[Done]) -> None:
+    def _without_store(self, want: Want, dones: Sequence[Done]) -> None:
         pin, why = self._outage.resolve(want, self._line)
         if pin is not None and why == "journalled":
             self.counts.of(pin.preset, pin.color).pinned += 1
@@ -364,7 +367,7 @@ class PinCache:
         pin = held.pin
         if self._clock() < held.dies:
             keys = (pin.id,) if key == pin.id else (pin.id, key)
-            self._question(Want(keys, pin.route, pin.preset, pin.ttl, pin.max_age, was=pin), _nobody)
+            self._question(Want(keys, pin.route, pin.preset, pin.ttl, pin.max_age, was=pin))
         else:
             self._table.drop(pin.id)
 
@@ -388,11 +391,7 @@ class PinCache:
                 log.exception("pins could not be told to the store")
 
 
-def _nobody(pin: Pin | None, why: str) -> None:
-    """Nobody waits for this answer."""
-
-
-def _call(dones: list[Done], pin: Pin | None, why: str) -> None:
+def _call(dones: Sequence[Done], pin: Pin | None, why: str) -> None:
     for done in dones:
         try:
             done(pin, why)

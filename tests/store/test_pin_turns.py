@@ -270,6 +270,25 @@ async def test_the_end_of_one_of_two_turns_leaves_nothing_behind(rig: Rig) -> No
     assert rig.pins._turns.under_way == {}
 
 
+async def test_a_turn_that_was_moved_holds_its_session_against_the_next_order(rig: Rig) -> None:
+    """The store does not keep the turn for which it moved a session: it has to be told when that matters again."""
+    (one, _), (two, _), pin = await two_nodes(rig)
+    for cache, revision in ((one, rig.order(pin, "green")), (two, rig.state.revision if rig.state else 0)):
+        cache.applied(1, revision, ())
+    await settle()
+    moved = (await migrated(one, pin)).pin
+    assert moved.color == "green"  # and its turn is under way there
+    revision = rig.order(moved, "blue")
+    one.applied(1, revision, [pin.id])
+    two.applied(1, revision, ())
+    await settle()
+    assert (await migrated(two, moved)).why == "stays"
+    for cache in (one, two):
+        cache.idle(pin.id)
+    await settle()
+    assert (await migrated(two, moved)).pin.color == "blue"
+
+
 async def test_an_order_is_carried_out_between_two_turns(rig: Rig) -> None:
     (one, _), (two, _), pin = await two_nodes(rig)
     revision = rig.order(pin, "green")

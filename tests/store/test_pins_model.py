@@ -151,7 +151,9 @@ class Model(RuleBasedStateMachine):
         busy = [pin_id for pin_id, count in node.turns.items() if count and (is_new or pin_id in self.state.orders)]
         if is_new or before.orders != self.state.orders:
             self.do(lambda: node.cache.applied(self.pointer.epoch, self.state.revision, busy))
-            self.do(lambda: node.cache.drop(before.orders.keys() - self.state.orders.keys()))
+            orders = {**before.orders, **self.state.orders}
+            changed = [pin_id for pin_id in orders if before.orders.get(pin_id) != self.state.orders.get(pin_id)]
+            self.do(lambda: node.cache.drop(changed))
 
     @property
     def state(self) -> FleetState:

@@ -204,6 +204,7 @@ class Worker:
         await self.mirror.stop()
 
     def _applied(self, state: FleetState) -> None:
+        self.cache.drop(state.orders)
         self.cache.applied(
             state.pointer.epoch, state.revision, [pin_id for pin_id, turns in self.turns.items() if turns]
         )
