@@ -14,7 +14,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import BaseRoute, Route
 
-from agents.memory import Memory, Stranger
+from agents.memory import Memory
 
 CHAIN, CONVERSATION = "openai responses", "openai conversations"
 _STEP = 0.02  # seconds between two events
@@ -41,19 +41,16 @@ class Responses:
         response, word = f"resp_{uuid.uuid4().hex}", str(body["input"])
         previous, conversation = body.get("previous_response_id"), body.get("conversation")
         conversation = conversation["id"] if isinstance(conversation, dict) else conversation
-        try:
-            if conversation:
-                said = self._memory.turn(CONVERSATION, conversation, word)
-                self._memory.also(CONVERSATION, conversation, response)
+        if conversation:
+            said = self._memory.turn(CONVERSATION, conversation, word)
+            self._memory.also(CONVERSATION, conversation, response)
+        else:
+            if previous:
+                self._memory.recall(CHAIN, previous)
+                self._memory.branch(CHAIN, previous, response)
             else:
-                if previous:
-                    self._memory.recall(CHAIN, previous)
-                    self._memory.branch(CHAIN, previous, response)
-                else:
-                    self._memory.begin(CHAIN, response)
-                said = self._memory.turn(CHAIN, response, word)
-        except Stranger as stranger:
-            return _not_found(stranger)
+                self._memory.begin(CHAIN, response)
+            said = self._memory.turn(CHAIN, response, word)
         whole = _response(response, said, previous, conversation)
         if body.get("stream"):
             return StreamingResponse(_events(whole), media_type="text/event-stream")
@@ -63,10 +60,7 @@ class Responses:
         """A response again; as a stream from an event on, where that is asked for."""
         response = request.path_params["response"]
         protocol = CONVERSATION if self._memory.knows(CONVERSATION, response) else CHAIN
-        try:
-            whole = _response(response, self._memory.recall(protocol, response), None, None)
-        except Stranger as stranger:
-            return _not_found(stranger)
+        whole = _response(response, self._memory.recall(protocol, response), None, None)
         if request.query_params.get("stream") == "true":
             after = int(request.query_params.get("starting_after", -1))
             return StreamingResponse(_events(whole, after), media_type="text/event-stream")
@@ -78,10 +72,7 @@ class Responses:
         return JSONResponse({"id": conversation, "object": "conversation", "created_at": 1, "metadata": {}})
 
     async def items(self, request: Request) -> Response:
-        try:
-            said = self._memory.recall(CONVERSATION, request.path_params["conversation"])
-        except Stranger as stranger:
-            return _not_found(stranger)
+        said = self._memory.recall(CONVERSATION, request.path_params["conversation"])
         items = [_message(f"msg_{number}", word) for number, word in enumerate(said["words"])]
         return JSONResponse({"object": "list", "data": items, "has_more": False, "first_id": "", "last_id": ""})
 
@@ -122,8 +113,3 @@ def _response(response: str, said: dict[str, Any], previous: str | None, convers
         "previous_response_id": previous,
         "conversation": {"id": conversation} if conversation else None,
     }
-
-
-def _not_found(stranger: Stranger) -> Response:
-    error = {"message": str(stranger), "type": "invalid_request_error", "param": None, "code": "not_found"}
-    return JSONResponse({"error": error}, status_code=404)

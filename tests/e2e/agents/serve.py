@@ -20,7 +20,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from agents import responses, sockets, tasks, threads, tools
-from agents.memory import Memory
+from agents.memory import Memory, Stranger
 
 READY = "listens on "
 _Scope = MutableMapping[str, Any]
@@ -34,12 +34,17 @@ def build(memory: Memory) -> Callable[..., Awaitable[None]]:
     async def tell(_: Request) -> Response:
         return JSONResponse(memory.document())
 
+    async def unknown(_: Request, stranger: Exception) -> Response:
+        """As OpenAI's API and as LangGraph's server say it."""
+        error = {"message": str(stranger), "type": "invalid_request_error", "param": None, "code": "not_found"}
+        return JSONResponse({"error": error, "detail": str(stranger)}, status_code=404)
+
     @contextlib.asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
         async with streamable.router.lifespan_context(streamable), sse.router.lifespan_context(sse):
             yield
 
-    app = Starlette(lifespan=lifespan, routes=[Route("/memory", tell)])
+    app = Starlette(lifespan=lifespan, routes=[Route("/memory", tell)], exception_handlers={Stranger: unknown})
     for each in (streamable.routes, sse.routes, threads.routes(memory), responses.routes(memory)):
         app.router.routes += each
     app.router.routes += [*sockets.routes(memory), *tasks.routes(memory)]

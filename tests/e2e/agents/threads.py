@@ -16,7 +16,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import BaseRoute, Route
 
-from agents.memory import Memory, Stranger
+from agents.memory import Memory
 
 PROTOCOL = "langgraph"
 _STEP = 0.02  # seconds between two events
@@ -48,57 +48,37 @@ class Threads:
         return JSONResponse({"thread_id": thread, "status": "idle", "metadata": {}, "values": {}})
 
     async def state(self, request: Request) -> Response:
-        try:
-            said = self._memory.recall(PROTOCOL, request.path_params["thread"])
-        except Stranger as stranger:
-            return _not_found(stranger)
+        said = self._memory.recall(PROTOCOL, request.path_params["thread"])
         return JSONResponse({"values": said, "next": [], "checkpoint": {}, "metadata": {}, "tasks": []})
 
     async def wait(self, request: Request) -> Response:
-        thread, body = request.path_params["thread"], await request.json()
-        try:
-            said = self._memory.turn(PROTOCOL, thread, body["input"]["word"])
-        except Stranger as stranger:
-            return _not_found(stranger)
-        run = self._begin(said)
-        return JSONResponse(said, headers={"Content-Location": f"/threads/{thread}/runs/{run}"})
+        at, run, _ = await self._begin(request)
+        return JSONResponse(self._runs[run], headers={"Content-Location": at})
 
     async def stream(self, request: Request) -> Response:
-        thread, body = request.path_params["thread"], await request.json()
-        try:
-            said = self._memory.turn(PROTOCOL, thread, body["input"]["word"])
-        except Stranger as stranger:
-            return _not_found(stranger)
-        run = self._begin(said)
-        at = f"/threads/{thread}/runs/{run}"
-        events = self._events(run, 0, breaks=bool(body["input"].get("breaks")))
-        return _streaming(events, {"Content-Location": at, "Location": f"{at}/stream"})
+        at, run, breaks = await self._begin(request)
+        return _streaming(self._events(run, 0, breaks), {"Content-Location": at, "Location": f"{at}/stream"})
 
     async def run(self, request: Request) -> Response:
-        if (missing := self._missing(request)) is not None:
-            return missing
+        self._known(request)
         return JSONResponse({"run_id": request.path_params["run"], "status": "success"})
 
     async def join(self, request: Request) -> Response:
-        if (missing := self._missing(request)) is not None:
-            return missing
         after = int(request.headers.get("last-event-id", 0))
-        at = f"/threads/{request.path_params['thread']}/runs/{request.path_params['run']}/stream"
-        return _streaming(self._events(request.path_params["run"], after), {"Location": at})
+        return _streaming(self._events(self._known(request), after), {"Location": request.url.path})
 
-    def _begin(self, said: dict[str, Any]) -> str:
+    async def _begin(self, request: Request) -> tuple[str, str, bool]:
+        """A new run on a thread: its path, its id, and whether its stream is to break off."""
+        thread, given = request.path_params["thread"], (await request.json())["input"]
+        said = self._memory.turn(PROTOCOL, thread, given["word"])
         run = str(uuid.uuid4())
         self._runs[run] = said
-        return run
+        return f"/threads/{thread}/runs/{run}", run, bool(given.get("breaks"))
 
-    def _missing(self, request: Request) -> Response | None:
-        """The answer to who asks for a run that is not here."""
-        try:
-            self._memory.recall(PROTOCOL, request.path_params["thread"])
-        except Stranger as stranger:
-            return _not_found(stranger)
-        known = request.path_params["run"] in self._runs
-        return None if known else _not_found(Stranger(f"no run {request.path_params['run']}"))
+    def _known(self, request: Request) -> str:
+        """The run that a request names; raises Stranger."""
+        self._memory.recall(PROTOCOL, request.path_params["thread"])
+        return str(request.path_params["run"])
 
     async def _events(self, run: str, after: int, breaks: bool = False) -> AsyncIterator[str]:
         said = self._runs[run]
@@ -114,7 +94,3 @@ class Threads:
 
 def _streaming(events: AsyncIterator[str], fields: dict[str, str]) -> Response:
     return StreamingResponse(events, media_type="text/event-stream", headers=fields)
-
-
-def _not_found(stranger: Stranger) -> Response:
-    return JSONResponse({"detail": str(stranger)}, status_code=404)
