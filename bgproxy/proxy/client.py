@@ -389,11 +389,11 @@ class ClientConnection:
         makes the kernel of a gone client answer with a reset, which the connection's state then shows. It also shows
         the reset of a client that is not read from at the moment.
         """
-        if self.half_closed and not self.probed:
+        if self.half_closed and not self.probed and (exchange.connection is not None or exchange.answer is not None):
             self.probed = True
             if exchange.answer is not None:
                 exchange.answer.probe()
-            elif exchange.request.minor and exchange.connection is not None:
+            elif exchange.request.minor:
                 self.transport.write(CONTINUE)
         elif tcp_state(self.transport) == TCP_CLOSED:
             self.abort()

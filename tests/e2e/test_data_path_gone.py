@@ -376,3 +376,18 @@ async def test_everyone_goes_at_once(rig: Rig) -> None:
         if not number % 3:
             leave(client)
         await until(lambda: not proxy.plane.connections)
+
+
+async def test_a_client_that_has_gone_while_the_store_was_asked_is_noticed_once_its_agent_works(rig: Rig) -> None:
+    script = Script()
+    proxy = await rig.proxy(rig.agent(script), sessions=["header:X-Session-Id"])
+    rig.pins.open.clear()
+    client = await proxy.connect()
+    await client.send(get("/", "X-Session-Id: s-1"))
+    await until(lambda: rig.pins.asked)
+    client.close()
+    await asyncio.sleep(0.6)  # longer than between two sweeps
+    rig.pins.open.set()
+    agent = await script.next()
+    await agent.request()
+    assert await agent.gone() < 2.0
