@@ -112,6 +112,15 @@ class NotReady(Refused):
     title = "The color cannot take the traffic"
 
 
+class KeyReused(Problem):
+    """An idempotency key that was used for another request before."""
+
+    status = 422
+    code = "key_reused"
+    title = "The idempotency key was used for another request"
+    fault = "client"
+
+
 class StoreUnavailable(Problem):
     """The store did not answer in time, or the line to it broke. Nothing was half-done."""
 

@@ -20,6 +20,7 @@ from bgproxy.proxy import plane
 from bgproxy.rules.fleet import Change, FleetState
 from bgproxy.store.base import AuditEntry, NodeReport, StoreOptions, open_store
 from bgproxy.store.document import state_document, write_safely
+from bgproxy.store.once import Once
 from bgproxy.telemetry import legacy
 
 UPSTREAMS = {"blue": {"upstreams": ["http://127.0.0.1:1"]}, "green": {"upstreams": ["http://127.0.0.1:2"]}}
@@ -49,8 +50,10 @@ class SharedStore:
             raise self.failure
         return await self._memory.read()
 
-    async def commit(self, change: Change, *, create: bool = False) -> tuple[FleetState, AuditEntry]:
-        return await self._memory.commit(change, create=create)
+    async def commit(
+        self, change: Change, *, create: bool = False, once: Once | None = None
+    ) -> tuple[FleetState, AuditEntry]:
+        return await self._memory.commit(change, create=create, once=once)
 
     async def leave(self, node_id: str) -> None:
         self.left.append(node_id)

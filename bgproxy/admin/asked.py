@@ -40,6 +40,14 @@ IN_PATH: Final[dict[str, Schema]] = {
     },
 }
 
+IDEMPOTENCY_KEY: Final[Schema] = {
+    "type": "string",
+    "maxLength": 257,
+    "description": "Asked again under the same key within 24 hours, it is answered as it was at first (with the field "
+    "`Idempotency-Replayed: true`) and not done again; the same key with another request gets 422.",
+    "examples": ['"4f1b6c9e"'],
+}
+
 REQUESTS: Final[dict[str, Schema]] = {
     "DrainRequest": closed(
         ["deadline"],

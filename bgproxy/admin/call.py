@@ -54,6 +54,7 @@ class Route:
     body: str = ""  # the name of a schema in shapes.REQUESTS
     query: Schema = field(default_factory=lambda: NOTHING)
     errors: tuple[int, ...] = ()
+    once: bool = False  # whether it heeds an Idempotency-Key
 
 
 def endpoint(route: Route) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from typing import Any
 
+from aiohttp import web
+
 from bgproxy.admin.call import Call
+from bgproxy.admin.once import answered
 from bgproxy.admin.pointer import milliseconds, terms
 from bgproxy.admin.targets import refuse_targets
 from bgproxy.admin.view import look
 from bgproxy.rules.fleet import known
 from bgproxy.rules.release import Release, checked
+from bgproxy.store.ledger import Outcome
+from bgproxy.store.once import Done, Once
 
 
 async def colors(call: Call) -> dict[str, Any]:
@@ -31,16 +37,25 @@ async def color(call: Call) -> dict[str, Any]:
     return (await look(call.deps)).color(state, call.color)
 
 
-async def stage(call: Call) -> dict[str, Any]:
+async def stage(call: Call) -> Mapping[str, Any] | web.StreamResponse:
     """Put a release on a color that is not active; the same one again changes nothing."""
     known(call.deps.state().colors, call.color)
     release = checked(_release(call.body))
-    await refuse_targets(release, (call.deps.options.listen, *call.deps.reserved))
-    began = time.perf_counter()
-    outcome = await call.deps.switch.stage(call.color, release, actor=call.actor, **terms(call))
-    took = milliseconds(began)
-    resource = (await look(call.deps)).color(outcome.state, call.color)
-    return {**resource, "epoch": outcome.state.pointer.epoch, "changed": outcome.changed, "took_ms": took}
+    took = 0.0
+
+    async def ask(once: Once | None) -> Outcome:
+        nonlocal took
+        await refuse_targets(release, (call.deps.options.listen, *call.deps.reserved))
+        began = time.perf_counter()
+        outcome = await call.deps.switch.stage(call.color, release, actor=call.actor, once=once, **terms(call))
+        took = milliseconds(began)
+        return outcome
+
+    async def tell(done: Done) -> dict[str, Any]:
+        resource = (await look(call.deps)).color(call.deps.state(), call.color)
+        return {**resource, "epoch": done.epoch, "changed": done.changed, "took_ms": took}
+
+    return await answered(call, ask, tell)
 
 
 def _release(body: Any) -> Release:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from http import HTTPStatus
 from typing import Any
 
-from bgproxy.admin.asked import IN_PATH, REQUESTS
+from bgproxy.admin.asked import IDEMPOTENCY_KEY, IN_PATH, REQUESTS
 from bgproxy.admin.call import Route
 from bgproxy.admin.shapes import ANSWERS, ref
 
@@ -65,7 +65,8 @@ def _parameters(route: Route) -> list[dict[str, Any]]:
         {"name": name, "in": "query", "required": name in route.query["required"], "schema": schema}
         for name, schema in route.query["properties"].items()
     ]
-    return in_path + in_query
+    key = {"name": "Idempotency-Key", "in": "header", "required": False, "schema": IDEMPOTENCY_KEY}
+    return [*in_path, *in_query, *([key] if route.once else [])]
 
 
 def _success(route: Route) -> dict[str, Any]:

@@ -3,28 +3,45 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from typing import Any
 
+from aiohttp import web
+
 from bgproxy.admin.call import Call
+from bgproxy.admin.once import answered
 from bgproxy.store.ledger import Outcome
+from bgproxy.store.once import Done, Once
 
 
-async def flip(call: Call) -> dict[str, Any]:
+async def flip(call: Call) -> Mapping[str, Any] | web.StreamResponse:
     """Make a color the active one."""
     to = call.body["to"]
     began = time.perf_counter()
-    outcome = await call.deps.switch.flip(to, actor=call.actor, **terms(call))
-    answer = _moved(outcome, began)
-    if not outcome.changed:
-        answer["detail"] = f"{to} is the active color already; nothing was changed"
-    return answer
+
+    async def ask(once: Once | None) -> Outcome:
+        return await call.deps.switch.flip(to, actor=call.actor, once=once, **terms(call))
+
+    async def tell(done: Done) -> dict[str, Any]:
+        answer = _moved(done, began)
+        if not done.changed:
+            answer["detail"] = f"{to} is the active color already; nothing was changed"
+        return answer
+
+    return await answered(call, ask, tell)
 
 
-async def rollback(call: Call) -> dict[str, Any]:
+async def rollback(call: Call) -> Mapping[str, Any] | web.StreamResponse:
     """Make the previous color the active one again."""
     began = time.perf_counter()
-    outcome = await call.deps.switch.rollback(actor=call.actor, **terms(call))
-    return _moved(outcome, began)
+
+    async def ask(once: Once | None) -> Outcome:
+        return await call.deps.switch.rollback(actor=call.actor, once=once, **terms(call))
+
+    async def tell(done: Done) -> dict[str, Any]:
+        return _moved(done, began)
+
+    return await answered(call, ask, tell)
 
 
 def terms(call: Call) -> dict[str, Any]:
@@ -42,13 +59,12 @@ def milliseconds(began: float) -> float:
     return round((time.perf_counter() - began) * 1000, 3)
 
 
-def _moved(outcome: Outcome, began: float) -> dict[str, Any]:
+def _moved(done: Done, began: float) -> dict[str, Any]:
     took = milliseconds(began)  # first of all: what follows is not part of the flip
-    pointer = outcome.state.pointer
     return {
-        "active": pointer.active,
-        "previous": pointer.previous,
-        "epoch": pointer.epoch,
+        "active": done.active,
+        "previous": done.previous,
+        "epoch": done.epoch,
         "took_ms": took,
-        "changed": outcome.changed,
+        "changed": done.changed,
     }

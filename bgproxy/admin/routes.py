@@ -17,6 +17,7 @@ from bgproxy.admin.probes import livez, metrics, openapi, readyz
 from bgproxy.admin.sessions import forget_session, move_session, session, session_stats, sessions
 
 _CHANGE = (400, 404, 408, 409, 413, 415, 503)  # what a request that changes something may meet
+_ONCE = (*_CHANGE, 422)  # and where it may be asked for under an idempotency key
 
 ROUTES: Final[tuple[Route, ...]] = (
     Route("GET", "/v1/status", status, "viewer", "The fleet at one look.", "Status", errors=(503,)),
@@ -30,7 +31,8 @@ ROUTES: Final[tuple[Route, ...]] = (
         "Stage a release on a color that is not active.",
         "Staged",
         body="StageRequest",
-        errors=_CHANGE,
+        errors=_ONCE,
+        once=True,
     ),
     Route(
         "GET",
@@ -59,7 +61,8 @@ ROUTES: Final[tuple[Route, ...]] = (
         "Make a color the active one, in one step.",
         "Moved",
         body="FlipRequest",
-        errors=_CHANGE,
+        errors=_ONCE,
+        once=True,
     ),
     Route(
         "POST",
@@ -69,7 +72,8 @@ ROUTES: Final[tuple[Route, ...]] = (
         "Make the previous color the active one again.",
         "Moved",
         body="RollbackRequest",
-        errors=_CHANGE,
+        errors=_ONCE,
+        once=True,
     ),
     Route(
         "GET",

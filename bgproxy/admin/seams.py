@@ -17,21 +17,38 @@ from bgproxy.rules.release import Release
 from bgproxy.store.base import Store
 from bgproxy.store.ledger import Ledger, Outcome
 from bgproxy.store.mirror import Mirror
+from bgproxy.store.once import Once
 
 
 class Switch(Protocol):
     """Moves the pointer and stages releases, with every check that belongs to it. Raises `Problem`s only."""
 
-    async def flip(self, to: str, *, actor: str, reason: str, if_epoch: int | None, force: bool) -> Outcome:
+    async def recall(self, once: Once) -> Outcome | None:
+        """What came of the same change under the same idempotency key; None where it is not known."""
+        ...
+
+    async def flip(
+        self, to: str, *, actor: str, reason: str, if_epoch: int | None, force: bool, once: Once | None
+    ) -> Outcome:
         """Make `to` the active color. Not changed where it is that already."""
         ...
 
-    async def rollback(self, *, actor: str, reason: str, if_epoch: int | None, force: bool) -> Outcome:
+    async def rollback(
+        self, *, actor: str, reason: str, if_epoch: int | None, force: bool, once: Once | None
+    ) -> Outcome:
         """Make the previous color the active one again."""
         ...
 
     async def stage(
-        self, color: str, release: Release, *, actor: str, reason: str, if_epoch: int | None, force: bool
+        self,
+        color: str,
+        release: Release,
+        *,
+        actor: str,
+        reason: str,
+        if_epoch: int | None,
+        force: bool,
+        once: Once | None,
     ) -> Outcome:
         """Put a release on a color that is not active."""
         ...

@@ -8,7 +8,7 @@ from urllib.parse import quote
 import typer
 
 from bgproxy.cli.client import Admin
-from bgproxy.cli.options import ADMIN, AdminUrl, Force, IfEpoch, Json, Reason, Token
+from bgproxy.cli.options import ADMIN, AdminUrl, Force, IdempotencyKey, IfEpoch, Json, Reason, Token
 from bgproxy.cli.report import clean, print_json, reported
 
 Color = Annotated[str, typer.Argument(metavar="COLOR", show_default=False, help="The color's name, such as green.")]
@@ -19,6 +19,7 @@ def flip(
     reason: Reason = "",
     if_epoch: IfEpoch = None,
     force: Force = False,
+    key: IdempotencyKey = "",
     admin: AdminUrl = ADMIN,
     token: Token = "",
     as_json: Json = False,
@@ -26,20 +27,23 @@ def flip(
     """Make COLOR the active one, in one step that no request can see half-done."""
     with reported(as_json):
         asked = {"to": color, **_terms(reason, if_epoch, force)}
-        _moved(Admin(admin, token).post("/v1/flip", asked, expect="epoch"), as_json)
+        api = Admin(admin, token)
+        _moved(api, api.post("/v1/flip", asked, expect="epoch", key=key), as_json)
 
 
 def rollback(
     reason: Reason = "",
     if_epoch: IfEpoch = None,
     force: Force = False,
+    key: IdempotencyKey = "",
     admin: AdminUrl = ADMIN,
     token: Token = "",
     as_json: Json = False,
 ) -> None:
     """Make the previous color the active one again, as fast as a flip."""
     with reported(as_json):
-        _moved(Admin(admin, token).post("/v1/rollback", _terms(reason, if_epoch, force), expect="epoch"), as_json)
+        api = Admin(admin, token)
+        _moved(api, api.post("/v1/rollback", _terms(reason, if_epoch, force), expect="epoch", key=key), as_json)
 
 
 def stage(
@@ -58,6 +62,7 @@ def stage(
     reason: Reason = "",
     if_epoch: IfEpoch = None,
     force: Force = False,
+    key: IdempotencyKey = "",
     admin: AdminUrl = ADMIN,
     token: Token = "",
     as_json: Json = False,
@@ -71,7 +76,9 @@ def stage(
     asked |= {"routes": routes} if routes else {}
     asked |= {"metadata": facts} if facts else {}
     with reported(as_json):
-        answer = Admin(admin, token).put(f"/v1/colors/{quote(color, safe='')}", asked, expect="epoch")
+        api = Admin(admin, token)
+        answer = api.put(f"/v1/colors/{quote(color, safe='')}", asked, expect="epoch", key=key)
+        _say_if_replayed(api)
         if as_json:
             print_json(answer)
         else:
@@ -96,7 +103,8 @@ def _terms(reason: str, if_epoch: int | None, force: bool) -> dict[str, Any]:
     return terms | ({"force": True} if force else {})
 
 
-def _moved(answer: dict[str, Any], as_json: bool) -> None:
+def _moved(api: Admin, answer: dict[str, Any], as_json: bool) -> None:
+    _say_if_replayed(api)
     if as_json:
         print_json(answer)
     elif not answer.get("changed", True):
@@ -105,3 +113,10 @@ def _moved(answer: dict[str, Any], as_json: bool) -> None:
         came = f", came from {answer['previous']}" if answer.get("previous") else ""
         took = answer.get("took_ms", 0.0)
         typer.echo(clean(f"{answer.get('active')} is active{came}, epoch {answer['epoch']}, took {took} ms"))
+
+
+def _say_if_replayed(api: Admin) -> None:
+    if api.replayed:
+        typer.echo(
+            "bgproxy: this was done before, under the same key; nothing was done now, its first answer was:", err=True
+        )

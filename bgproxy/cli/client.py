@@ -25,6 +25,7 @@ MAX_ANSWER_BYTES = 64 * 1024 * 1024
 MAX_LINE_BYTES = 1024 * 1024  # of an event stream
 
 _TOKEN = re.compile(r"[!-~]+")
+_KEY = re.compile(r"[ !#-\[\]-~]{1,255}")
 
 
 class Unreachable(BgproxyError):
@@ -58,6 +59,7 @@ class Admin:
 
     def __init__(self, url: str, token: str = "") -> None:
         self.url = url
+        self.replayed = False  # the last answer told what was done before, under the same idempotency key
         self._socket_path = self._prefix = ""
         if url.startswith("unix:"):
             self._socket_path = url.removeprefix("unix:").removeprefix("//")
@@ -87,22 +89,29 @@ class Admin:
         """The JSON at a path. `expect`: a member that a bgproxy's answer always has."""
         return self._ask("GET", f"{path}?{urlencode(query)}" if query else path, None, expect)
 
-    def post(self, path: str, body: Mapping[str, Any], *, expect: str) -> dict[str, Any]:
-        """Ask for a change."""
-        return self._ask("POST", path, body, expect)
+    def post(self, path: str, body: Mapping[str, Any], *, expect: str, key: str = "") -> dict[str, Any]:
+        """Ask for a change. `key`: an idempotency key; `replayed` says then whether it was done at an earlier time."""
+        return self._ask("POST", path, body, expect, key)
 
-    def put(self, path: str, body: Mapping[str, Any], *, expect: str) -> dict[str, Any]:
-        """Ask for a resource to be as in `body`."""
-        return self._ask("PUT", path, body, expect)
+    def put(self, path: str, body: Mapping[str, Any], *, expect: str, key: str = "") -> dict[str, Any]:
+        """Ask for a resource to be as in `body`. `key`: as with `post`."""
+        return self._ask("PUT", path, body, expect, key)
 
     def delete(self, path: str, *, expect: str, **query: object) -> dict[str, Any]:
         """Ask for a resource to be gone."""
         return self._ask("DELETE", f"{path}?{urlencode(query)}" if query else path, None, expect)
 
-    def _ask(self, method: str, path: str, body: Mapping[str, Any] | None, expect: str) -> dict[str, Any]:
+    def _ask(
+        self, method: str, path: str, body: Mapping[str, Any] | None, expect: str, key: str = ""
+    ) -> dict[str, Any]:
+        if key and not _KEY.fullmatch(key):
+            raise ConfigError(
+                f"--idempotency-key {key!r}: this is none; write 1 to 255 visible ASCII characters, none of them a "
+                "quote or backslash"
+            )
         connection = self._connection(ANSWER_TIMEOUT)
         try:
-            answer = self._send(connection, method, path, body, {})
+            answer = self._send(connection, method, path, body, {"Idempotency-Key": f'"{key}"'} if key else {})
             document = self._document(answer)
         finally:
             connection.close()
@@ -110,6 +119,7 @@ class Admin:
             raise self._problem(answer, document)
         if answer.status != 200 or not isinstance(document, dict) or expect not in document:
             raise self._stranger(answer)
+        self.replayed = answer.headers.get("Idempotency-Replayed") == "true"
         return document
 
     def stream(self, path: str, silence_timeout: float, last_event_id: str = "") -> Iterator[str]:

@@ -26,6 +26,15 @@ IfEpoch = Annotated[
     int | None, typer.Option("--if-epoch", min=0, help="Refuse unless the pointer's epoch is this one.")
 ]
 Force = Annotated[bool, typer.Option("--force", help="Overrule what can be overruled; it is on record.")]
+IdempotencyKey = Annotated[
+    str,
+    typer.Option(
+        "--idempotency-key",
+        metavar="KEY",
+        show_default=False,
+        help="A name for this change: asked again under it within 24 hours, it is done once and told twice.",
+    ),
+]
 ConfigFile = Annotated[
     str | None, typer.Option("--config", "-c", envvar="BGPROXY_CONFIG", metavar="FILE", help="A TOML file.")
 ]

@@ -22,6 +22,7 @@ DONE, REFUSED, USAGE, UNREACHABLE = 0, 1, 2, 3
 REMEDIES: Mapping[str, str] = {
     "bad_request": "correct what was asked for",
     "forbidden": "use a token with the role operator",
+    "key_reused": "repeat the first request as it was, or use another --idempotency-key",
     "not_ready": "repair what is named, or overrule it with --force, which is on record",
     "stale_epoch": "look with `bgproxy status`, then try again with the epoch that stands",
     "store_unavailable": "nothing was half-done, traffic flows on; try again when the store is back",

@@ -12,6 +12,7 @@ from bgproxy.rollout.validate import Validator
 from bgproxy.rules.release import Release
 from bgproxy.store.ledger import Ledger, Outcome
 from bgproxy.store.mirror import Mirror
+from bgproxy.store.once import Once
 
 Probe = Callable[[str], Awaitable[str]]
 
@@ -35,31 +36,50 @@ class Switch:
         self._validator = validator
         self._spread = spread
 
-    async def flip(self, to: str, *, actor: str, reason: str, if_epoch: int | None, force: bool) -> Outcome:
+    async def recall(self, once: Once) -> Outcome | None:
+        """What came of a change under the same idempotency key; as after the change, all workers here know it."""
+        outcome = await self._ledger.recall(once)
+        return None if outcome is None else await self._told(outcome)
+
+    async def flip(
+        self, to: str, *, actor: str, reason: str, if_epoch: int | None, force: bool, once: Once | None = None
+    ) -> Outcome:
         """Make `to` the active color."""
         problem = await self._prepare(to)
         return await self._told(
             await self._ledger.flip(
-                to, actor=actor, reason=reason, if_epoch=if_epoch, force=force, problem=problem or None
+                to, actor=actor, reason=reason, if_epoch=if_epoch, force=force, problem=problem or None, once=once
             )
         )
 
-    async def rollback(self, *, actor: str, reason: str, if_epoch: int | None, force: bool) -> Outcome:
+    async def rollback(
+        self, *, actor: str, reason: str, if_epoch: int | None, force: bool, once: Once | None = None
+    ) -> Outcome:
         """Make the previous color the active one again: never onto a release that is down, unless forced."""
         state = self._mirror.state
         previous = state.pointer.previous if state is not None else None
         problem = await self._prepare(previous) if previous is not None else ""
         return await self._told(
             await self._ledger.rollback(
-                actor=actor, reason=reason, if_epoch=if_epoch, force=force, problem=problem or None
+                actor=actor, reason=reason, if_epoch=if_epoch, force=force, problem=problem or None, once=once
             )
         )
 
     async def stage(
-        self, color: str, release: Release, *, actor: str, reason: str, if_epoch: int | None, force: bool
+        self,
+        color: str,
+        release: Release,
+        *,
+        actor: str,
+        reason: str,
+        if_epoch: int | None,
+        force: bool,
+        once: Once | None = None,
     ) -> Outcome:
         """Put a release on an idle color; it becomes READY by itself once its upstreams answer."""
-        outcome = await self._ledger.stage(color, release, actor=actor, reason=reason, if_epoch=if_epoch, force=force)
+        outcome = await self._ledger.stage(
+            color, release, actor=actor, reason=reason, if_epoch=if_epoch, force=force, once=once
+        )
         self._validator.wake()
         return outcome
 

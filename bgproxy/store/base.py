@@ -13,6 +13,9 @@
    `store/flips.py`. The newest thousand epochs are kept; a memory store's file has them as of the last change.
 7. Data that cannot be understood, or that a newer bgproxy wrote, are an error, are never taken for "nothing there", and
    are never written over.
+8. The audit is a chain (`rules/chain.py`): each entry's number and hash are made in the commit, with the store's time,
+   on the head that stands with the state. Retention takes the oldest entries and moves the head's `first`.
+9. A commit under an idempotency key is remembered with it, in the same step, and is not made twice (`store/once.py`).
 
 **Keyspace** in Redis, all of one fleet under one hash tag, so that a script's keys live in one slot:
 
@@ -22,6 +25,7 @@
                                     hash
     bgproxy:{FLEET}:nodes   hash    node id → its last report with the time it came; the dead are swept by the living
     bgproxy:{FLEET}:flips   hash    epoch → a flip's record (JSON); EPOCH:moved, :ended, :lost, :turns_cut → counts
+    bgproxy:{FLEET}:once    hash    digests of idempotency keys → what came of them first, see once.lua
     bgproxy:{FLEET}:bell    channel the revision that has just been written, nothing else
 
 The sessions' pins stand beside it: `store/pinning.py`.
@@ -43,9 +47,13 @@ from bgproxy.errors import BgproxyError, ConfigError
 from bgproxy.rules.chain import Head
 from bgproxy.rules.fleet import Change, FleetState
 from bgproxy.store.flips import FlipRecord
+from bgproxy.store.once import Done, Once
 from bgproxy.store.pinning import PinStore
 
 SCHEMA = 1  # of the state; raised when an older bgproxy would misread it
+
+RELEASE_FIELD: Final = "release:"
+"""Of the state hash, before a color's name."""
 
 OLDEST: Final = "0"
 """In place of an entry's id: from the oldest entry on."""
@@ -142,11 +150,23 @@ class Store(Protocol):
     async def read(self) -> FleetState | None:
         """The state that stands; None where there has never been one. Raises `StoreUnavailable` and its kinds."""
 
-    async def commit(self, change: Change, *, create: bool = False) -> tuple[FleetState, AuditEntry]:
+    async def commit(
+        self, change: Change, *, create: bool = False, once: Once | None = None
+    ) -> tuple[FleetState, AuditEntry]:
         """Make the change, on the revision before its own; with `create` only where nothing stands.
 
-        Returns the state as written, with the store's times. Raises `Conflict`, or `StoreUnavailable`: after that
+        Returns the state as written, with the store's times. `once`: the idempotency key under which it was asked for.
+        Raises `Conflict`, `AlreadyDone` where that key is known (looked at first), or `StoreUnavailable`: after that
         it is not known whether the change was made.
+        """
+
+    async def recall(self, key: str) -> Done | None:
+        """What came first of what was asked under an idempotency key (its digest); None where it is not known."""
+
+    async def keep(self, key: str, done: Done) -> Done:
+        """Keep this under an idempotency key where nothing is kept, and its answer where none is kept with it.
+
+        What is kept then, which may be another's: the first one stays. `done.at` is replaced by the store's time.
         """
 
     async def audit(self, *, limit: int, before: str | None = None) -> list[AuditEntry]:

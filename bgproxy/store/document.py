@@ -25,6 +25,7 @@ from bgproxy.rules.pointer import Pointer
 from bgproxy.rules.release import Phase, Release
 from bgproxy.store.base import SCHEMA, AuditEntry, NodeReport
 from bgproxy.store.flips import COUNTS, FlipRecord
+from bgproxy.store.once import Done, OnceTable
 
 T = TypeVar("T")
 
@@ -228,6 +229,28 @@ def flips_from(documents: Any, where: str) -> list[FlipRecord]:
     """The flips' records of a list of documents."""
     with _understood(f"{where}, flips"):
         return [flip_from(document, where) for document in _of(list, documents)]
+
+
+def done_from(document: Any, where: str, body: str | None = None) -> Done:
+    """What came of an idempotency key, of a document; `body`: the answer, where it is kept apart."""
+    with _understood(f"{where}, once"):
+        previous = document["previous"]
+        return Done(
+            request=_text(document["request"]),
+            changed=_flag(document["changed"]),
+            active=_text(document["active"]),
+            previous=None if previous is None else _text(previous),
+            epoch=_of(int, document["epoch"]),
+            revision=_of(int, document["revision"]),
+            at=float(document["at"]),
+            body=_text(document["body"]) if body is None else body,
+        )
+
+
+def once_from(documents: Any, where: str) -> OnceTable:
+    """The records under idempotency keys of a document."""
+    with _understood(f"{where}, once"):
+        return OnceTable({key: done_from(one, where) for key, one in _of(dict, documents).items()})
 
 
 def node_from(document: Any, age: float, where: str) -> NodeReport:

@@ -15,13 +15,14 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
-from bgproxy.errors import Refused, StoreBroken, StoreUnavailable, UnknownSession
+from bgproxy.errors import KeyReused, Refused, StoreBroken, StoreUnavailable, UnknownSession
 from bgproxy.rules import by_hand, deadline, fleet
 from bgproxy.rules.fleet import Change, FleetState
 from bgproxy.rules.pin import Order, Pin
 from bgproxy.rules.release import Event, Release
 from bgproxy.store.base import AuditEntry, Conflict, Store
 from bgproxy.store.mirror import Mirror
+from bgproxy.store.once import AlreadyDone, Done, Once
 
 _TRIES = 8  # lost races in a row; each loss means that somebody else's change went through
 
@@ -31,11 +32,15 @@ Decision = Callable[[FleetState], Change | None]
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What came of a verb: the state that stands, and its record where something changed."""
+    """What came of a verb: the state that stands, and its record where something changed.
+
+    `replay`: what came of the same asking before, under the same idempotency key; then nothing was done now.
+    """
 
     state: FleetState
     changed: bool
     entry: AuditEntry | None
+    replay: Done | None = None
 
 
 class Ledger:
@@ -58,8 +63,9 @@ class Ledger:
         force: bool = False,
         bake: bool = False,
         problem: str | None = None,
+        once: Once | None = None,
     ) -> Outcome:
-        """See `rules.fleet.flip`."""
+        """See `rules.fleet.flip`. `once`: under which idempotency key; `KeyReused` where it was another request's."""
         return await self._make(
             lambda state: fleet.flip(
                 state,
@@ -71,7 +77,8 @@ class Ledger:
                 force=force,
                 bake=bake,
                 problem=problem,
-            )
+            ),
+            once,
         )
 
     async def rollback(
@@ -82,8 +89,9 @@ class Ledger:
         if_epoch: int | None = None,
         force: bool = False,
         problem: str | None = None,
+        once: Once | None = None,
     ) -> Outcome:
-        """See `rules.fleet.rollback`."""
+        """See `rules.fleet.rollback`, and `flip` here."""
         return await self._make(
             lambda state: fleet.rollback(
                 state,
@@ -93,7 +101,8 @@ class Ledger:
                 if_epoch=if_epoch,
                 force=force,
                 problem=problem,
-            )
+            ),
+            once,
         )
 
     async def stage(
@@ -105,13 +114,19 @@ class Ledger:
         reason: str,
         if_epoch: int | None = None,
         force: bool = False,
+        once: Once | None = None,
     ) -> Outcome:
-        """See `rules.fleet.stage`."""
+        """See `rules.fleet.stage`, and `flip` here."""
         return await self._make(
             lambda state: fleet.stage(
                 state, color, release, actor=actor, reason=reason, at=self._clock(), if_epoch=if_epoch, force=force
-            )
+            ),
+            once,
         )
+
+    async def recall(self, once: Once) -> Outcome | None:
+        """What came of the same asking before; None where the key is not known. Raises `KeyReused`."""
+        return await self._bounded(self._recall(once))
 
     async def step(
         self,
@@ -239,23 +254,49 @@ class Ledger:
             self._mirror.learn(lost.current)
             return Outcome(lost.current, changed=False, entry=None)
 
-    async def _make(self, decide: Decision) -> Outcome:
-        return await self._bounded(self._settle(decide))
+    async def _make(self, decide: Decision, once: Once | None = None) -> Outcome:
+        return await self._bounded(self._settle(decide, once))
 
-    async def _settle(self, decide: Decision) -> Outcome:
+    async def _settle(self, decide: Decision, once: Once | None = None) -> Outcome:
         for _ in range(_TRIES):
             standing = await self._mirror.refresh()
+            # Asked after the state was read: whoever was faster under this key is in the one, the other, or in our way.
+            if once is not None and (known := await self._recall(once)) is not None:
+                return known
             base = self._base(standing)
             change = decide(base)
             if change is None:
-                return Outcome(base, changed=False, entry=None)
+                return await self._unchanged(base, once)
             try:
                 if standing is None:
-                    return await self._commit(_restored(base, change), create=True)
-                return await self._commit(change)
+                    return await self._commit(_restored(base, change), create=True, once=once)
+                return await self._commit(change, once=once)
             except Conflict:
                 continue
+            except AlreadyDone as twin:
+                assert once is not None, "only a key can be known"
+                return await self._replay(once, twin.done)
         raise Refused(f"{_TRIES} other changes came first, one after the other: look at the status and try again")
+
+    async def _recall(self, once: Once) -> Outcome | None:
+        done = await self._store.recall(once.key)
+        return None if done is None else await self._replay(once, done)
+
+    async def _replay(self, once: Once, done: Done) -> Outcome:
+        """The first outcome; this node has applied it, and whatever came since, as if it had done it."""
+        if done.request != once.request:
+            raise KeyReused(f"the idempotency key {once.name!r} was used for another request: use a new one")
+        state = await self._mirror.refresh() or self._mirror.state
+        return Outcome(self._base(state), done.changed, entry=None, replay=done)
+
+    async def _unchanged(self, base: FleetState, once: Once | None) -> Outcome:
+        """Nothing to do; under a key that is an outcome like another, so that a late retry does nothing either."""
+        if once is not None:
+            ours = Done.of(once.request, base, changed=False)
+            first = await self._store.keep(once.key, ours)
+            if first.members() != ours.members():
+                return await self._replay(once, first)
+        return Outcome(base, changed=False, entry=None)
 
     def _base(self, standing: FleetState | None) -> FleetState:
         """The state to decide on. Where the store has lost its own, the held one is the best truth that there is."""
@@ -273,8 +314,8 @@ class Ledger:
             )
         return standing
 
-    async def _commit(self, change: Change, *, create: bool = False) -> Outcome:
-        state, entry = await self._store.commit(change, create=create)
+    async def _commit(self, change: Change, *, create: bool = False, once: Once | None = None) -> Outcome:
+        state, entry = await self._store.commit(change, create=create, once=once)
         self._mirror.learn(state)
         return Outcome(state, changed=True, entry=entry)
 

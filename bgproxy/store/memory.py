@@ -33,6 +33,7 @@ from bgproxy.store.document import (
     entry_of,
     flips_from,
     head_from,
+    once_from,
     parsed,
     state_document,
     state_from,
@@ -41,6 +42,7 @@ from bgproxy.store.document import (
 from bgproxy.store.flips import FlipRecord, FlipTable, record_of
 from bgproxy.store.logged_pins import LoggedPins
 from bgproxy.store.memory_pins import MemoryPins
+from bgproxy.store.once import AlreadyDone, Done, Once, OnceTable
 from bgproxy.store.pin_log import PinLog
 from bgproxy.store.pinning import PinStore
 
@@ -57,6 +59,7 @@ class _Step(NamedTuple):
     entry: AuditEntry
     head: Head
     flip: FlipRecord | None
+    once: OnceTable
 
 
 # Entries kept in the file, which is rewritten whole at each change.
@@ -86,6 +89,7 @@ class MemoryStore:
         self._bells: set[_Bell] = set()
         self._writing = asyncio.Lock()
         self._flips = FlipTable()
+        self._once = OnceTable()
         self._pin_log: PinLog | None = None
         if self._path is None:
             self._pins = MemoryPins(self._standing, self._live_nodes, has_moved=self._has_moved)
@@ -118,19 +122,41 @@ class MemoryStore:
         await self._loaded()
         return self._state
 
-    async def commit(self, change: Change, *, create: bool = False) -> _Written:
+    async def commit(self, change: Change, *, create: bool = False, once: Once | None = None) -> _Written:
         """See `Store.commit`. With a snapshot, a caller that gives up does not stop a write half-way."""
         await self._loaded()
         if self._path is None or not self._synced:
-            step = self._next(change, create)
+            step = self._next(change, create, once)
             if self._path is not None:
                 self._hand_over(step, self._path)
             return self._take(step)
-        writing = tasks.spawn(self._commit_on_disk(change, create, self._path), "store.snapshot")
+        writing = tasks.spawn(self._commit_on_disk(change, create, once, self._path), "store.snapshot")
         outcome: _Written | BgproxyError = await asyncio.shield(writing)
         if isinstance(outcome, BgproxyError):
             raise outcome
         return outcome
+
+    async def recall(self, key: str) -> Done | None:
+        """See `Store.recall`."""
+        await self._loaded()
+        return self._once.find(key, time.time())
+
+    async def keep(self, key: str, done: Done) -> Done:
+        """See `Store.keep`. A file that cannot be written is logged: what a change left is in there already."""
+        await self._loaded()
+        async with self._writing:
+            self._once = self._once.kept(key, replace(done, at=time.time()))
+            if self._path is not None and self._state is not None:
+                entries = _SNAPSHOT_AUDIT if self._synced else _HANDOVER_AUDIT
+                document = self._document(self._state, entries)
+                try:
+                    if self._synced:
+                        await asyncio.to_thread(write_safely, self._path, document)
+                    else:
+                        write_safely(self._path, document, synced=False)
+                except OSError as error:
+                    log.error("store: %s cannot be written: %s", self._path, error.strerror)
+        return self._once.find(key, time.time()) or done
 
     async def audit(self, *, limit: int, before: str | None = None) -> list[AuditEntry]:
         """See `Store.audit`."""
@@ -201,13 +227,15 @@ class MemoryStore:
     def _has_moved(self, epoch: int) -> None:
         self._flips.add(epoch, moved=1)
 
-    def _next(self, change: Change, create: bool) -> _Step:
-        """What the change leads to; raises `Conflict` where it was decided on another revision."""
+    def _next(self, change: Change, create: bool, once: Once | None) -> _Step:
+        """What the change leads to; raises `AlreadyDone`, and `Conflict` where it was decided on another revision."""
+        now = round(time.time(), 6)
+        if once is not None and (done := self._once.find(once.key, now)) is not None:
+            raise AlreadyDone(done)
         standing = self._state
         fits = standing is None if create else standing is not None and standing.revision == change.state.revision - 1
         if not fits:
             raise Conflict(standing)
-        now = round(time.time(), 6)
         state = change.stamped(now)
         before = self._head or EMPTY
         head = before.after(now, entry_content(change)[1])
@@ -216,27 +244,32 @@ class MemoryStore:
         entry = entry_of(change, str(self._last_id + 1), now, head, before.hash)
         becomes = (state.pointer.active, state.active.label if state.active is not None else "")
         left = sum(count.live for place, count in self._pins.live().items() if place != becomes) if change.moved else 0
-        return _Step(change, state, entry, head, record_of(change, now, left))
+        kept = self._once
+        if once is not None:
+            kept = kept.after(once.key, Done.of(once.request, state, changed=True, at=now))
+        return _Step(change, state, entry, head, record_of(change, now, left), kept)
 
     def _take(self, step: _Step) -> _Written:
         state, entry = step.state, step.entry
         self._flips = self._flips.after(step.change, step.flip)
-        self._state, self._head = state, step.head
+        self._state, self._head, self._once = state, step.head, step.once
         self._audit.append(entry)
         self._last_id = int(entry.id)
         for bell in self._bells:
             bell.ring(state.revision)
         return state, entry
 
-    async def _commit_on_disk(self, change: Change, create: bool, path: Path) -> _Written | BgproxyError:
+    async def _commit_on_disk(
+        self, change: Change, create: bool, once: Once | None, path: Path
+    ) -> _Written | BgproxyError:
         """A failure is returned: it is the caller's, who may be gone, and no background task's."""
         async with self._writing:
             try:
-                step = self._next(change, create)
-            except Conflict as conflict:
-                return conflict
+                step = self._next(change, create, once)
+            except (AlreadyDone, Conflict) as lost:
+                return lost
             try:
-                await asyncio.to_thread(write_safely, path, self._document(step, _SNAPSHOT_AUDIT))
+                await asyncio.to_thread(write_safely, path, self._document(step.state, _SNAPSHOT_AUDIT, step))
             except OSError as error:
                 return StoreUnavailable(f"store: {path} cannot be written: {error.strerror}; nothing changed")
             return self._take(step)
@@ -244,18 +277,23 @@ class MemoryStore:
     def _hand_over(self, step: _Step, path: Path) -> None:
         """Write for a successor, here and now: it is little, it is not synced, and a thread would take longer."""
         try:
-            write_safely(path, self._document(step, _HANDOVER_AUDIT), synced=False)
+            write_safely(path, self._document(step.state, _HANDOVER_AUDIT, step), synced=False)
         except OSError as error:
             # Nobody asked for this file: a full disk must not stand in the way of a rollback.
             log.error("store: %s cannot be written: %s; a worker's successor will not know", path, error.strerror)
 
-    def _document(self, step: _Step, entries: int) -> dict[str, Any]:
-        """With so many audit entries and flips' records."""
-        kept = [*islice(reversed(self._audit), entries - 1)][::-1]
-        dropped = self._audit[-entries].seq if len(self._audit) >= entries else 0
-        head = replace(step.head, first=max(step.head.first, dropped + 1))
-        flips = self._flips.after(step.change, step.flip).newest(entries)
-        return {**state_document(step.state), "audit": [*kept, step.entry], "chain": head, "flips": flips}
+    def _document(self, state: FleetState, entries: int, step: _Step | None = None) -> dict[str, Any]:
+        """With so many audit entries and records of each kind; `step`: the change that leads to `state`."""
+        head, flips, once = self._head, self._flips, self._once
+        if step is not None:
+            head, flips, once = step.head, flips.after(step.change, step.flip), step.once
+        newest = [step.entry] if step is not None else []
+        room = entries - len(newest)
+        kept = [*islice(reversed(self._audit), room)][::-1]
+        if head is not None and len(self._audit) > room:
+            head = replace(head, first=max(head.first, self._audit[-room - 1].seq + 1))
+        record = {"audit": kept + newest, "chain": head, "flips": flips.newest(entries), "once": once.newest(entries)}
+        return {**state_document(state), **{name: value for name, value in record.items() if value is not None}}
 
     async def _hold(self, path: Path) -> None:
         """Lock the snapshot. One that can never be written is found out by that: at the start, not at a flip."""
@@ -295,6 +333,7 @@ class MemoryStore:
         entries = entries_from(document.get("audit", []), where)
         head = head_from(document["chain"], where) if "chain" in document else None
         flips = flips_from(document.get("flips", []), where)
+        once = once_from(document.get("once", {}), where)
         try:
             last_id = _entry_number(entries[-1].id) if entries else 0
         except BadInput:
@@ -310,6 +349,7 @@ class MemoryStore:
             dropped = entries[: -len(self._audit)]  # fewer may be kept by now than were
             self._head = head and replace(head, first=max([head.first, *(entry.seq + 1 for entry in dropped)]))
             self._flips = FlipTable(flips)
+            self._once = once
 
 
 class _Bell:

@@ -9,12 +9,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import re
-from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from dataclasses import asdict
 from importlib.resources import files
 from typing import Any, cast
 
-import orjson
 from redis import exceptions as redis_errors
 from redis.asyncio import BlockingConnectionPool, Connection, Redis, SSLConnection, UnixDomainSocketConnection
 from redis.asyncio.retry import Retry
@@ -25,29 +24,27 @@ from bgproxy.errors import BadInput, NotRedis, StoreAuth, StoreBroken, StoreUnav
 from bgproxy.rules.chain import Head
 from bgproxy.rules.fleet import Change, FleetState
 from bgproxy.store.address import connection_arguments
-from bgproxy.store.base import OLDEST, SCHEMA, AuditEntry, Conflict, NodeReport, StoreOptions, redacted
+from bgproxy.store.base import OLDEST, RELEASE_FIELD, AuditEntry, Conflict, NodeReport, StoreOptions, redacted
 from bgproxy.store.document import (
     check_schema,
-    entry_content,
+    done_from,
     entry_from,
     entry_of,
     flip_from,
     head_of,
     node_from,
-    orders_document,
     parsed,
-    pointer_document,
-    release_document,
     state_from,
     stream_document,
 )
-from bgproxy.store.flips import COUNTS, KEPT_FLIPS, FlipRecord, record_of
+from bgproxy.store.flips import COUNTS, FlipRecord
+from bgproxy.store.once import KEPT_KEYS, KEY_TTL, AlreadyDone, Done, Once
 from bgproxy.store.pinning import PinStore
+from bgproxy.store.redis_commit import commit_arguments, outcome_text, unclosed
 from bgproxy.store.redis_pins import RedisPins
 
 _CONNECTIONS = 16  # commands at once from one process; more wait for their turn
 _ENTRY_ID = re.compile(r"[0-9]{1,18}-[0-9]{1,18}")
-_RELEASE = "release:"
 _CONNECTION_CLASSES = {"tcp": Connection, "tls": SSLConnection, "unix": UnixDomainSocketConnection}
 
 
@@ -69,6 +66,7 @@ class RedisStore:
         self._nodes_key = prefix + "nodes"
         self._counts_key = prefix + "n"
         self._flips_key = prefix + "flips"
+        self._once_key = prefix + "once"
         self._bell = prefix + "bell"
         self._pool = BlockingConnectionPool(
             connection_class=_CONNECTION_CLASSES[transport],
@@ -84,7 +82,8 @@ class RedisStore:
             **arguments,
         )
         self._client = Redis(connection_pool=self._pool)
-        self._commit_script = self._client.register_script(_script("sha256.lua") + _script("commit.lua"))
+        self._commit_script = self._client.register_script(_ONCE + _script("sha256.lua") + _script("commit.lua"))
+        self._once_script = self._client.register_script(_ONCE + _script("once_keep.lua"))
         self._tally_script = self._client.register_script(_script("tally.lua"))
         self._beat_script = self._client.register_script(_script("beat.lua"))
         self.pins: PinStore = RedisPins(self._client, self._border, self._hear, prefix, options.node_ttl)
@@ -110,39 +109,37 @@ class RedisStore:
             fields = await cast("Any", self._client.hgetall(self._state_key))
         return self._state(fields)
 
-    async def commit(self, change: Change, *, create: bool = False) -> tuple[FleetState, AuditEntry]:
+    async def commit(
+        self, change: Change, *, create: bool = False, once: Once | None = None
+    ) -> tuple[FleetState, AuditEntry]:
         """See `Store.commit`."""
-        facts, content = entry_content(change)
-        arguments: list[str | bytes | int] = [
-            SCHEMA,
-            "" if create else change.state.revision - 1,
-            self._bell,
-            self._options.audit_keep,
-            change.verb,
-            change.actor,
-            change.reason,
-            facts,
-            change.state.pointer.epoch,
-            change.state.revision,
-            _flip(change),
-            KEPT_FLIPS,
-            *change.ended,
-            change.state.pointer.active,
-            change.state.active.label if change.state.active is not None else "",
-            content,
-            *_fields(change, everything=create),
-        ]
+        arguments = commit_arguments(change, create=create, once=once, bell=self._bell, keep=self._options.audit_keep)
         async with self._border(doing="whether the change was made is not known"):
-            keys = [self._state_key, self._audit_key, self._counts_key, self._flips_key]
+            keys = [self._state_key, self._audit_key, self._counts_key, self._flips_key, self._once_key]
             answer = await cast("Any", self._commit_script(keys=keys, args=arguments))
         verdict, *rest = answer
         if verdict == b"newer":
             check_schema(int(rest[0]), self._where(self._state_key))
+        if verdict == b"known":
+            raise AlreadyDone(self._done(rest))
         if verdict != b"done":
             raise Conflict(self._state(dict(zip(rest[::2], rest[1::2], strict=True))))
         now = float(rest[0])
         link = Head(int(rest[2]), rest[4].decode())
         return change.stamped(now), entry_of(change, rest[1].decode(), now, link, rest[3].decode())
+
+    async def recall(self, key: str) -> Done | None:
+        """See `Store.recall`."""
+        async with self._border():
+            answer = await cast("Any", self._once_script(keys=[self._once_key], args=[key, "", ""]))
+        return self._done(answer) if answer else None
+
+    async def keep(self, key: str, done: Done) -> Done:
+        """See `Store.keep`."""
+        async with self._border():
+            arguments: list[str | bytes] = [key, outcome_text(done), done.body]
+            answer = await cast("Any", self._once_script(keys=[self._once_key], args=arguments))
+        return self._done(answer)
 
     async def audit(self, *, limit: int, before: str | None = None) -> list[AuditEntry]:
         """See `Store.audit`."""
@@ -209,7 +206,7 @@ class RedisStore:
         document = asdict(node)
         del document["age"]
         async with self._border():
-            arguments: list[str | bytes | float] = [node.id, _unclosed(document), self._options.node_ttl]
+            arguments: list[str | bytes | float] = [node.id, unclosed(document), self._options.node_ttl]
             await cast("Any", self._beat_script(keys=[self._nodes_key], args=arguments))
 
     async def nodes(self) -> list[NodeReport]:
@@ -264,9 +261,9 @@ class RedisStore:
                 "colors": parsed(text["colors"], f"{where}, field colors"),
                 "pointer": parsed(text["pointer"], f"{where}, field pointer"),
                 "releases": {
-                    name.removeprefix(_RELEASE): parsed(value, f"{where}, field {name}")
+                    name.removeprefix(RELEASE_FIELD): parsed(value, f"{where}, field {name}")
                     for name, value in text.items()
-                    if name.startswith(_RELEASE)
+                    if name.startswith(RELEASE_FIELD)
                 },
                 "orders": parsed(text.get("orders", b"[]"), f"{where}, field orders"),
             }
@@ -276,6 +273,10 @@ class RedisStore:
                 "it to begin anew; it is left as it is"
             ) from error
         return state_from(document, where)
+
+    def _done(self, answer: Sequence[bytes]) -> Done:
+        where = self._where(self._once_key)
+        return done_from(parsed(answer[0], where), where, answer[1].decode(errors="replace"))
 
     def _where(self, key: str) -> str:
         return f"store {self._address}: key {key}"
@@ -333,37 +334,9 @@ def _check_id(entry_id: str, name: str) -> None:
         raise BadInput(f"{name}: {entry_id[:64]!r} is no id of an audit entry")
 
 
-def _fields(change: Change, *, everything: bool) -> Iterable[str | bytes]:
-    """Name, value and stamp (see `commit.lua`) of each field to write: what the change touched, or all of the state."""
-    state = change.state
-    yield from ("colors", orjson.dumps(state.colors), "")
-    yield from ("orders", orjson.dumps(orders_document(state.orders)), "")
-    documents = {"pointer": (pointer_document(state.pointer), change.moved)}
-    for color, release in state.releases.items():
-        documents[_RELEASE + color] = (release_document(release), color in change.touched)
-    for name, (document, written) in documents.items():
-        if written:
-            del document["at"]
-            seconds = change.deadlines.get(name.removeprefix(_RELEASE))
-            if seconds is not None:
-                del document["deadline"]
-            yield from (name, _unclosed(document), "stamp" if seconds is None else f"{seconds:.6f}")
-        elif everything:
-            yield from (name, orjson.dumps(document), "")
-
-
-def _unclosed(document: Mapping[str, Any]) -> bytes:
-    """A JSON object without its closing brace, to which a script adds the store's time."""
-    return orjson.dumps(document)[:-1]
-
-
-def _flip(change: Change) -> bytes:
-    """The record that a change begins, as `commit.lua` takes it."""
-    record = record_of(change, 0.0, 0)
-    if record is None:
-        return b"begin" if change.moved else b""
-    return _unclosed({name: getattr(record, name) for name in ("verb", "origin", "to", "actor", "reason")})
-
-
 def _script(name: str) -> str:
     return files("bgproxy.store").joinpath(name).read_text(encoding="utf-8")
+
+
+# The library of the scripts that know idempotency keys.
+_ONCE = f"local ONCE_TTL, ONCE_KEPT = {KEY_TTL:.0f}, {KEPT_KEYS}\n" + _script("once.lua")

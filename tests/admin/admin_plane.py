@@ -13,6 +13,7 @@ from bgproxy.store.base import NodeReport
 from bgproxy.store.ledger import Ledger, Outcome
 from bgproxy.store.memory import MemoryStore
 from bgproxy.store.mirror import Mirror
+from bgproxy.store.once import Once
 from bgproxy.telemetry.metrics import Metrics
 
 VIEWER = "viewer-0123456789abcdefghijklmnopqrs"
@@ -30,6 +31,9 @@ class LedgerSwitch:
     def __init__(self, ledger: Ledger) -> None:
         self.ledger = ledger
         self.asked: list[dict[str, Any]] = []
+
+    async def recall(self, once: Once) -> Outcome | None:
+        return await self.ledger.recall(once)
 
     async def flip(self, to: str, **terms: Any) -> Outcome:
         self.asked.append({"to": to, **terms})

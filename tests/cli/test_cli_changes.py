@@ -216,3 +216,47 @@ def test_a_proxy_of_the_environment_is_not_used(admin, run, monkeypatch):
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
     admin.answers["POST", "/v1/flip"] = MOVED
     assert run("flip", "green").exit_code == 0
+
+
+async def _again(request: web.Request) -> web.Response:
+    return web.json_response({**MOVED, "phase": "staged"}, headers={"Idempotency-Replayed": "true"})
+
+
+@pytest.mark.parametrize(
+    ("words", "asked"),
+    [
+        (("flip", "green"), ("POST", "/v1/flip")),
+        (("rollback",), ("POST", "/v1/rollback")),
+        (("stage", "green", "--release", "v2"), ("PUT", "/v1/colors/green")),
+    ],
+)
+def test_an_idempotency_key(admin, run, words, asked):
+    admin.answers[asked] = {**MOVED, "phase": "staged"}
+    result = run(*words, "--idempotency-key", "job 7/2")
+    assert admin.fields[0]["Idempotency-Key"] == '"job 7/2"'
+    assert (result.exit_code, result.stderr) == (0, "")
+    admin.answers[asked] = _again
+    again = run(*words, "--idempotency-key", "job 7/2")
+    assert (again.exit_code, again.stdout) == (0, result.stdout)
+    assert "done before, under the same key" in again.stderr
+    assert json.loads(run(*words, "--idempotency-key", "job 7/2", "--json").stdout) == {**MOVED, "phase": "staged"}
+
+
+def test_without_a_key_none_is_sent(admin, run):
+    admin.answers["POST", "/v1/flip"] = MOVED
+    run("flip", "green")
+    assert "Idempotency-Key" not in admin.fields[0]
+
+
+@pytest.mark.parametrize("key", ['a"b', "a\\b", "ü", "x" * 256, "a\nb"])
+def test_a_key_that_is_none_is_not_sent(admin, run, key):
+    result = run("flip", "green", "--idempotency-key", key)
+    assert (result.exit_code, admin.asked) == (2, [])
+    assert "--idempotency-key" in result.stderr
+
+
+def test_a_key_of_another_request_has_a_remedy(admin, run):
+    admin.answers["POST", "/v1/flip"] = problem(422, "key_reused", "the key 'a' was used for another request")
+    result = run("flip", "green", "--idempotency-key", "a")
+    assert result.exit_code == 1
+    assert "use another --idempotency-key" in result.stderr

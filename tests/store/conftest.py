@@ -132,7 +132,7 @@ class FakeStore:
             raise self.failure
         return state
 
-    async def commit(self, change: Change, *, create: bool = False) -> tuple[FleetState, AuditEntry]:
+    async def commit(self, change: Change, **_: Any) -> tuple[FleetState, AuditEntry]:
         raise StoreUnavailable("the fake store takes no changes")
 
     async def audit(self, *, limit: int, before: str | None = None) -> list[AuditEntry]:

@@ -11,7 +11,7 @@ from bgproxy.errors import StoreBroken
 from bgproxy.rules import fleet
 from bgproxy.rules.deadline import end_sessions, set_deadline
 from bgproxy.store import flips as flips_module
-from bgproxy.store import redis as redis_module
+from bgproxy.store import redis_commit
 from bgproxy.store.base import Store
 from bgproxy.store.flips import FlipRecord
 from bgproxy.store.pinning import Turn, Want
@@ -193,7 +193,7 @@ async def test_they_come_in_the_order_that_is_asked_for(store: Store, flips: Any
 
 async def test_only_the_newest_are_kept(url: str, opened: Opened, flips: Any, monkeypatch: Any) -> None:
     monkeypatch.setattr(flips_module, "KEPT_FLIPS", 3)
-    monkeypatch.setattr(redis_module, "KEPT_FLIPS", 3)
+    monkeypatch.setattr(redis_commit, "KEPT_FLIPS", 3)
     store = await opened(url)
     await store.commit(flips.first(), create=True)
     for epoch in range(2, 9):

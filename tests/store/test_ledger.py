@@ -156,7 +156,7 @@ async def test_of_many_that_begin_one_begins(store: Store) -> None:
 async def test_always_losing_ends(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
     tries = []
 
-    async def lose(change: Any, *, create: bool = False) -> Any:
+    async def lose(change: Any, **_: Any) -> Any:
         tries.append(change)
         raise Conflict(node.mirror.state)
 

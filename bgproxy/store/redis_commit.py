@@ -1,0 +1,80 @@
+"""What `commit.lua` is told of a change: its arguments, in its order. Must not know the client library."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import orjson
+
+from bgproxy.rules.fleet import Change
+from bgproxy.store.base import RELEASE_FIELD, SCHEMA
+from bgproxy.store.document import entry_content, orders_document, pointer_document, release_document
+from bgproxy.store.flips import KEPT_FLIPS, record_of
+from bgproxy.store.once import Done, Once
+
+
+def commit_arguments(
+    change: Change, *, create: bool, once: Once | None, bell: str, keep: int
+) -> list[str | bytes | int]:
+    """For a change on the revision before its own, or on nothing (`create`). `keep`: so many audit entries."""
+    state = change.state
+    facts, content = entry_content(change)
+    return [
+        SCHEMA,
+        "" if create else state.revision - 1,
+        bell,
+        keep,
+        change.verb,
+        change.actor,
+        change.reason,
+        facts,
+        state.pointer.epoch,
+        state.revision,
+        _flip(change),
+        KEPT_FLIPS,
+        *change.ended,
+        state.pointer.active,
+        state.active.label if state.active is not None else "",
+        content,
+        once.key if once is not None else "",
+        outcome_text(Done.of(once.request, state, changed=True)) if once is not None else "",
+        *_fields(change, everything=create),
+    ]
+
+
+def outcome_text(done: Done) -> bytes:
+    """As once.lua keeps it: a JSON object without its opening brace, before which it puts a number and its time."""
+    return orjson.dumps(done.members())[1:]
+
+
+def unclosed(document: Mapping[str, Any]) -> bytes:
+    """A JSON object without its closing brace, to which a script adds the store's time."""
+    return orjson.dumps(document)[:-1]
+
+
+def _fields(change: Change, *, everything: bool) -> Iterable[str | bytes]:
+    """Name, value and stamp (see `commit.lua`) of each field to write: what the change touched, or all of the state."""
+    state = change.state
+    yield from ("colors", orjson.dumps(state.colors), "")
+    yield from ("orders", orjson.dumps(orders_document(state.orders)), "")
+    documents = {"pointer": (pointer_document(state.pointer), change.moved)}
+    for color, release in state.releases.items():
+        documents[RELEASE_FIELD + color] = (release_document(release), color in change.touched)
+    for name, (document, written) in documents.items():
+        if written:
+            del document["at"]
+            seconds = change.deadlines.get(name.removeprefix(RELEASE_FIELD))
+            if seconds is not None:
+                del document["deadline"]
+            yield from (name, unclosed(document), "stamp" if seconds is None else f"{seconds:.6f}")
+        elif everything:
+            yield from (name, orjson.dumps(document), "")
+
+
+def _flip(change: Change) -> bytes:
+    """The record that a change begins, as `commit.lua` takes it."""
+    record = record_of(change, 0.0, 0)
+    if record is None:
+        return b"begin" if change.moved else b""
+    return unclosed({name: getattr(record, name) for name in ("verb", "origin", "to", "actor", "reason")})
