@@ -185,7 +185,7 @@ class PinCache:
         self._turns.idle(pin_id)
 
     def end(self, pin_id: bytes, done: Ended | None = None) -> None:
-        """The session is over. With the store away its pin idles out instead."""
+        """The session is over. With the store away that is told to it later."""
         if (held := self._table.drop(pin_id)) is not None:
             self.counts.of(held.pin.preset, held.pin.color).ended += 1
         self._journal.forget(pin_id)
@@ -224,6 +224,7 @@ class PinCache:
         if not self._known.connected:
             return False
         try:
+            await self._ends.tell()
             await self._journal.write(self._pins, self._written)
             await self._turns.tell()
             self.refreshed += await self._uses.tell(self._lost)
@@ -259,6 +260,7 @@ class PinCache:
         self._rung[id(rung)] = rung
         line, began, answers = self._line, self._clock(), list[Resolved]()
         try:
+            await self._ends.tell()
             answers = await self._pins.resolve([self._asked[keys].want for keys in questions])
         except StoreUnavailable:
             pass  # the mirror tells of a store that is away
@@ -344,8 +346,7 @@ class PinCache:
 
     def _stands(self, key: bytes, standing: Pin) -> None:
         """What the store says of a pin that is held. Where its key leads to another by now, that is asked for again."""
-        held = self._by_key.get(key)
-        if held is not None and held.pin.id == standing.id:
+        if (held := self._by_key.get(key)) is not None and held.pin.id == standing.id:
             held.pin = standing
         elif held is not None:
             self._table.drop(held.pin.id)

@@ -291,3 +291,28 @@ class TestMigrate:
         answers = Answers()
         cache.migrate(pin, answers)
         assert answers.told == [(None, "refused")]
+
+
+@pytest.mark.parametrize("how", ["with the journal", "with a question"])
+async def test_a_session_that_ended_meanwhile_ends_there_before_its_id_begins_anew(
+    rig: Rig, node: tuple[PinCache, Line], how: str
+) -> None:
+    """Else the old pin would be there first, and win: what has begun anew would be over once more."""
+    cache, line = node
+    old = (await resolved(cache, "a")).pin
+    await away(line)
+    rig.flip()
+    told: list[bool] = []
+    cache.end(old.id, told.append)
+    await settle()
+    assert told == [True]
+    new = (await resolved(cache, "a")).pin
+    assert (old.color, new.color) == ("blue", "green")
+    line.mend()
+    if how == "with the journal":
+        assert await cache.tell()
+    else:
+        assert (await resolved(cache, "a")).pin.color == "green"
+    standing = await rig.pins.find(key("a"))
+    assert standing is not None
+    assert (standing.color, rig.strayed) == ("green", [])
