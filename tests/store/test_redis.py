@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import aclosing, asynccontextmanager
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -13,7 +14,9 @@ import pytest
 from bgproxy.errors import NotRedis, SchemaTooNew, StoreAuth, StoreBroken, StoreUnavailable
 from bgproxy.store.base import Conflict, NodeReport, Store, StoreOptions, open_store
 from bgproxy.store.mirror import Mirror
+from bgproxy.store.once import Done, Once
 from bgproxy.store.pinning import Learned, PinStore, Turn, Want
+from bgproxy.store.trail import verify
 
 pytestmark = pytest.mark.redis
 
@@ -160,7 +163,7 @@ class TestCredentials:
             *documented_rights(),
         ]
         assert own_redis.command("ACL", "SETUSER", "bg", "on", f">{SECRET}", *rights).startswith(b"+OK")
-        store = await opened(self.url(own_redis, f"bg:{QUOTED}"), fleet="agents")
+        store = await opened(self.url(own_redis, f"bg:{QUOTED}"), fleet="agents", audit_keep=100)
         state, entry = await store.commit(flips.first(), create=True)
         async with aclosing(store.watch()) as bells:  # type: ignore[type-var]
             assert await anext(bells) == 0
@@ -170,6 +173,7 @@ class TestCredentials:
         await store.beat(NODE)
         assert len(await store.nodes()) == 1
         await self.every_verb_on_pins(store, flips)
+        await self.every_verb_on_the_record(store, flips)
         await store.tally(2, lost=1, turns_cut=1)
         assert [record.lost for record in await store.flips([2])] == [1]
         assert await store.now() >= entry.at
@@ -198,6 +202,20 @@ class TestCredentials:
         assert moved.color == "blue"
         assert await pins.find(b"d" * 16) == moved
         await pins.end([first.pin.id])
+
+    async def every_verb_on_the_record(self, store: Any, flips: Any) -> None:
+        once = Once("a key", "a request")
+        state = await store.read()
+        for _ in range(2 * store._options.audit_keep):  # until some are trimmed
+            state, _ = await store.commit(flips.flip(state), once=once)
+            once = Once(f"a key {state.revision}", "a request")
+        done = await store.keep("a digest", Done.of("a request", state, changed=False))
+        assert await store.recall("a digest") == done
+        assert (await store.keep("a digest", replace(done, body="{}"))).body == "{}"
+        report = await verify(store)
+        assert (report.fault, report.last) == (None, state.revision)
+        assert report.first is not None
+        assert report.first > 1
 
     async def test_a_user_of_another_fleet(self, opened: Opened, own_redis: Any) -> None:
         rights = [
