@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -38,12 +39,12 @@ async def test_a_retry_gets_the_first_answer_to_the_letter(client, plane, method
     first = await client.request(method, path, json=body, headers=KEY)
     assert (first.status, replayed(first), first.content_type) == (200, False, "application/json")
     await plane.ledger.flip("green", actor="ada", reason="")  # where it is not active already
-    standing = plane.mirror.state
+    standing, asked = plane.mirror.state, len(plane.switch.asked)
     for spelling in (KEY, {"Idempotency-Key": "4f1b6c9e"}):
         again = await client.request(method, path, json=body, headers=spelling)
         assert (again.status, replayed(again)) == (200, True)
         assert await again.read() == await first.read()
-    assert plane.mirror.state == standing
+    assert (plane.mirror.state, len(plane.switch.asked)) == (standing, asked), "nothing is tried before it is looked up"
 
 
 async def test_without_a_key_nothing_is_remembered(client, plane):
@@ -82,6 +83,23 @@ async def test_a_key_that_is_none(client, plane, value):
     answer = await client.post("/v1/flip", json={"to": "green"}, headers={"Idempotency-Key": value})
     assert (answer.status, (await answer.json())["code"]) == (400, "bad_input")
     assert plane.mirror.state.revision == 1
+
+
+async def test_the_key_of_another_color_is_another_requests(client):
+    assert (await client.put("/v1/colors/violet", json=STAGE, headers=KEY)).status == 200
+    assert (await client.put("/v1/colors/green", json=STAGE, headers=KEY)).status == 422
+
+
+async def test_the_answer_of_a_twin_that_was_faster_is_the_answer(client, plane, monkeypatch):
+    straight = plane.store.keep
+
+    async def faster(key: str, done: Any) -> Any:
+        await straight(key, replace(done, body='{"epoch": 2, "twin": true}'))
+        return await straight(key, done)
+
+    monkeypatch.setattr(plane.store, "keep", faster)
+    answer = await client.post("/v1/flip", json={"to": "green"}, headers=KEY)
+    assert await answer.json() == {"epoch": 2, "twin": True}
 
 
 async def test_two_keys_are_none(client):

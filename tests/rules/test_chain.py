@@ -139,6 +139,12 @@ def test_a_chain_that_was_made_anew_up_to_its_end_is_found_by_the_head():
     assert walked(forged).fault is None, "by itself nothing tells: so heads are kept elsewhere"
 
 
+@pytest.mark.parametrize(("before", "seq"), [(Head(0, "ab" * 32), 1), (Head(3, GENESIS), 4)])
+def test_only_the_first_entry_begins_a_chain(before: Head, seq: int):
+    forged, _ = written(3, before)
+    assert fault(forged) == ("edited", seq)
+
+
 @pytest.mark.parametrize(("at", "seq"), [(0, 1), (3, 4), (5, 6)])
 def test_a_deleted_entry_is_missing(at: int, seq: int):
     entries, head = written(6)

@@ -153,6 +153,8 @@ async def test_only_so_many_are_kept_and_only_so_long(limit: Any, flips: Any) ->
     for key in keys:
         state, _ = await store.commit(flips.flip(state), once=key)
     assert [await store.recall(key.key) is not None for key in keys] == [False, False, True, True, True]
+    done = await store.recall(keys[2].key)
+    assert (await store.keep(keys[2].key, replace(done, body="old"))).body == "old"
     await asyncio.sleep(0.02)
     store = await limit(0.01)
     assert [await store.recall(key.key) for key in keys] == [None] * 5
@@ -162,6 +164,17 @@ async def test_only_so_many_are_kept_and_only_so_long(limit: Any, flips: Any) ->
     for key in keys[:2]:
         state, _ = await store.commit(flips.flip(state), once=key)
     assert [await store.recall(key.key) is not None for key in keys] == [True, True, True, False, False]
+    assert (await store.recall(keys[2].key)).body == ""
+
+
+@pytest.mark.redis
+async def test_a_fleet_that_uses_no_keys_any_more_keeps_none(
+    redis_server: Any, opened: Opened, flips: Any, fleet_name: str
+) -> None:
+    store = await opened(redis_server.url)
+    await store.commit(flips.first(), create=True, once=KEY)
+    left = int(redis_server.command("PTTL", f"bgproxy:{{{fleet_name}}}:once")[1:])
+    assert 86_300_000 < left <= 86_400_000
 
 
 class Node:
@@ -217,6 +230,25 @@ class TestThroughTheDoor:
         again = await nodes[1].ledger.flip("green", **WHO, once=KEY)
         assert again.replay is not None
         assert (again.replay.epoch, again.state.pointer.epoch) == (2, 2)
+
+    async def test_a_retry_is_no_stale_one(self, nodes: list[Node]) -> None:
+        await nodes[0].ledger.flip("green", **WHO, if_epoch=1, once=KEY)
+        again = await nodes[1].ledger.flip("green", **WHO, if_epoch=1, once=KEY)
+        assert again.replay is not None
+
+    async def test_a_twin_that_came_between_the_look_and_the_decision(
+        self, nodes: list[Node], store: Store, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        async def late(key: str) -> None:
+            return None
+
+        await nodes[0].ledger.flip("green", **WHO, once=KEY)
+        monkeypatch.setattr(store, "recall", late)
+        again = await nodes[0].ledger.flip("green", **WHO, once=KEY)  # where nothing is to do
+        assert (again.changed, again.replay is not None) == (True, True)
+        await nodes[0].ledger.rollback(**WHO)
+        again = await nodes[0].ledger.flip("green", **WHO, once=KEY)  # where something would be
+        assert (again.state.pointer.epoch, again.replay is not None) == (3, True)
 
     async def test_a_rollback_that_is_asked_for_twice_does_not_go_forth_again(self, nodes: list[Node]) -> None:
         await nodes[0].ledger.flip("green", **WHO)

@@ -19,7 +19,7 @@ from redis import Redis
 
 from bgproxy.errors import BadInput, StoreBroken
 from bgproxy.rules.chain import GENESIS, Report
-from bgproxy.store import trail
+from bgproxy.store import memory, trail
 from bgproxy.store.base import Conflict, Store
 from bgproxy.store.document import entry_document
 from bgproxy.store.trail import verify
@@ -208,6 +208,13 @@ class TestHandsInRedis:
         _, entry = await store.commit(flips.first(), create=True)
         assert entry.seq == 7
         assert (await verify(store)).fault is None
+        client.delete(keys[1])
+        client.xtrim(keys[0], maxlen=3, approximate=False)
+        await store.commit(flips.first(), create=True)
+        report = await verify(store)
+        assert (report.first, report.last, report.fault) == (5, 8, None)
+        client.xdel(keys[0], client.xrange(keys[0], count=1)[0][0])
+        assert (await verify(store)).fault is not None
 
     async def test_data_from_before_the_chain(
         self, store: Store, client: Any, keys: Any, opened: Opened, flips: Any
@@ -254,6 +261,19 @@ class TestHandsInASnapshot:
         await store.commit(flips.flip(await store.read()))
         report = await verify(store)
         assert (report.entries, report.last, report.fault) == (7, 7, None)
+
+    @pytest.mark.parametrize("file", ["snapshot", "handover"])
+    async def test_the_file_has_the_newest_and_says_so(
+        self, tmp_path: Path, opened: Opened, flips: Any, monkeypatch: pytest.MonkeyPatch, file: str
+    ) -> None:
+        monkeypatch.setattr(memory, "_SNAPSHOT_AUDIT", 3)
+        monkeypatch.setattr(memory, "_HANDOVER_AUDIT", 3)
+        place = {file: f"{tmp_path}/{file}.json"}
+        store = await opened("memory://", **place)
+        await written(store, flips)
+        await store.close()
+        report = await verify(await opened("memory://", **place))
+        assert (report.first, report.last, report.fault) == (4, 6, None)
 
     async def test_fewer_may_be_kept_by_then(self, path: Path, opened: Opened, flips: Any) -> None:
         store = await self.reopened(path, opened, lambda document: None, audit_keep=2)
