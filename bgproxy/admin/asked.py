@@ -102,6 +102,15 @@ AUDIT_QUERY: Final[Schema] = closed(
     },
 )
 
+VERIFY_QUERY: Final[Schema] = closed(
+    [],
+    head={
+        "type": "string",
+        "pattern": "^[0-9a-f]{64}$",
+        "description": "The `head` of an earlier verification: a record without that entry is not intact.",
+    },
+)
+
 SESSIONS_QUERY: Final[Schema] = closed(
     [],
     color={"type": "string", "maxLength": 64, "description": "Only those that live on this color."},

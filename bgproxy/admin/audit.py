@@ -25,5 +25,5 @@ async def audit(call: Call) -> dict[str, Any]:
 
 async def verify_audit(call: Call) -> dict[str, Any]:
     """Walk the whole chain."""
-    report = asdict(await verify(call.deps.store))
+    report = asdict(await verify(call.deps.store, call.query.get("head", "")))
     return {"intact": report["fault"] is None, **report}

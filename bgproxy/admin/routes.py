@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from bgproxy.admin.asked import AUDIT_QUERY, FLIPS_QUERY, FORGET_QUERY, SESSIONS_QUERY
+from bgproxy.admin.asked import AUDIT_QUERY, FLIPS_QUERY, FORGET_QUERY, SESSIONS_QUERY, VERIFY_QUERY
 from bgproxy.admin.audit import audit, verify_audit
 from bgproxy.admin.call import Route
 from bgproxy.admin.colors import color, colors, stage
@@ -134,6 +134,7 @@ ROUTES: Final[tuple[Route, ...]] = (
         "viewer",
         "Whether the audit is what was once written: its hash chain, walked as a whole.",
         "AuditReport",
+        query=VERIFY_QUERY,
         errors=(503,),
     ),
     Route("GET", "/v1/events", events, "viewer", "Changes as they happen (SSE).", "text/event-stream", errors=(503,)),

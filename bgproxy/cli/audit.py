@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -19,6 +20,8 @@ from bgproxy.errors import ConfigError
 
 PAGE = 1000  # entries asked for at once
 
+_HASH = re.compile(r"[0-9a-f]{64}")
+
 
 def audit(
     file: Annotated[
@@ -31,6 +34,12 @@ def audit(
     export: Annotated[
         bool, typer.Option("--export", help="Print all entries, the oldest first, one JSON object per line.")
     ] = False,
+    head: Annotated[
+        str,
+        typer.Option(
+            "--head", metavar="HASH", show_default=False, help="With --verify: a head it told before, kept since."
+        ),
+    ] = "",
     limit: Annotated[int, typer.Option("--limit", "-n", min=1, max=1000, help="Entries at most, newest first.")] = 20,
     before: Annotated[str, typer.Option("--before", show_default=False, help="An entry's id: only older ones.")] = "",
     admin: AdminUrl = ADMIN,
@@ -42,10 +51,11 @@ def audit(
         raise typer.BadParameter("--verify and --export: one at a time")
     if file is not None and not (verify or export):
         raise typer.BadParameter("FILE goes with --export or --verify")
+    if head and not (verify and _HASH.fullmatch(head)):
+        raise typer.BadParameter("--head is a hash of 64 hex digits, and goes with --verify")
     with reported(as_json):
         if verify:
-            found = _verified_file(file) if file else Admin(admin, token).get("/v1/audit/verify", expect="intact")
-            _tell(found, as_json)
+            _tell(_verified_file(file, head) if file else _verified(Admin(admin, token), head), as_json)
         elif export:
             with _written(file) as out:
                 for entry in _entries(Admin(admin, token)):
@@ -90,11 +100,15 @@ def _written(file: Path | None) -> Iterator[TextIO]:
         part.unlink(missing_ok=True)
 
 
-def _verified_file(file: Path) -> dict[str, Any]:
+def _verified(api: Admin, head: str) -> dict[str, Any]:
+    return api.get("/v1/audit/verify", expect="intact", **({"head": head} if head else {}))
+
+
+def _verified_file(file: Path, head: str) -> dict[str, Any]:
     """What an exported file is worth, by itself: nothing but it is asked."""
     from bgproxy.rules.chain import Walk
 
-    walk = Walk()
+    walk = Walk(kept=head)
     try:
         with file.open(encoding="utf-8", errors="backslashreplace") as lines:
             for number, line in enumerate(lines, 1):

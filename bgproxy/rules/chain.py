@@ -98,9 +98,11 @@ def hash_of(entry: Mapping[str, Any]) -> str:
 class Walk:
     """Takes entries one by one, the oldest first, and tells whether each follows the one before."""
 
-    def __init__(self, head: Head | None = None) -> None:
-        """`head`: as the state has it, read after the first entries were."""
+    def __init__(self, head: Head | None = None, kept: str = "") -> None:
+        """`head`: as the state has it, read after the first entries were. `kept`: a hash that must be met, or empty."""
         self._expected = head
+        self._kept = kept
+        self._missed = bool(kept)  # it was not met yet
         self._fault: Fault | None = None
         self._entries = self._before = self._last = 0
         self._first: int | None = None
@@ -125,6 +127,8 @@ class Walk:
         else:
             self._follow(number, str(entry.get("prev")), name)
         self._check_head(number, own, name)
+        if self._kept in (own, entry.get("prev")):
+            self._missed = False
         if number > self._last:
             self._last, self._last_id, self._tip = number, name, own
 
@@ -133,6 +137,9 @@ class Walk:
         fault = self._fault
         if self._expected is not None:
             fault = self._at_the_ends(self._expected, head or self._expected)
+        if self._missed and fault is None:
+            why = "with the hash that was kept is not there: another record is, or retention took it away"
+            fault = _fault("missing", None, "", why)
         anchor = self._anchor if self._anchor != GENESIS else ""
         return Report(self._entries, self._first, self._last or None, self._tip, anchor, self._before, fault)
 

@@ -13,14 +13,14 @@ from typing import Final
 from bgproxy.rules.chain import EMPTY, Report, Walk
 from bgproxy.store.base import OLDEST, Store
 
-PAGE: Final = 200
-"""Entries at once: a few milliseconds of one worker."""
+PAGE: Final = 100
+"""Entries at once: some four milliseconds of one worker."""
 
 
-async def verify(store: Store) -> Report:
-    """What the audit's chain is worth. Raises `StoreUnavailable` and its kinds."""
+async def verify(store: Store, kept: str = "") -> Report:
+    """What the audit's chain is worth. `kept`: a hash from an earlier time. Raises `StoreUnavailable` and its kinds."""
     page = await store.trail(limit=PAGE)
-    walk = Walk(await store.head() or EMPTY)
+    walk = Walk(await store.head() or EMPTY, kept)
     while page:
         for entry in page:
             walk.take(entry)

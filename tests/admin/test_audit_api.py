@@ -68,6 +68,18 @@ async def test_a_record_that_was_edited_names_the_entry(client, plane):
     assert (report["fault"]["kind"], report["fault"]["seq"], report["fault"]["id"]) == ("edited", 3, "3")
 
 
+async def test_a_head_that_was_kept(client):
+    await flipped(client, 2)
+    kept = (await (await client.get("/v1/audit/verify")).json())["head"]
+    await flipped(client, 2)
+    report = await (await client.get(f"/v1/audit/verify?head={kept}")).json()
+    assert (report["intact"], report["head"] != kept) == (True, True)
+    report = await (await client.get(f"/v1/audit/verify?head={'ab' * 32}")).json()
+    fits(report, "AuditReport")
+    assert (report["intact"], report["fault"]["kind"], report["fault"]["seq"]) == (False, "missing", None)
+    assert (await client.get("/v1/audit/verify?head=ab")).status == 400
+
+
 async def test_who_may_look(connect):
     client = await connect(tokens=TOKENS)
     assert (await client.get("/v1/audit/verify")).status == 401

@@ -123,13 +123,32 @@ def test_the_stores_own_record(admin, run):
     assert json.loads(run("audit", "--verify", "--json").stdout)["fault"] == fault
 
 
+def test_a_head_that_was_kept(admin, run, exported):
+    kept = record(3)[-1]["hash"]
+    assert run("audit", "--verify", str(exported), "--head", kept).exit_code == 0
+    result = run("audit", "--verify", str(exported), "--head", "ab" * 32)
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert "the hash that was kept is not there" in result.stderr
+    admin.answers["GET", "/v1/audit/verify"] = INTACT
+    assert run("audit", "--verify", "--head", kept).exit_code == 0
+    assert admin.asked[-1][1] == f"/v1/audit/verify?head={kept}"
+
+
 def test_nothing_to_verify_is_said(admin, run):
     admin.answers["GET", "/v1/audit/verify"] = {**INTACT, "entries": 0, "first": None, "last": None, "before": 4}
     assert run("audit", "--verify").stdout.startswith("nothing to verify: no entry carries a hash; from before")
 
 
 @pytest.mark.parametrize(
-    "words", [("--verify", "--export"), ("file",), ("--verify", "/no/file"), ("--export", "/no/file")]
+    "words",
+    [
+        ("--verify", "--export"),
+        ("file",),
+        ("--verify", "/no/file"),
+        ("--export", "/no/file"),
+        ("--head", "ab" * 32),
+        ("--verify", "--head", "x"),
+    ],
 )
 def test_usage(run, words):
     result = run("audit", *words)

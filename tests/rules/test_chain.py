@@ -139,6 +139,24 @@ def test_a_chain_that_was_made_anew_up_to_its_end_is_found_by_the_head():
     assert walked(forged).fault is None, "by itself nothing tells: so heads are kept elsewhere"
 
 
+def test_a_hash_that_was_kept_must_be_met():
+    entries, head = written(6)
+
+    def met(kept: str, record: list[Entry], end: Head | None = head) -> bool:
+        walk = Walk(end, kept)
+        for entry in record:
+            walk.take(entry)
+        return walk.report(end).fault is None
+
+    assert all(met(entry["hash"], entries) for entry in entries)
+    assert met(entries[2]["hash"], entries[3:], None), "the anchor is a part of it"
+    assert not met(entries[1]["hash"], entries[3:], None)
+    forged, end = written(6, note="forged")
+    assert met("", forged, end)
+    assert not met(head.hash, forged, end)
+    assert not met(head.hash, [], EMPTY)
+
+
 @pytest.mark.parametrize(("before", "seq"), [(Head(0, "ab" * 32), 1), (Head(3, GENESIS), 4)])
 def test_only_the_first_entry_begins_a_chain(before: Head, seq: int):
     forged, _ = written(3, before)
