@@ -100,6 +100,27 @@ async def test_it_is_walked_while_changes_go_on(
     assert (await verify(store)).last == 36
 
 
+async def test_what_retention_takes_from_under_the_walk_is_not_missing(
+    opened: Opened, flips: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trail, "PAGE", 2)
+    store = await opened("memory://", audit_keep=6)
+    await written(store, flips)
+    straight, busy = store.trail, 1
+
+    async def between(**asked: Any) -> Any:
+        nonlocal busy
+        if "after" in asked and busy:
+            busy -= 1
+            for _ in range(5):
+                await store.commit(flips.flip(await store.read()))
+        return await straight(**asked)
+
+    monkeypatch.setattr(store, "trail", between)
+    report = await verify(store)
+    assert (report.first, report.last, report.fault) == (6, 11, None)
+
+
 async def test_retention_keeps_the_rest_verifiable(url: str, opened: Opened, flips: Any) -> None:
     store = await opened(url, audit_keep=5)
     await written(store, flips, 250)
