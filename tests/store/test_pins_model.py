@@ -359,7 +359,7 @@ class Outages(Model):
 
 class ByHand(Model):
     by_hand = True
-    examples = 120
+    examples = 80
 
 
 class ByHandAndOnRollback(ByHand):
@@ -376,14 +376,19 @@ class Follows(Model):
 
 @pytest.mark.parametrize("model", [Model, Outages, ByHand, ByHandAndOnRollback, MovesOnRollback, Follows])
 def test_no_session_is_ever_on_two_releases_unless_it_was_moved(model: type[Model]) -> None:
-    run_state_machine_as_test(
-        model,
-        settings=settings(
-            max_examples=model.examples,
-            stateful_step_count=40,
-            deadline=None,
-            database=None,
-            derandomize=True,  # a release is not to fail by chance; search by more examples without this
-            suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much],
-        ),
-    )
+    gc.collect()
+    gc.freeze()  # or each example's collection would look through all that the other tests have loaded
+    try:
+        run_state_machine_as_test(
+            model,
+            settings=settings(
+                max_examples=model.examples,
+                stateful_step_count=40,
+                deadline=None,
+                database=None,
+                derandomize=True,  # a release is not to fail by chance; search by more examples without this
+                suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much],
+            ),
+        )
+    finally:
+        gc.unfreeze()
