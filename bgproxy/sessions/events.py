@@ -33,7 +33,7 @@ class EventReader:
 
     __slots__ = ("_limit", "_names", "_over", "_pending", "_words", "over_long")
 
-    def __init__(self, names: re.Pattern[bytes], words: tuple[bytes, ...], limit: int) -> None:
+    def __init__(self, names: re.Pattern[bytes] | None, words: tuple[bytes, ...], limit: int) -> None:
         self.over_long = 0  # events that were longer than the limit
         self._names = names
         self._words = words
@@ -81,7 +81,9 @@ class EventReader:
             self.over_long += 1
 
     def _wanted(self, data: bytes) -> bool:
-        return self._names.search(data) is not None or any(data.find(word) >= 0 for word in self._words)
+        if self._names is not None and self._names.search(data) is not None:
+            return True
+        return any(data.find(word) >= 0 for word in self._words)
 
     def _cut(self, whole: bytes) -> list[Event]:
         events = []

@@ -22,7 +22,6 @@ JSON_TYPE: Final = re.compile(
 )
 _EVENTS_TYPE: Final = re.compile(rb"[ \t]*+text/event-stream[ \t]*+(?:;.*+)?", re.IGNORECASE)
 _PATH: Final = re.compile(rb"\A(?:[A-Za-z][A-Za-z0-9+.-]*+:)?+//[^/?#]*+|[?#].*+", re.DOTALL)  # what is not of it
-_NEVER: Final = re.compile(rb"(?!)")
 _REMEMBERED: Final = 16  # keys of an endless answer, so that they are told once
 _NONE: Final[list[Key]] = []
 _LOCATIONS: Final = (b"location", b"content-location")
@@ -74,14 +73,14 @@ class AnswerRules:
             names.update((b"content-type", b"content-encoding"))
         return frozenset(names)
 
-    def _event_words(self) -> tuple[re.Pattern[bytes], tuple[bytes, ...]] | None:
+    def _event_words(self) -> tuple[re.Pattern[bytes] | None, tuple[bytes, ...]] | None:
         """What is in each event that may have a key: a match of the pattern, or one of the words."""
         words = tuple(link.event for link in self._links)
         if self._event_ids:
             words += (b"id:",)
         if self._plan is None and not words:
             return None
-        return self._plan.names if self._plan is not None else _NEVER, words
+        return self._plan.names if self._plan is not None else None, words
 
     def learner(self, known: Sequence[Key], marks: Marks) -> Learner | None:
         """What reads an answer with this head; None where it can mint nothing. `known`: keys that are no news."""
