@@ -222,15 +222,16 @@ class DataPlane:
 
     def _tell_pins(self, before: FleetState | None, state: FleetState, pins: PinCache) -> None:
         """Sessions may move from here on, once every node has said which of them have a turn under way."""
-        if before is None or before.pointer.epoch != state.pointer.epoch:
-            pins.applied(state.pointer.epoch, state.revision, tuple(self.busy))
-        elif before.orders != state.orders:
-            pins.applied(
-                state.pointer.epoch, state.revision, [pin_id for pin_id in state.orders if pin_id in self.busy]
-            )
-        if before is not None and before.orders != state.orders:
-            # Where an order was carried out, this node may hear of the move only after the next order, or its end.
-            pins.drop([p for p in {**before.orders, **state.orders} if before.orders.get(p) != state.orders.get(p)])
+        epoch = state.pointer.epoch
+        flipped = before is None or before.pointer.epoch != epoch
+        if flipped:
+            pins.applied(epoch, state.revision, tuple(self.busy))
+        if before is None or before.orders == state.orders:
+            return
+        if not flipped:
+            pins.applied(epoch, state.revision, [pin_id for pin_id in state.orders if pin_id in self.busy])
+        # Where an order was carried out, this node may hear of the move only after the next order, or its end.
+        pins.drop([p for p in {**before.orders, **state.orders} if before.orders.get(p) != state.orders.get(p)])
 
     def _upstream(self, color: str, url: str, used: dict[tuple[str, str], Upstream]) -> Upstream:
         key = (color, url)
