@@ -173,18 +173,12 @@ class Answer:
 
     def _framed(self, data: bytes) -> bytes:
         """The data in the client's framing."""
-        if self._mode == _LENGTH:
-            data = self._within_length(data)
-            self._tap(data)
-            return data
-        if self._mode == _RAW:
-            self._tap(data)
-            return data
-        if self._mode == _INTO_CHUNKS:
-            self._tap(data)
-            return chunk(data)
         chunks = self.chunks
-        assert chunks is not None
+        if chunks is None:
+            if self._mode == _LENGTH:
+                data = self._within_length(data)
+            self._tap(data)
+            return chunk(data) if self._mode == _INTO_CHUNKS else data
         pieces: list[bytes] = []
         taken = chunks.feed(data, pieces)
         for piece in pieces:
