@@ -15,10 +15,10 @@ from typing import Any, Final
 from bgproxy.admin.call import Call
 from bgproxy.admin.seams import AdminDeps
 from bgproxy.admin.view import look
-from bgproxy.errors import BadInput, StoreUnavailable, UnknownSession
+from bgproxy.errors import BadInput, StoreUnavailable
 from bgproxy.rules.fleet import FleetState, known
 from bgproxy.rules.pin import Pin
-from bgproxy.store.pinning import ID_BYTES
+from bgproxy.store.pinning import ID_BYTES, unknown_session
 
 PLACE: Final = ("pinned", "learned", "moved", "ended")
 COUNTS: Final = (
@@ -138,7 +138,7 @@ def _id(call: Call) -> bytes:
 async def _shown(call: Call, key: bytes) -> dict[str, Any]:
     found = await call.deps.store.pins.look(key)
     if found is None:
-        raise UnknownSession(f"session {key.hex()} is not known: it never was, has ended or idled out")
+        raise unknown_session(key)
     return _session(call.deps.state(), *found)
 
 

@@ -15,7 +15,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
-from bgproxy.errors import KeyReused, Refused, StoreBroken, StoreUnavailable, UnknownSession
+from bgproxy.errors import KeyReused, Refused, StoreBroken, StoreUnavailable
 from bgproxy.rules import by_hand, deadline, fleet
 from bgproxy.rules.fleet import Change, FleetState
 from bgproxy.rules.pin import Order, Pin
@@ -23,6 +23,7 @@ from bgproxy.rules.release import Event, Release
 from bgproxy.store.base import AuditEntry, Conflict, Store
 from bgproxy.store.mirror import Mirror
 from bgproxy.store.once import AlreadyDone, Done, Once
+from bgproxy.store.pinning import unknown_session
 
 _TRIES = 8  # lost races in a row; each loss means that somebody else's change went through
 
@@ -232,7 +233,7 @@ class Ledger:
     async def _pin(self, key: bytes) -> Pin:
         pin = await self._store.pins.find(key)
         if pin is None:
-            raise _unknown(key, "is not known: it never was, has ended or idled out")
+            raise unknown_session(key)
         return pin
 
     async def _bootstrap(
@@ -328,10 +329,6 @@ class Ledger:
                 f"the store took longer than {self._timeout:g} s; whether the change was made is not known: "
                 "look at the status when the store is back"
             ) from None
-
-
-def _unknown(key: bytes, why: str) -> UnknownSession:
-    return UnknownSession(f"session {key.hex()} {why}")
 
 
 def _restored(known: FleetState, change: Change) -> Change:

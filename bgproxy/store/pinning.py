@@ -32,6 +32,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Final, NamedTuple, Protocol, runtime_checkable
 
+from bgproxy.errors import UnknownSession
 from bgproxy.rules.pin import Pin
 
 ID_BYTES: Final = 16
@@ -75,6 +76,11 @@ class Learned(NamedTuple):
 def pin_of(one: Want | Learned, pin_id: bytes, color: str, release: str, upstream: str, epoch: int, now: float) -> Pin:
     """A pin for these keys, made `now` (unix seconds) at that place."""
     return Pin(pin_id, color, release, upstream, epoch, now, one.preset, one.route, 0, one.ttl, one.max_age)
+
+
+def unknown_session(key: bytes) -> UnknownSession:
+    """What to raise where a key leads to no pin."""
+    return UnknownSession(f"session {key.hex()} is not known: it never was, has ended or idled out")
 
 
 class Resolved(NamedTuple):
