@@ -67,7 +67,7 @@ def state_document(state: FleetState) -> dict[str, Any]:
 
 def state_from(document: Any, where: str) -> FleetState:
     """The state of a document; `where` (a key, a file) is named by the error."""
-    with _understood(where):
+    with understood(where):
         check_schema(document["schema"], where)
         releases = {_text(color): release_from(release, where) for color, release in document["releases"].items()}
         state = FleetState(
@@ -84,7 +84,7 @@ def state_from(document: Any, where: str) -> FleetState:
 
 def pointer_from(document: Any, where: str) -> Pointer:
     """The pointer of a document."""
-    with _understood(f"{where}, pointer"):
+    with understood(f"{where}, pointer"):
         previous = document["previous"]
         return Pointer(
             active=_text(document["active"]),
@@ -98,7 +98,7 @@ def pointer_from(document: Any, where: str) -> Pointer:
 
 def orders_from(documents: Any, where: str) -> dict[bytes, Order]:
     """The orders of a list of documents, by the pins' ids."""
-    with _understood(f"{where}, orders"):
+    with understood(f"{where}, orders"):
         orders = [
             Order(
                 pin=bytes.fromhex(_text(document["pin"])),
@@ -114,7 +114,7 @@ def orders_from(documents: Any, where: str) -> dict[bytes, Order]:
 
 def release_from(document: Any, where: str) -> Release:
     """The release of a document."""
-    with _understood(f"{where}, release"):
+    with understood(f"{where}, release"):
         origin = document["origin"]
         if origin not in ("config", "api"):
             raise ValueError(f"origin {origin!r}")
@@ -137,7 +137,7 @@ def release_from(document: Any, where: str) -> Release:
 
 def entry_from(document: Any, where: str) -> AuditEntry:
     """The audit entry of a document."""
-    with _understood(f"{where}, audit"):
+    with understood(f"{where}, audit"):
         return AuditEntry(
             id=_text(document["id"]),
             at=float(document["at"]),
@@ -178,13 +178,13 @@ def stream_document(entry_id: bytes, fields: Mapping[bytes, bytes]) -> dict[str,
 
 def head_from(document: Any, where: str) -> Head:
     """The chain's head of a document."""
-    with _understood(f"{where}, chain"):
+    with understood(f"{where}, chain"):
         return Head(_of(int, document["seq"]), _text(document["hash"]), _of(int, document["first"]))
 
 
 def head_of(raw: bytes, where: str) -> Head:
     """The chain's head as `commit.lua` writes it."""
-    with _understood(f"{where}, field chain"):
+    with understood(f"{where}, field chain"):
         last, first, digest = raw.decode().split(" ")
         return Head(int(last), digest, int(first))
 
@@ -204,13 +204,13 @@ def entry_of(change: Change, entry_id: str, at: float, link: Head, prev: str) ->
 
 def entries_from(documents: Any, where: str) -> list[AuditEntry]:
     """The audit entries of a list of documents."""
-    with _understood(f"{where}, audit"):
+    with understood(f"{where}, audit"):
         return [entry_from(document, where) for document in _of(list, documents)]
 
 
 def flip_from(document: Any, where: str) -> FlipRecord:
     """A flip's record of a document; counts that it has none of are 0."""
-    with _understood(f"{where}, flips"):
+    with understood(f"{where}, flips"):
         counts = {name: _of(int, document.get(name, 0)) for name in COUNTS}
         return FlipRecord(
             epoch=_of(int, document["epoch"]),
@@ -227,13 +227,13 @@ def flip_from(document: Any, where: str) -> FlipRecord:
 
 def flips_from(documents: Any, where: str) -> list[FlipRecord]:
     """The flips' records of a list of documents."""
-    with _understood(f"{where}, flips"):
+    with understood(f"{where}, flips"):
         return [flip_from(document, where) for document in _of(list, documents)]
 
 
 def done_from(document: Any, where: str, body: str | None = None) -> Done:
     """What came of an idempotency key, of a document; `body`: the answer, where it is kept apart."""
-    with _understood(f"{where}, once"):
+    with understood(f"{where}, once"):
         previous = document["previous"]
         return Done(
             request=_text(document["request"]),
@@ -249,13 +249,13 @@ def done_from(document: Any, where: str, body: str | None = None) -> Done:
 
 def once_from(documents: Any, where: str) -> OnceTable:
     """The records under idempotency keys of a document."""
-    with _understood(f"{where}, once"):
+    with understood(f"{where}, once"):
         return OnceTable({key: done_from(one, where) for key, one in _of(dict, documents).items()})
 
 
 def node_from(document: Any, age: float, where: str) -> NodeReport:
     """The node report of a document; `age` in seconds."""
-    with _understood(f"{where}, node"):
+    with understood(f"{where}, node"):
         return NodeReport(
             id=_text(document["id"]),
             host=_text(document["host"]),
@@ -283,7 +283,7 @@ def check_schema(schema: Any, where: str, known: int = SCHEMA) -> None:
 
 def parsed(raw: bytes | str, where: str) -> Any:
     """JSON as Python values; raises `StoreBroken` naming `where`."""
-    with _understood(where):
+    with understood(where):
         return orjson.loads(raw)
 
 
@@ -315,7 +315,8 @@ def write_safely(path: Path, document: Mapping[str, Any], *, synced: bool = True
 
 
 @contextlib.contextmanager
-def _understood(where: str) -> Iterator[None]:
+def understood(where: str) -> Iterator[None]:
+    """What goes wrong while data are read is `StoreBroken`, naming `where` and the remedy."""
     try:
         yield
     except (KeyError, TypeError, ValueError, AttributeError) as error:

@@ -36,6 +36,7 @@ from bgproxy.store.document import (
     parsed,
     state_from,
     stream_document,
+    understood,
 )
 from bgproxy.store.flips import COUNTS, FlipRecord
 from bgproxy.store.once import KEPT_KEYS, KEY_TTL, AlreadyDone, Done, Once
@@ -252,7 +253,7 @@ class RedisStore:
         if not fields:
             return None
         where = self._where(self._state_key)
-        try:
+        with understood(where):
             text = {name.decode(): value for name, value in fields.items()}
             check_schema(int(text["schema"]), where)
             document = {
@@ -267,11 +268,6 @@ class RedisStore:
                 },
                 "orders": parsed(text.get("orders", b"[]"), f"{where}, field orders"),
             }
-        except (KeyError, ValueError) as error:
-            raise StoreBroken(
-                f"{where} cannot be understood ({type(error).__name__}: {error}): restore it from a copy, or remove "
-                "it to begin anew; it is left as it is"
-            ) from error
         return state_from(document, where)
 
     def _done(self, answer: Sequence[bytes]) -> Done:
