@@ -128,7 +128,7 @@ class MemoryStore:
         if self._path is None or not self._synced:
             step = self._next(change, create, once)
             if self._path is not None:
-                self._hand_over(step, self._path)
+                await self._hand_over(step, self._path)
             return self._take(step)
         writing = tasks.spawn(self._commit_on_disk(change, create, once, self._path), "store.snapshot")
         outcome: _Written | BgproxyError = await asyncio.shield(writing)
@@ -147,13 +147,8 @@ class MemoryStore:
         async with self._writing:
             self._once = self._once.kept(key, replace(done, at=time.time()))
             if self._path is not None and self._state is not None:
-                entries = _SNAPSHOT_AUDIT if self._synced else _HANDOVER_AUDIT
-                document = self._document(self._state, entries)
                 try:
-                    if self._synced:
-                        await asyncio.to_thread(write_safely, self._path, document)
-                    else:
-                        write_safely(self._path, document, synced=False)
+                    await self._write(self._path, self._state)
                 except OSError as error:
                     log.error("store: %s cannot be written: %s", self._path, error.strerror)
         return self._once.find(key, time.time()) or done
@@ -269,18 +264,26 @@ class MemoryStore:
             except (AlreadyDone, Conflict) as lost:
                 return lost
             try:
-                await asyncio.to_thread(write_safely, path, self._document(step.state, _SNAPSHOT_AUDIT, step))
+                await self._write(path, step.state, step)
             except OSError as error:
                 return StoreUnavailable(f"store: {path} cannot be written: {error.strerror}; nothing changed")
             return self._take(step)
 
-    def _hand_over(self, step: _Step, path: Path) -> None:
-        """Write for a successor, here and now: it is little, it is not synced, and a thread would take longer."""
+    async def _hand_over(self, step: _Step, path: Path) -> None:
+        """Write for a successor."""
         try:
-            write_safely(path, self._document(step.state, _HANDOVER_AUDIT, step), synced=False)
+            await self._write(path, step.state, step)
         except OSError as error:
             # Nobody asked for this file: a full disk must not stand in the way of a rollback.
             log.error("store: %s cannot be written: %s; a worker's successor will not know", path, error.strerror)
+
+    async def _write(self, path: Path, state: FleetState, step: _Step | None = None) -> None:
+        """The file as of this state. What is not synced is written before anything else runs: it is little, and a
+        thread would take longer. Raises `OSError`."""
+        if self._synced:
+            await asyncio.to_thread(write_safely, path, self._document(state, _SNAPSHOT_AUDIT, step))
+        else:
+            write_safely(path, self._document(state, _HANDOVER_AUDIT, step), synced=False)
 
     def _document(self, state: FleetState, entries: int, step: _Step | None = None) -> dict[str, Any]:
         """With so many audit entries and records of each kind; `step`: the change that leads to `state`."""
