@@ -50,12 +50,7 @@ def is_empty(color: str, epoch: int, nodes: Sequence[NodeReport], revision: int 
 class Drainer:
     """Watches every color that traffic has left until it is empty."""
 
-    def __init__(
-        self,
-        ledger: Ledger,
-        mirror: Mirror,
-        store: Store,
-    ) -> None:
+    def __init__(self, ledger: Ledger, mirror: Mirror, store: Store) -> None:
         """`store`: what the nodes report, how many pins live where, and the time."""
         self._ledger = ledger
         self._mirror = mirror
