@@ -45,9 +45,11 @@ async def test_what_a_lost_bell_did_not_tell_is_read(
     state, _ = await store.commit(flips.first(), create=True)
     mirror = await follow(store, until)
     monkeypatch.setattr(mute, "_bell", "another-channel")
+    before = mirror.state
+    assert before == state
     state, _ = await mute.commit(flips.flip(state))
-    await until(lambda: mirror.state == state, 5)  # by the reading behind the bell, once a second
-    assert mirror.subscribed
+    await until(lambda: mirror.state != before)  # by the reading behind the bell, once a second
+    assert (mirror.state, mirror.subscribed, mirror.alarms) == (state, True, 0)
     await mirror.stop()
 
 
@@ -58,8 +60,11 @@ async def test_a_line_that_was_cut_is_taken_up_again(opened: Opened, own_redis: 
     own_redis.command("CLIENT", "KILL", "TYPE", "pubsub")
     await until(lambda: not mirror.subscribed)
     await until(lambda: mirror.subscribed)
+    before = mirror.state
+    assert before == state
     state, _ = await store.commit(flips.flip(state))
-    await until(lambda: mirror.state == state, 5)  # long before the next reading
+    await until(lambda: mirror.state != before)  # long before the next reading
+    assert (mirror.state, mirror.subscribed, mirror.alarms) == (state, True, 0)
     await mirror.stop()
 
 
