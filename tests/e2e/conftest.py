@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping
+from typing import Any
 
 import pytest
 import uvloop
 from rig import Rig
-from serving import Town
+from serving import Agent, Town
 
 
 def pytest_asyncio_loop_factories(
@@ -31,3 +32,14 @@ async def town() -> AsyncIterator[Town]:
     town = Town()
     yield town
     await town.close()
+
+
+@pytest.fixture
+async def agents(town: Town) -> tuple[Agent, Agent]:
+    return await town.agent("v1"), await town.agent("v2")
+
+
+@pytest.fixture
+def shared(town: Town, redis_server: Any) -> tuple[str, ...]:
+    """The flags by which proxies become one fleet."""
+    return "--store", redis_server.url, "--fleet", town.fleet

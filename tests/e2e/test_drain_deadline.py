@@ -15,11 +15,6 @@ from serving import Agent, Serve, Town, cli, until
 OUTCOMES = ("kept", "moved", "ended", "lost", "turns_cut")
 
 
-@pytest.fixture
-async def agents(town: Town) -> tuple[Agent, Agent]:
-    return await town.agent("v1"), await town.agent("v2")
-
-
 @pytest.fixture(params=["memory", pytest.param("redis", marks=pytest.mark.redis)])
 async def serve(request: pytest.FixtureRequest, town: Town, agents: tuple[Agent, Agent]) -> Serve:
     """One process on its own store; two on Redis."""

@@ -6,23 +6,11 @@ import asyncio
 import itertools
 import time
 from collections import Counter
-from typing import Any
 
 import pytest
-from serving import Agent, Serve, Town, until
+from serving import Serve, until
 
 pytestmark = pytest.mark.redis
-
-
-@pytest.fixture
-async def agents(town: Town) -> tuple[Agent, Agent]:
-    return await town.agent("v1"), await town.agent("v2")
-
-
-@pytest.fixture
-def shared(town: Town, redis_server: Any) -> tuple[str, ...]:
-    """The flags by which proxies become one fleet."""
-    return "--store", redis_server.url, "--fleet", town.fleet
 
 
 async def epochs(serve: Serve) -> list[int]:

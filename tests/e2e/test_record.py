@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from serving import Agent, Serve, Town, cli
+from serving import Serve, cli
 
 pytestmark = pytest.mark.redis
 
@@ -62,11 +62,6 @@ async def relay(own_redis: Any) -> AsyncIterator[Relay]:
     await relay.start()
     yield relay
     await relay.stop()
-
-
-@pytest.fixture
-async def agents(town: Town) -> tuple[Agent, Agent]:
-    return await town.agent("v1"), await town.agent("v2")
 
 
 async def told(serve: Serve, *words: str) -> tuple[int, Any, str]:

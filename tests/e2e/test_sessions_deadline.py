@@ -5,16 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from serving import Agent, Serve, Town, until
+from serving import Serve, Town, until
 from test_serve_signals import asking, closed, event, talking
 
 pytestmark = pytest.mark.redis
 NAMED = "header:X-Session-Id"
-
-
-@pytest.fixture
-async def agents(town: Town) -> tuple[Agent, Agent]:
-    return await town.agent("v1"), await town.agent("v2")
 
 
 @pytest.fixture

@@ -11,11 +11,6 @@ import pytest
 from serving import Agent, Serve, Town, until
 
 
-@pytest.fixture
-async def agents(town: Town) -> tuple[Agent, Agent]:
-    return await town.agent("v1"), await town.agent("v2")
-
-
 async def turn(serve: Serve, session: str) -> str:
     """One turn of a session; a worker that has just died may not have a successor yet."""
 

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import itertools
 from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,6 +17,8 @@ from bgproxy.rules.fleet import Change, FleetState
 from bgproxy.rules.pin import Pin
 from bgproxy.rules.release import Phase, Release
 from bgproxy.store.base import AuditEntry, NodeReport, Store, StoreOptions, open_store
+from bgproxy.store.pins import PinCache
+from tests.store import pin_rig
 
 _numbers = itertools.count()
 
@@ -94,6 +97,21 @@ async def opened(fleet_name: str) -> AsyncIterator[Opened]:
         await store.close()
 
 
+@pytest.fixture(params=["memory", "snapshot", pytest.param("redis", marks=pytest.mark.redis)])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    if request.param == "redis":
+        return str(request.getfixturevalue("redis_server").url)
+    return "memory://" if request.param == "memory" else f"memory://{tmp_path}/state.json"
+
+
+@pytest.fixture
+async def store(url: str, opened: Opened, flips: Any) -> Store:
+    """Blue at v1 is active, green holds v2; epoch 1."""
+    store = await opened(url)
+    await store.commit(flips.first(), create=True)
+    return store
+
+
 class FakeStore:
     """A store under the test's hand: it says what it is told to say, and rings when told to."""
 
@@ -166,6 +184,21 @@ class FakeStore:
 @pytest.fixture
 def fake_store() -> FakeStore:
     return FakeStore()
+
+
+@pytest.fixture
+def rig(flips: Any) -> pin_rig.Rig:
+    return pin_rig.Rig(flips)
+
+
+@pytest.fixture
+async def node(rig: pin_rig.Rig) -> AsyncIterator[tuple[PinCache, pin_rig.Line]]:
+    """A node of that rig, subscribed."""
+    cache, line = rig.node()
+    cache.start()
+    await pin_rig.settle()
+    yield cache, line
+    await cache.stop()
 
 
 class Pauses:

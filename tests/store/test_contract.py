@@ -20,13 +20,6 @@ Opened = Callable[..., Awaitable[Store]]
 NODE = NodeReport("host-1", "host", 12, "0.1", 3, {"blue": 1}, {"green": 2}, {"blue": 0}, 0.0, 9, {"blue": 3.25})
 
 
-@pytest.fixture(params=["memory", "snapshot", pytest.param("redis", marks=pytest.mark.redis)])
-def url(request: pytest.FixtureRequest, tmp_path: Any) -> str:
-    if request.param == "redis":
-        return str(request.getfixturevalue("redis_server").url)
-    return "memory://" if request.param == "memory" else f"memory://{tmp_path}/state.json"
-
-
 @pytest.fixture
 async def store(url: str, opened: Opened) -> Store:
     return await opened(url)

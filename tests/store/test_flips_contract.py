@@ -20,21 +20,6 @@ Opened = Callable[..., Awaitable[Store]]
 NODE = "here"
 
 
-@pytest.fixture(params=["memory", "snapshot", pytest.param("redis", marks=pytest.mark.redis)])
-def url(request: pytest.FixtureRequest, tmp_path: Any) -> str:
-    if request.param == "redis":
-        return str(request.getfixturevalue("redis_server").url)
-    return "memory://" if request.param == "memory" else f"memory://{tmp_path}/state.json"
-
-
-@pytest.fixture
-async def store(url: str, opened: Opened, flips: Any) -> Store:
-    """Blue at v1 is active, green holds v2; epoch 1."""
-    store = await opened(url)
-    await store.commit(flips.first(), create=True)
-    return store
-
-
 def key(number: int) -> bytes:
     return number.to_bytes(16, "big")
 

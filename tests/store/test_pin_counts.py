@@ -4,28 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
-from typing import Any
-
-import pytest
 
 from bgproxy.store.pin_counts import BEYOND, MOST_PLACES, PinCounts
 from bgproxy.store.pins import PinCache
 from tests.store.pin_rig import Answers, Line, Rig, key, learned, resolved, settle, want
-
-
-@pytest.fixture
-def rig(flips: Any) -> Rig:
-    return Rig(flips)
-
-
-@pytest.fixture
-async def node(rig: Rig) -> AsyncIterator[tuple[PinCache, Line]]:
-    cache, line = rig.node()
-    cache.start()
-    await settle()
-    yield cache, line
-    await cache.stop()
 
 
 def of(cache: PinCache, preset: str, color: str) -> dict[str, int]:

@@ -239,33 +239,31 @@ class TestSize:
         assert [*place.path.parent.glob(".*")] == []
 
     async def test_a_kill_while_it_is_written_anew_loses_nothing(self, place: Place, until: Until) -> None:
-        store = await place.open()
-        await store.pins.resolve([want(number) for number in range(40)])
-        log = store._pin_log
-        while log._next is None:
-            await store.pins.refresh([key(number) for number in range(40)])
-            await asyncio.sleep(0.002)
-        await store.pins.resolve([want("meanwhile")])
-        await store.pins.end([key(3)])
-        await until(lambda: not log._changed)
-        successor = await place.open()
-        assert (await successor.pins.counts())["blue", "v1"].live == 40
-        assert await successor.pins.find(key("meanwhile")) is not None
+        store = await self.changed_while_it_is_written_anew(place)
+        await until(lambda: not store._pin_log._changed)
+        await self.stands(await place.open())
 
     async def test_what_changes_while_it_is_written_anew_is_in_the_new_one(self, place: Place, until: Until) -> None:
+        store = await self.changed_while_it_is_written_anew(place)
+        await until(lambda: store._pin_log._next is None)
+        await store.close()
+        await self.stands(await place.open())
+
+    async def changed_while_it_is_written_anew(self, place: Place) -> Any:
+        """Of forty sessions one has ended since the new file was begun, and another began."""
         store = await place.open()
         await store.pins.resolve([want(number) for number in range(40)])
-        log = store._pin_log
-        while log._next is None:
+        while store._pin_log._next is None:
             await store.pins.refresh([key(number) for number in range(40)])
             await asyncio.sleep(0.002)
         await store.pins.resolve([want("meanwhile")])
         await store.pins.end([key(3)])
-        await until(lambda: log._next is None)
-        await store.close()
-        successor = await place.open()
+        return store
+
+    async def stands(self, successor: Any) -> None:
         assert (await successor.pins.counts())["blue", "v1"].live == 40
         assert await successor.pins.find(key("meanwhile")) is not None
+        assert await successor.pins.find(key(3)) is None
 
 
 class TestDisk:

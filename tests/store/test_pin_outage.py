@@ -3,28 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from dataclasses import replace
-from typing import Any
 
 import pytest
 
 from bgproxy.store.pins import PinCache
 from tests.store.pin_rig import TTL, Answers, Line, Rig, counted, key, learned, resolved, settle, waiting, want
-
-
-@pytest.fixture
-def rig(flips: Any) -> Rig:
-    return Rig(flips)
-
-
-@pytest.fixture
-async def node(rig: Rig) -> AsyncIterator[tuple[PinCache, Line]]:
-    cache, line = rig.node()
-    cache.start()
-    await settle()
-    yield cache, line
-    await cache.stop()
 
 
 async def away(line: Line) -> None:

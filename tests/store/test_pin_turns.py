@@ -3,18 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
-
-import pytest
 
 from bgproxy.rules.pin import Pin
 from bgproxy.store.pins import PinCache
-from tests.store.pin_rig import Answers, Line, Rig, key, resolved, settle
-
-
-@pytest.fixture
-def rig(flips: Any) -> Rig:
-    return Rig(flips)
+from tests.store.pin_rig import Answers, Line, Rig, key, resolved, settle, want
 
 
 async def migrated(cache: PinCache, pin: Pin) -> Answers:
@@ -22,6 +14,13 @@ async def migrated(cache: PinCache, pin: Pin) -> Answers:
     cache.migrate(pin, answers)
     await settle()
     return answers
+
+
+async def ended(pin: Pin, *nodes: PinCache) -> None:
+    """The session's turn on each of these nodes is over, and told."""
+    for cache in nodes:
+        cache.idle(pin.id)
+    await settle()
 
 
 async def two_nodes(rig: Rig) -> tuple[tuple[PinCache, Line], tuple[PinCache, Line], Pin]:
@@ -42,9 +41,7 @@ async def test_a_session_moves_between_two_turns(rig: Rig) -> None:
     two.applied(epoch, epoch, ())
     await settle()
     assert (await migrated(two, pin)).why == "stays"  # the first one's turn is under way
-    two.idle(pin.id)
-    one.idle(pin.id)
-    await settle()
+    await ended(pin, two, one)
     moved = await migrated(two, pin)
     assert (moved.why, moved.pin.color, moved.pin.epoch, moved.pin.moved) == ("moved", "green", epoch, 1)
     assert (await migrated(one, pin)).pin == moved.pin
@@ -59,9 +56,7 @@ async def test_turns_that_began_before_the_flip_hold_their_sessions(rig: Rig) ->
     two.applied(epoch, epoch, [pin.id])
     await settle()
     assert (await migrated(one, pin)).why == "stays"
-    one.idle(pin.id)
-    two.idle(pin.id)
-    await settle()
+    await ended(pin, one, two)
     assert (await migrated(one, pin)).why == "moved"
 
 
@@ -112,9 +107,7 @@ async def test_but_one_that_has_joined_meanwhile_does(rig: Rig) -> None:
     await settle()
     assert joined.why == "stays"
     assert (await migrated(two, pin)).why == "stays"
-    one.idle(pin.id)
-    two.idle(pin.id)
-    await settle()
+    await ended(pin, one, two)
     assert (await migrated(two, pin)).why == "moved"
 
 
@@ -149,8 +142,7 @@ async def test_what_could_not_be_told_is_told_when_the_store_is_back(rig: Rig) -
     assert (await migrated(two, pin)).why == "stays"
     two.idle(pin.id)
     line.cut()
-    one.idle(pin.id)
-    await settle()
+    await ended(pin, one)
     line.mend()
     await one.tell()
     await settle()
@@ -173,7 +165,7 @@ async def test_a_store_that_came_back_empty_is_told_again(rig: Rig) -> None:
     await two.tell()
     assert line.count("applied anew") == before + 1
     assert other.count("applied anew") > 1
-    [pinned] = await rig.pins.resolve([_was(pin)])
+    [pinned] = await rig.pins.resolve([want("a", was=pin)])
     assert (await migrated(two, pinned.pin)).why == "stays"
 
 
@@ -208,12 +200,9 @@ async def test_after_a_broken_line_all_is_told_in_pieces(rig: Rig) -> None:
     line.gate.set()
     await telling
     assert line.calls == [("applied anew", 128), ("applied", 73)]
-    two.idle(pin.id)
-    await settle()
+    await ended(pin, two)
     assert (await migrated(two, pin)).why == "stays"
-    for cache in (one, two):
-        cache.idle(pin.id)
-    await settle()
+    await ended(pin, one, two)
     assert (await migrated(two, pin)).why == "moved"
 
 
@@ -250,9 +239,7 @@ async def test_a_turn_that_began_without_the_store_is_told_when_it_is_back(rig: 
     two.applied(epoch, epoch, ())
     await settle()
     assert (await migrated(two, pin)).why == "stays"
-    for cache in (one, two):
-        cache.idle(pin.id)
-    await settle()
+    await ended(pin, one, two)
     assert (await migrated(two, pin)).why == "moved"
 
 
@@ -265,8 +252,7 @@ async def test_the_end_of_one_of_two_turns_leaves_nothing_behind(rig: Rig) -> No
     two.applied(epoch, epoch, ())
     await settle()
     assert (await migrated(one, pin)).why == "stays"
-    one.idle(pin.id)
-    await settle()
+    await ended(pin, one)
     assert rig.pins._turns.under_way == {}
 
 
@@ -283,9 +269,7 @@ async def test_a_turn_that_was_moved_holds_its_session_against_the_next_order(ri
     two.applied(1, revision, ())
     await settle()
     assert (await migrated(two, moved)).why == "stays"
-    for cache in (one, two):
-        cache.idle(pin.id)
-    await settle()
+    await ended(pin, one, two)
     assert (await migrated(two, moved)).pin.color == "blue"
 
 
@@ -296,12 +280,9 @@ async def test_an_order_is_carried_out_between_two_turns(rig: Rig) -> None:
     two.applied(1, revision, ())
     await settle()
     assert (await migrated(two, pin)).why == "stays"
-    two.idle(pin.id)
-    await settle()
+    await ended(pin, two)
     assert (await migrated(two, pin)).why == "stays"
-    two.idle(pin.id)
-    one.idle(pin.id)
-    await settle()
+    await ended(pin, two, one)
     moved = await migrated(two, pin)
     assert (moved.why, moved.pin.color, moved.pin.epoch, moved.pin.moved) == ("moved", "green", 1, 1)
     assert (await migrated(one, pin)).pin == moved.pin
@@ -357,9 +338,3 @@ async def test_the_end_of_a_turn_that_holds_nothing_costs_nothing(rig: Rig) -> N
     one.idle(key("nobody"))
     await settle()
     assert len(line.calls) == before
-
-
-def _was(pin: Pin) -> Any:
-    from tests.store.pin_rig import want
-
-    return want("a", was=pin)

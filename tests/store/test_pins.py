@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
 from dataclasses import replace
 from typing import Any
 
@@ -12,20 +11,6 @@ import pytest
 
 from bgproxy.store.pins import PinCache
 from tests.store.pin_rig import TTL, Answers, Line, Rig, key, learned, resolved, settle, want
-
-
-@pytest.fixture
-def rig(flips: Any) -> Rig:
-    return Rig(flips)
-
-
-@pytest.fixture
-async def node(rig: Rig) -> AsyncIterator[tuple[PinCache, Line]]:
-    cache, line = rig.node()
-    cache.start()
-    await settle()
-    yield cache, line
-    await cache.stop()
 
 
 class TestAsking:

@@ -7,7 +7,6 @@ import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, cast
 
 import pytest
@@ -48,24 +47,18 @@ def bells(pins: PinStore) -> AsyncGenerator[tuple[bytes, ...], None]:
     return cast("AsyncGenerator[tuple[bytes, ...], None]", pins.watch())
 
 
-@pytest.fixture(params=["memory", "snapshot", pytest.param("redis", marks=pytest.mark.redis)])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    if request.param == "redis":
-        return str(request.getfixturevalue("redis_server").url)
-    return "memory://" if request.param == "memory" else f"memory://{tmp_path}/state.json"
-
-
-@pytest.fixture
-async def store(url: str, opened: Opened, flips: Any) -> Any:
-    """Blue at v1 is active, green holds v2; epoch 1."""
-    store = await opened(url)
-    await store.commit(flips.first(), create=True)
-    return store
-
-
 @pytest.fixture
 def pins(store: Any) -> PinStore:
     return cast("PinStore", store.pins)
+
+
+@pytest.fixture
+async def nodes(store: Any, pins: PinStore) -> tuple[str, str]:
+    """Two live nodes that have applied the first state."""
+    for name in ("one", "two"):
+        await store.beat(NodeReport(name, "host", 1, "0.1", 1))
+        await pins.applied(name, 1, 1, [])
+    return "one", "two"
 
 
 async def flip(store: Any, flips: Any) -> int:
@@ -377,14 +370,6 @@ class TestPlace:
 class TestOrders:
     """Moves by hand: one order, which the nodes carry out between two turns."""
 
-    @pytest.fixture
-    async def nodes(self, store: Any, pins: PinStore) -> tuple[str, str]:
-        """Two live nodes that have applied the first state."""
-        for name in ("one", "two"):
-            await store.beat(NodeReport(name, "host", 1, "0.1", 1))
-            await pins.applied(name, 1, 1, [])
-        return "one", "two"
-
     async def test_a_session_that_rests_moves_once_all_nodes_know(
         self, store: Any, pins: PinStore, flips: Any, nodes: tuple[str, str]
     ) -> None:
@@ -513,24 +498,15 @@ class TestApplied:
         await pins.applied("one", 1, revision, [])
         assert [cast("Pin", await pins.move(pin.id)).color for pin in (a, b)] == ["green", "green"]
 
-    async def test_a_node_that_is_not_listed_any_more_is_forgotten(self, store: Any, pins: PinStore) -> None:
-        for name in ("one", "two"):
-            await store.beat(NodeReport(name, "host", 1, "0.1", 1))
-            await pins.applied(name, 1, 1, [])
+    async def test_a_node_that_is_not_listed_any_more_is_forgotten(
+        self, store: Any, pins: PinStore, nodes: tuple[str, str]
+    ) -> None:
         await store.leave("two")
         await pins.applied("one", 1, 1, [])
         assert not await pins.applied("two", 1, 1, [], anew=False)
 
 
 class TestMigrate:
-    @pytest.fixture
-    async def nodes(self, store: Any, pins: PinStore) -> tuple[str, str]:
-        """Two live nodes that have applied the first epoch."""
-        for name in ("one", "two"):
-            await store.beat(NodeReport(name, "host", 1, "0.1", 1))
-            await pins.applied(name, 1, 1, [])
-        return "one", "two"
-
     async def test_when_all_have_applied_and_none_is_busy(
         self, store: Any, pins: PinStore, flips: Any, nodes: tuple[str, str]
     ) -> None:

@@ -28,13 +28,6 @@ Opened = Callable[..., Awaitable[Store]]
 Rows = list[tuple[bytes, dict[bytes, bytes]]]
 
 
-@pytest.fixture(params=["memory", "snapshot", pytest.param("redis", marks=pytest.mark.redis)])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    if request.param == "redis":
-        return str(request.getfixturevalue("redis_server").url)
-    return "memory://" if request.param == "memory" else f"memory://{tmp_path}/state.json"
-
-
 async def written(store: Store, flips: Any, count: int = 6) -> None:
     """So many changes on record, the fleet's first state among them."""
     state, _ = await store.commit(flips.first(), create=True)
