@@ -8,7 +8,7 @@ import json
 
 import pytest
 from rig import Proxy, Rig, Script, Serving, get, ok, post, until
-from wire import Message
+from wire import Message, Wire
 
 JSON = "Content-Type: application/json"
 SESSION = "X-Session-Id: s-1"
@@ -25,6 +25,35 @@ async def two_colors(rig: Rig, *presets: str, **options: object) -> tuple[Proxy,
     blue, green = saying("blue"), saying("green")
     proxy = await rig.proxy(rig.agent(blue), green=(rig.agent(green),), sessions=presets, **options)
     return proxy, blue, green
+
+
+async def asked_on_green(rig: Rig, *fields: str) -> tuple[Proxy, Script, Wire, Wire]:
+    """An MCP client's turn under way on the new color: the proxy, its agent, and the wires to client and agent."""
+    script = Script()
+    proxy = await rig.proxy(
+        rig.agent(saying("blue")),
+        green=(rig.agent(script),),
+        sessions=["mcp"],
+        session_options={"on_rollback": "move"},
+    )
+    proxy.flip("green")
+    client = await proxy.connect()
+    await client.send(get("/mcp", *fields))
+    agent = await script.next()
+    await agent.request()
+    return proxy, script, client, agent
+
+
+async def applied(rig: Rig, proxy: Proxy) -> None:
+    """The store has heard that the proxy routes by the state that stands."""
+    state = proxy.plane.state
+    assert state is not None
+    await until(lambda: rig.pins._turns.states.get("node") == (state.pointer.epoch, state.revision))
+
+
+async def at_rest(rig: Rig, proxy: Proxy) -> None:
+    """No turn is under way, and the store has heard so."""
+    await until(lambda: not proxy.plane.busy and not rig.pins._turns.under_way)
 
 
 async def says(proxy: Proxy, request: bytes, method: bytes = b"GET") -> str:
@@ -228,8 +257,7 @@ async def test_a_rollback_takes_the_sessions_of_the_bad_release_along(rig: Rig) 
     proxy.flip("green")
     assert await says(proxy, get("/", SESSION)) == "green"
     proxy.roll_back()
-    epoch = proxy.plane.state.pointer.epoch
-    await until(lambda: rig.pins._turns.states.get("node", (0, 0))[0] == epoch)
+    await applied(rig, proxy)
     assert await says(proxy, get("/", SESSION)) == "blue"
     assert await says(proxy, get("/", SESSION)) == "blue"
 
@@ -243,24 +271,12 @@ async def test_after_a_rollback_they_stay_where_that_is_asked_for(rig: Rig) -> N
 
 
 async def test_a_session_whose_client_only_listens_moves_and_what_it_hears_goes_on(rig: Rig) -> None:
-    script = Script()
-    proxy = await rig.proxy(
-        rig.agent(saying("blue")),
-        green=(rig.agent(script),),
-        sessions=["mcp"],
-        session_options={"on_rollback": "move"},
-    )
-    proxy.flip("green")
-    listener = await proxy.connect()
-    await listener.send(get("/mcp", "Mcp-Session-Id: s-1"))
-    ear = await script.next()
-    await ear.request()
+    proxy, _, listener, ear = await asked_on_green(rig, "Mcp-Session-Id: s-1")
     await ear.send(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n")
     await listener.head()
     assert (len(proxy.plane.busy), len(proxy.plane.attended)) == (0, 1)
     proxy.roll_back()
-    epoch = proxy.plane.state.pointer.epoch
-    await until(lambda: rig.pins._turns.states.get("node", (0, 0))[0] == epoch)
+    await applied(rig, proxy)
     assert await says(proxy, get("/mcp", "Mcp-Session-Id: s-1")) == "blue"
     await ear.send(b"4\r\n:on\n\r\n0\r\n\r\n")
     assert await listener.chunk() == b":on\n"
@@ -276,7 +292,7 @@ async def test_a_session_that_an_operator_wants_elsewhere_moves_between_two_turn
     await agent.request()
     ((pin, _),) = (await rig.pins.page("", 10))[0]
     proxy.order(pin, "green")
-    await until(lambda: rig.pins._turns.states.get("node", (0, 0))[1] == proxy.plane.state.revision)
+    await applied(rig, proxy)
     assert await rig.pins.move(pin.id) == await rig.pins.find(pin.id)  # as the turn is under way
     other = await proxy.connect()
     await other.send(get("/", SESSION))
@@ -285,7 +301,7 @@ async def test_a_session_that_an_operator_wants_elsewhere_moves_between_two_turn
     for wire, side in ((beside, other), (agent, client)):
         await wire.send(ok(b"blue"))
         assert (await side.answer()).body == b"blue"
-    await until(lambda: not proxy.plane.busy and not rig.pins._turns.under_way)
+    await at_rest(rig, proxy)
     assert await says(proxy, get("/", SESSION)) == "green"
     asked = rig.pins.asked
     assert await says(proxy, get("/", SESSION)) == "green"
@@ -296,18 +312,7 @@ async def test_a_session_that_an_operator_wants_elsewhere_moves_between_two_turn
 
 
 async def test_a_session_that_is_minted_after_the_flip_that_left_its_agent_is_held_by_that_turn(rig: Rig) -> None:
-    script = Script()
-    proxy = await rig.proxy(
-        rig.agent(saying("blue")),
-        green=(rig.agent(script),),
-        sessions=["mcp"],
-        session_options={"on_rollback": "move"},
-    )
-    proxy.flip("green")
-    client = await proxy.connect()
-    await client.send(get("/mcp"))
-    agent = await script.next()
-    await agent.request()
+    proxy, script, client, agent = await asked_on_green(rig)
     proxy.roll_back()
     await agent.send(b"HTTP/1.1 200 OK\r\nMcp-Session-Id: M-1\r\nTransfer-Encoding: chunked\r\n\r\n")
     await client.head()
@@ -319,7 +324,7 @@ async def test_a_session_that_is_minted_after_the_flip_that_left_its_agent_is_he
     await second.send(ok(b"green"))
     assert (await beside.answer()).body == b"green"
     await agent.send(b"0\r\n\r\n")
-    await until(lambda: not proxy.plane.busy and not rig.pins._turns.under_way)
+    await at_rest(rig, proxy)
     assert await says(proxy, get("/mcp", "Mcp-Session-Id: M-1")) == "blue"
 
 
@@ -337,8 +342,7 @@ async def test_a_session_that_follows_moves_between_two_turns_and_never_within_o
     agent = await script.next()
     await agent.request()
     proxy.flip("green")
-    epoch = proxy.plane.state.pointer.epoch
-    await until(lambda: rig.pins._turns.states.get("node", (0, 0))[0] == epoch)
+    await applied(rig, proxy)
     other = await proxy.connect()
     await other.send(get("/", SESSION))  # while the first turn is under way
     beside = await script.next()
@@ -347,8 +351,7 @@ async def test_a_session_that_follows_moves_between_two_turns_and_never_within_o
     assert (await other.answer()).body == b"blue"
     await agent.send(ok(b"blue"))
     assert (await client.answer()).body == b"blue"
-    await until(lambda: not proxy.plane.busy)
-    await until(lambda: not rig.pins._turns.under_way)
+    await at_rest(rig, proxy)
     assert await says(proxy, get("/", SESSION)) == "green"
 
 
