@@ -42,6 +42,7 @@ from bgproxy.store.base import NodeReport, open_store
 from bgproxy.store.ledger import Ledger
 from bgproxy.store.losses import Losses
 from bgproxy.store.mirror import Mirror
+from bgproxy.store.neighbours import Neighbours
 from bgproxy.store.nodes import Heartbeat
 from bgproxy.store.pins import PinCache
 from bgproxy.tasks import spawn, stop
@@ -103,7 +104,9 @@ class Worker:
         self.drainer = Drainer(self.ledger, self.mirror, self.store)
         self.peers = HostPeers(place.runtime_dir, place.slot, self.snapshot, self.mirror.refresh)
         self.switch = Switch(self.ledger, self.mirror, self.plane.warm_up, self.validator, self.peers.catch_up)
-        self.heartbeat = Heartbeat(self.store, self.report)
+        self.heartbeat = Heartbeat(self.store, self.report, self.mirror.refresh)
+        ttl, forget_after = options.node_ttl, options.node_forget_after
+        self.neighbours = Neighbours(self.store, node_ttl=ttl, forget_after=forget_after)
         self.admin = AdminServer(place.admin)
         self._started = asyncio.Event()
         self._ending = asyncio.Event()
@@ -120,6 +123,7 @@ class Worker:
             await self.start()
         except BgproxyError as error:
             log.error("%s", error)
+            await self.heartbeat.stop()
             return FATAL
         await self._ending.wait()
         await self.stop()
@@ -134,7 +138,7 @@ class Worker:
         if before:
             spawn(self._sign_off(before), "sign off the worker before")
         self.losses.cut(held)
-        for part in (self.health, self.validator, self.drainer, self.heartbeat, self.pins):
+        for part in (self.health, self.validator, self.drainer, self.heartbeat, self.neighbours, self.pins):
             part.start()
         await self.peers.start()
         await self.admin.start(self.deps(self.settings))
@@ -169,7 +173,7 @@ class Worker:
         self._save()
         await self.admin.stop()
         await self.peers.stop()
-        for part in (self.validator, self.drainer, self.health, self.heartbeat):
+        for part in (self.validator, self.drainer, self.health, self.neighbours, self.heartbeat):
             await part.stop()
         await self.pins.stop()
         await self.losses.stop()
@@ -180,14 +184,15 @@ class Worker:
     async def _join_fleet(self) -> None:
         """Find the pointer: the store's, else (it holds none) the last known, else the configuration's.
 
-        Raises when the store cannot be used at all: its data are too new or broken, the password is wrong, or it is
-        away and nothing is known from an earlier worker. A successor uses what is known whatever the store says: the
-        fleet served a moment ago.
+        Raises when the store cannot be used at all: its data are too new or broken, the password is wrong, other nodes
+        speak otherwise, or it is away and nothing is known from an earlier worker. A successor uses what is known
+        whatever the store says: the fleet served a moment ago.
         """
         settings = self.settings
         known = self.mirror.load(binding=self.place.successor)
         try:
             await self.store.open()
+            await self.heartbeat.join()
             await self.ledger.bootstrap(
                 settings.colors(), settings.active, settings.releases(), actor="bgproxy", reason="start"
             )
@@ -253,6 +258,7 @@ class Worker:
             websockets=self.metrics.by_color("websockets"),
             revision=state.revision if state else 0,
             oldest={color: round(seconds, 3) for color, seconds in self.plane.oldest().items()},
+            serial=self.heartbeat.serial,
         )
 
     def snapshot(self) -> dict[str, Any]:

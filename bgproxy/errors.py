@@ -112,6 +112,14 @@ class NotReady(Refused):
     title = "The color cannot take the traffic"
 
 
+class CannotJoin(Problem):
+    """Nodes that serve this fleet speak another schema or protocol than this one: beside them it would do harm."""
+
+    status = 503
+    code = "cannot_join"
+    title = "The fleet's nodes speak otherwise"
+
+
 class KeyReused(Problem):
     """An idempotency key that was used for another request before."""
 

@@ -15,7 +15,7 @@ import pytest
 from bgproxy import app
 from bgproxy.app import Place, Worker
 from bgproxy.config import Settings
-from bgproxy.errors import ConfigError, StoreAuth, StoreUnavailable
+from bgproxy.errors import ConfigError, StoreAuth, StoreBroken, StoreUnavailable
 from bgproxy.proxy import plane
 from bgproxy.rules.fleet import Change, FleetState
 from bgproxy.store.base import AuditEntry, NodeReport, StoreOptions, open_store
@@ -37,7 +37,8 @@ class SharedStore:
         self._memory = open_store(StoreOptions())
         self.failure: Exception | None = None
         self.left: list[str] = []
-        self.watch, self.beat, self.nodes = self._memory.watch, self._memory.beat, self._memory.nodes
+        self.calls: list[str] = []
+        self.watch, self.nodes = self._memory.watch, self._memory.nodes
         self.audit, self.close, self.now = self._memory.audit, self._memory.close, self._memory.now
         self.flips, self.tally = self._memory.flips, self._memory.tally
         self.pins = self._memory.pins
@@ -45,7 +46,14 @@ class SharedStore:
     async def open(self) -> None:
         await self.read()
 
+    async def beat(self, node: NodeReport) -> bool:
+        self.calls.append("beat")
+        if self.failure is not None:
+            raise self.failure
+        return await self._memory.beat(node)
+
     async def read(self) -> FleetState | None:
+        self.calls.append("read")
         if self.failure is not None:
             raise self.failure
         return await self._memory.read()
@@ -53,10 +61,12 @@ class SharedStore:
     async def commit(
         self, change: Change, *, create: bool = False, once: Once | None = None
     ) -> tuple[FleetState, AuditEntry]:
+        self.calls.append("commit")
         return await self._memory.commit(change, create=create, once=once)
 
-    async def leave(self, node_id: str) -> None:
+    async def leave(self, node_id: str, serial: int | None = None) -> bool:
         self.left.append(node_id)
+        return await self._memory.leave(node_id, serial)
 
 
 class Bench:
@@ -136,6 +146,38 @@ async def test_what_cannot_be_served_is_a_status_of_its_own_and_one_line(bench, 
     assert [r.message for r in caplog.records if r.levelno >= logging.ERROR] == [
         "store redis://h:1/0: connection refused"
     ]
+
+
+async def test_it_is_registered_before_it_reads_what_it_admits_by(bench):
+    store = bench.share()
+    worker = await joined(bench.worker())
+    assert store.calls.index("beat") < store.calls.index("commit")
+    assert store.calls[-1] == "read"
+    assert [node.id for node in await store.nodes()] == [worker.node_id]
+
+
+async def test_where_other_nodes_speak_otherwise_it_does_not_start_and_writes_nothing(bench, caplog):
+    store = bench.share()
+    await store.beat(NodeReport("other", "there", 1, "7.1", 1, protocol=99))
+    for successor in (False, True):
+        store.calls.clear()
+        assert await bench.worker(successor=successor).run() == app.FATAL
+        assert store.calls == ["read", "beat"]
+    assert (await store.read(), [node.id for node in await store.nodes()]) == (None, ["other"])
+    assert caplog.records[-1].message.startswith("this bgproxy (0.1.0, schema 1, protocol 1) cannot join fleet default")
+
+
+async def test_a_start_that_fails_leaves_no_node_behind(bench, monkeypatch):
+    store = bench.share()
+    await joined(bench.worker(active="green"))
+    before = [node.id for node in await store.nodes()]
+
+    async def broken(*_: Any, **__: Any) -> None:
+        raise StoreBroken("not to be understood")
+
+    monkeypatch.setattr("bgproxy.store.ledger.Ledger.bootstrap", broken)
+    assert await bench.worker().run() == app.FATAL
+    assert [node.id for node in await store.nodes()] == before
 
 
 async def test_told_to_end_while_it_starts_it_does_so_when_it_has_started(bench):

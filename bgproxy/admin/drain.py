@@ -83,7 +83,11 @@ def _blockers(state: FleetState, color: str, view: View) -> list[dict[str, Any]]
     epoch = state.pointer.epoch
     late = [node for node in view.nodes if node["epoch"] < epoch]
     found += [
-        _blocker("node", f"{node['id']} is at epoch {node['epoch']} and has not applied {epoch} yet", node["id"])
+        _blocker(
+            "node",
+            f"{node['id']} is at epoch {node['epoch']} and has not applied {epoch} yet{_silence(node)}",
+            node["id"],
+        )
         for node in late
     ]
     return found or [_blocker("phase", "nothing holds it; that is looked at a few times before it counts as drained")]
@@ -94,8 +98,16 @@ def _load(node: dict[str, Any], color: str) -> dict[str, Any]:
     count, oldest = node["in_flight"][color], node["oldest"].get(color)
     parts = f"streams {node['streams'].get(color, 0)}, WebSockets {node['websockets'].get(color, 0)}"
     since = f", the oldest for {oldest:.0f} s" if oldest is not None else ""
-    blocker = _blocker("in_flight", f"in flight on {node['id']}: {count} ({parts}{since})", node["id"], count)
+    detail = f"in flight on {node['id']}: {count} ({parts}{since}){_silence(node)}"
+    blocker = _blocker("in_flight", detail, node["id"], count)
     return {**blocker, "oldest": oldest}
+
+
+def _silence(node: dict[str, Any]) -> str:
+    """What is to be done about a node that was not heard for long."""
+    if node["live"]:
+        return ""
+    return f"; it was last heard {node['age']:.0f} s ago: if it is gone for good, `bgproxy nodes forget {node['id']}`"
 
 
 def _blocker(kind: str, detail: str, node: str | None = None, count: int = 0) -> dict[str, Any]:

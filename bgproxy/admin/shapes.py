@@ -239,6 +239,10 @@ ANSWERS: Final[dict[str, Schema]] = {
             "additionalProperties": {"type": "number", "minimum": 0},
             "description": "By color: seconds that the oldest of what is in flight has been under way.",
         },
+        serial={**_COUNT, "description": "Of its last beat; it grows as long as the node lives."},
+        schema={**_COUNT, "description": "Of the store's data, that it knows; 0: an older bgproxy."},
+        protocol={**_COUNT, "description": "In which it deals with the others; 0: an older bgproxy."},
+        live={"type": "boolean", "description": "Heard within node_ttl. One that is not may still serve somewhere."},
     ),
     "Nodes": _all(nodes={"type": "array", "items": ref("Node")}),
     "Status": _all(

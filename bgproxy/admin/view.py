@@ -170,4 +170,8 @@ def node_json(node: NodeReport) -> dict[str, Any]:
         "age": round(node.age, 3),
         "revision": node.revision,
         "oldest": dict(node.oldest),
+        "serial": node.serial,
+        "schema": node.schema,
+        "protocol": node.protocol,
+        "live": node.live,
     }

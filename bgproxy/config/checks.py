@@ -56,6 +56,7 @@ _ABOVE_ZERO: dict[Path, float] = {
     ("store", "read_interval"): 0.05,
     ("store", "audit_keep"): 1,
     ("store", "node_ttl"): 1.0,
+    ("store", "node_forget_after"): 1.0,
     ("admin", "max_body_bytes"): 256,
     ("admin", "failure_rate"): 1,
     ("sessions", "pin_ttl"): sessions.LEAST_TTL,
@@ -204,6 +205,12 @@ def _store(document: Document) -> Found:
             ("workers",),
             f"{document.workers} workers cannot share the store {url}, each would have a pointer of its own; "
             "use --store redis://127.0.0.1:6379/0, or --workers 1",
+        )
+    if document.store.node_forget_after < document.store.node_ttl:
+        yield (
+            ("store", "node_forget_after"),
+            f"{document.store.node_forget_after:g} is below node_ttl = {document.store.node_ttl:g}, within which a "
+            "node is live; make it an hour (3600), or longer than any pause after which a node may come back",
         )
     if document.store.snapshot and shared:
         yield ("store", "snapshot"), "only the memory store has a snapshot file; remove it, Redis keeps its own"

@@ -2,7 +2,8 @@
 and no node has anything in flight on it.
 
 It is computed from the store's count of live pins and from what every node of the fleet reports, never assumed: a node
-that has not applied the newest epoch yet may still admit to the old color, so its zero does not count.
+that has not applied the newest epoch yet may still admit to the old color, so its zero does not count. What a silent
+node said last counts until it is registered no more: nobody knows whether it still serves.
 
 Where an operator has set a deadline, this ends the sessions that still live there once it has passed; then they do not
 hold the release any more, what is in flight still does. Of clocks one thing is assumed: that the store's goes on. The
@@ -32,7 +33,7 @@ log = logging.getLogger(__name__)
 
 INTERVAL = 1.0  # seconds between two looks
 # In a row that must find nothing. Longer than a beat together: a node that was not listed for a moment, as when the
-# store's clock was set forward or its data were lost, has reported again by then.
+# store's data were lost, has reported again by then.
 LOOKS = 3
 ACTOR = "bgproxy"
 

@@ -16,6 +16,8 @@
 8. The audit is a chain (`rules/chain.py`): each entry's number and hash are made in the commit, with the store's time,
    on the head that stands with the state. Retention takes the oldest entries and moves the head's `first`.
 9. A commit under an idempotency key is remembered with it, in the same step, and is not made twice (`store/once.py`).
+10. A node is registered from its first beat until it leaves, or is taken off the list by its host, an operator, or
+    after a long silence. Until then it is told with all that it said last, however silent: it may still serve.
 
 **Keyspace** in Redis, all of one fleet under one hash tag, so that a script's keys live in one slot:
 
@@ -23,7 +25,7 @@
                                     numbers), chain: the audit's "LAST FIRST HASH"
     bgproxy:{FLEET}:audit   stream  one entry per change: verb, actor, reason, epoch, revision, facts, at, seq, prev,
                                     hash
-    bgproxy:{FLEET}:nodes   hash    node id → its last report with the time it came; the dead are swept by the living
+    bgproxy:{FLEET}:nodes   hash    node id → its last report with the time it came: the nodes that are registered
     bgproxy:{FLEET}:flips   hash    epoch → a flip's record (JSON); EPOCH:moved, :ended, :lost, :turns_cut → counts
     bgproxy:{FLEET}:once    hash    digests of idempotency keys → what came of them first, see once.lua
     bgproxy:{FLEET}:bell    channel the revision that has just been written, nothing else
@@ -51,6 +53,9 @@ from bgproxy.store.once import Done, Once
 from bgproxy.store.pinning import PinStore
 
 SCHEMA = 1  # of the state; raised when an older bgproxy would misread it
+PROTOCOL = (
+    1  # of the nodes among one another; raised when older ones cannot serve beside this one. 0: before it was told
+)
 
 RELEASE_FIELD: Final = "release:"
 """Of the state hash, before a color's name."""
@@ -73,7 +78,8 @@ class StoreOptions:
     command_timeout: float = 1.0
     read_interval: float = 1.0  # the reading behind the bell: how late a lost bell is noticed at most
     audit_keep: int = 10_000  # entries; Redis may keep a few more
-    node_ttl: float = 10.0  # a node that has not reported for so long is not listed any more
+    node_ttl: float = 10.0  # a node that has not reported for so long is silent; it is registered still
+    node_forget_after: float = 3600.0  # one that has not reported for so long is taken off the list
     snapshot: str = ""  # a file's path, memory only; memory:///path says the same
     handover: str = ""  # likewise, where there is no snapshot: for a worker's successor, so not synced to the disk
 
@@ -103,10 +109,12 @@ class AuditEntry:
 
 @dataclass(frozen=True, slots=True)
 class NodeReport:
-    """What a node says of itself. Counts are per color; `age` is in seconds since the store heard it.
+    """What a node says of itself. Counts are per color.
 
     `epoch` and `revision`: of the state that it routes by. `oldest`: seconds since the oldest of what is in flight on a
-    color began.
+    color began. `serial`: the number of this beat, growing as long as the node lives. `schema`, `protocol`: what it
+    speaks, see `SCHEMA` and `PROTOCOL`. The store says the rest: `age`, seconds since it heard this by its own clock,
+    and `live`, whether that is within `node_ttl`; else the node is silent, dead or not.
     """
 
     id: str
@@ -120,6 +128,10 @@ class NodeReport:
     age: float = 0.0
     revision: int = 0
     oldest: Mapping[str, float] = field(default_factory=dict)
+    serial: int = 0
+    schema: int = SCHEMA
+    protocol: int = PROTOCOL
+    live: bool = True
 
 
 class Conflict(BgproxyError):
@@ -200,14 +212,18 @@ class Store(Protocol):
     async def now(self) -> float:
         """The time by which everything on record is stamped, and deadlines count: unix seconds."""
 
-    async def beat(self, node: NodeReport) -> None:
-        """Report that this node is there; holds for `node_ttl`."""
+    async def beat(self, node: NodeReport) -> bool:
+        """Report that this node is there; whether it was registered already. It is from now on.
+
+        Raises `CannotJoin` for one that was not, while a live node is registered that speaks another schema or
+        protocol; then nothing is written.
+        """
 
     async def nodes(self) -> list[NodeReport]:
-        """The nodes heard within `node_ttl`, by id, each with its age."""
+        """All registered nodes, the silent ones too, by id. One whose report is not understood has none but its id."""
 
-    async def leave(self, node_id: str) -> None:
-        """Take this node off the list at once."""
+    async def leave(self, node_id: str, serial: int | None = None) -> bool:
+        """Take this node off the list; whether it was there. With `serial` only if that was its last beat."""
 
 
 def redacted(url: str) -> str:

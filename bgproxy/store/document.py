@@ -23,7 +23,7 @@ from bgproxy.rules.fleet import Change, FleetState
 from bgproxy.rules.pin import Order
 from bgproxy.rules.pointer import Pointer
 from bgproxy.rules.release import Phase, Release
-from bgproxy.store.base import SCHEMA, AuditEntry, NodeReport
+from bgproxy.store.base import SCHEMA, AuditEntry
 from bgproxy.store.flips import COUNTS, FlipRecord
 from bgproxy.store.once import Done, OnceTable
 
@@ -251,25 +251,6 @@ def once_from(documents: Any, where: str) -> OnceTable:
     """The records under idempotency keys of a document."""
     with understood(f"{where}, once"):
         return OnceTable({key: done_from(one, where) for key, one in _of(dict, documents).items()})
-
-
-def node_from(document: Any, age: float, where: str) -> NodeReport:
-    """The node report of a document; `age` in seconds."""
-    with understood(f"{where}, node"):
-        return NodeReport(
-            id=_text(document["id"]),
-            host=_text(document["host"]),
-            pid=_of(int, document["pid"]),
-            version=_text(document["version"]),
-            epoch=_of(int, document["epoch"]),
-            in_flight=_of(dict, document["in_flight"]),
-            streams=_of(dict, document["streams"]),
-            websockets=_of(dict, document["websockets"]),
-            age=max(0.0, age),
-            # An older bgproxy tells neither.
-            revision=_of(int, document.get("revision", 0)),
-            oldest=_of(dict, document.get("oldest", {})),
-        )
 
 
 def check_schema(schema: Any, where: str, known: int = SCHEMA) -> None:

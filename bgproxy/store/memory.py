@@ -41,6 +41,7 @@ from bgproxy.store.document import (
 )
 from bgproxy.store.flips import FlipRecord, FlipTable, record_of
 from bgproxy.store.logged_pins import LoggedPins
+from bgproxy.store.memory_nodes import NodeTable
 from bgproxy.store.memory_pins import MemoryPins
 from bgproxy.store.once import AlreadyDone, Done, Once, OnceTable
 from bgproxy.store.pin_log import PinLog
@@ -85,18 +86,18 @@ class MemoryStore:
         self._audit: deque[AuditEntry] = deque(maxlen=max(1, options.audit_keep))  # oldest first
         self._last_id = 0
         self._head: Head | None = None  # of the audit's chain; None before its first entry
-        self._nodes: dict[str, tuple[NodeReport, float]] = {}
+        self._nodes = NodeTable(options.fleet, options.node_ttl)
         self._bells: set[_Bell] = set()
         self._writing = asyncio.Lock()
         self._flips = FlipTable()
         self._once = OnceTable()
         self._pin_log: PinLog | None = None
         if self._path is None:
-            self._pins = MemoryPins(self._standing, self._live_nodes, has_moved=self._has_moved)
+            self._pins = MemoryPins(self._standing, self._nodes.live, has_moved=self._has_moved)
         else:
             self._pin_log = PinLog(self._path.with_name(f"{self._path.name}.pins"), options.fleet)
             told = self._pin_log.note
-            self._pins = LoggedPins(self._standing, self._live_nodes, has_moved=self._has_moved, changed=told)
+            self._pins = LoggedPins(self._standing, self._nodes.live, has_moved=self._has_moved, changed=told)
         self.pins: PinStore = self._pins
         self._is_loaded = False
         self._lock: int | None = None  # on the snapshot, from the first look at it
@@ -192,18 +193,17 @@ class MemoryStore:
         """See `Store.now`."""
         return time.time()
 
-    async def beat(self, node: NodeReport) -> None:
+    async def beat(self, node: NodeReport) -> bool:
         """See `Store.beat`."""
-        self._nodes[node.id] = (node, time.monotonic())
+        return self._nodes.beat(node)
 
     async def nodes(self) -> list[NodeReport]:
         """See `Store.nodes`."""
-        now = time.monotonic()
-        return [replace(node, age=now - heard) for node, heard in map(self._nodes.__getitem__, self._live_nodes())]
+        return self._nodes.reports()
 
-    async def leave(self, node_id: str) -> None:
+    async def leave(self, node_id: str, serial: int | None = None) -> bool:
         """See `Store.leave`."""
-        self._nodes.pop(node_id, None)
+        return self._nodes.leave(node_id, serial)
 
     def _standing(self) -> FleetState | None:
         return self._state
@@ -211,13 +211,6 @@ class MemoryStore:
     async def _restore_pins(self, *, keep: bool) -> None:
         if self._pin_log is not None and isinstance(self._pins, LoggedPins):
             await self._pin_log.open(self._pins, keep=keep)
-
-    def _live_nodes(self) -> list[str]:
-        """The ids of the nodes heard within `node_ttl`, sorted; the others are forgotten."""
-        since = time.monotonic() - self._options.node_ttl
-        for node_id in [n for n, (_, heard) in self._nodes.items() if heard < since]:
-            del self._nodes[node_id]
-        return sorted(self._nodes)
 
     def _has_moved(self, epoch: int) -> None:
         self._flips.add(epoch, moved=1)

@@ -1,7 +1,8 @@
 """This node's sign of life: a report into the store at each beat, and off the list when the node stops.
 
-A store that is away is no error here: the node is forgotten after `node_ttl` and listed again at the next beat that
-gets through. Must not know what the report says.
+A node joins (its first beat) before it reads the state that it will admit by: whoever changes the state after that
+knows of it. One that finds at a beat that it was registered no more has missed what happened meanwhile, and reads the
+state at once. A store that is away is no error here: the node beats again and again.
 """
 
 from __future__ import annotations
@@ -11,12 +12,15 @@ import contextlib
 import logging
 import random
 from collections.abc import Awaitable, Callable
+from typing import Final
 
 from bgproxy import tasks
-from bgproxy.errors import StoreUnavailable
+from bgproxy.errors import CannotJoin, StoreUnavailable
 from bgproxy.store.base import NodeReport, Store
 
 log = logging.getLogger(__name__)
+
+BEAT_INTERVAL: Final = 1.0  # seconds
 
 
 class Heartbeat:
@@ -26,16 +30,29 @@ class Heartbeat:
         self,
         store: Store,
         report: Callable[[], NodeReport],
+        catch_up: Callable[[], Awaitable[object]],
         *,
-        interval: float = 1.0,
+        interval: float = BEAT_INTERVAL,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
-        """`interval` in seconds, well below the store's `node_ttl`."""
+        """`catch_up` reads the state that stands. `interval` in seconds, well below the store's `node_ttl`."""
+        self.serial = 0  # of the last beat that was sent
         self._store = store
         self._report = report
+        self._catch_up = catch_up
         self._interval = interval
         self._sleep = sleep
+        self._beating = asyncio.Lock()
+        self._joined = False
+        self._refused = False
         self._task: asyncio.Task[None] | None = None
+
+    async def join(self) -> None:
+        """The first beat. What is read of the state from now on, nobody changes without knowing of this node.
+
+        Raises `CannotJoin`, or a kind of `StoreUnavailable`: then it joins at the first beat that gets through.
+        """
+        await self._beat()
 
     def start(self) -> None:
         """Begin to beat in the background."""
@@ -44,17 +61,40 @@ class Heartbeat:
 
     async def stop(self) -> None:
         """Stop, and leave the list at once if the store can be told."""
-        await tasks.stop(self._task)
+        async with self._beating:  # one that is under way could come to the store after the leave, and stay there
+            await tasks.stop(self._task)
         self._task = None
-        with contextlib.suppress(StoreUnavailable):
-            await self._store.leave(self._report().id)
+        if self.serial:
+            with contextlib.suppress(StoreUnavailable):
+                await self._store.leave(self._report().id)
+
+    async def _beat(self) -> bool:
+        """Whether the node was registered already."""
+        async with self._beating:
+            self.serial += 1
+            known = await self._store.beat(self._report())
+        if not known and self._joined:
+            log.warning("this node was registered no more: it has joined anew, and reads the state")
+        self._joined, self._refused = True, False
+        return known
 
     async def _beat_for_ever(self) -> None:
         while True:
-            try:
-                await self._store.beat(self._report())
-            except StoreUnavailable:
-                pass  # the mirror tells of a store that is away; twice would be noise
-            except Exception:
-                log.exception("the node could not report")
+            with contextlib.suppress(
+                StoreUnavailable
+            ):  # the mirror tells of a store that is away; twice would be noise
+                await self._beat_once()
             await self._sleep(self._interval * random.uniform(0.75, 1.0))
+
+    async def _beat_once(self) -> None:
+        try:
+            if not await self._beat():
+                await self._catch_up()
+        except StoreUnavailable:
+            raise
+        except CannotJoin as error:
+            if not self._refused:
+                log.error("%s", error)
+            self._refused = True
+        except Exception:
+            log.exception("the node could not report")

@@ -10,7 +10,6 @@ import asyncio
 import contextlib
 import re
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
-from dataclasses import asdict
 from importlib.resources import files
 from typing import Any, cast
 
@@ -32,13 +31,13 @@ from bgproxy.store.document import (
     entry_of,
     flip_from,
     head_of,
-    node_from,
     parsed,
     state_from,
     stream_document,
     understood,
 )
 from bgproxy.store.flips import COUNTS, FlipRecord
+from bgproxy.store.node_record import cannot_join, node_document, node_from
 from bgproxy.store.once import KEPT_KEYS, KEY_TTL, AlreadyDone, Done, Once
 from bgproxy.store.pinning import PinStore
 from bgproxy.store.redis_commit import commit_arguments, outcome_text, unclosed
@@ -87,6 +86,7 @@ class RedisStore:
         self._once_script = self._client.register_script(_ONCE + _script("once_keep.lua"))
         self._tally_script = self._client.register_script(_script("tally.lua"))
         self._beat_script = self._client.register_script(_script("beat.lua"))
+        self._leave_script = self._client.register_script(_script("leave.lua"))
         self.pins: PinStore = RedisPins(self._client, self._border, self._hear, prefix, options.node_ttl)
 
     def __repr__(self) -> str:
@@ -202,34 +202,42 @@ class RedisStore:
             seconds, micros = await cast("Any", self._client.time())
         return float(seconds + micros / 1e6)
 
-    async def beat(self, node: NodeReport) -> None:
+    async def beat(self, node: NodeReport) -> bool:
         """See `Store.beat`."""
-        document = asdict(node)
-        del document["age"]
+        arguments: list[str | bytes | float] = [node.id, unclosed(node_document(node)), self._options.node_ttl]
         async with self._border():
-            arguments: list[str | bytes | float] = [node.id, unclosed(document), self._options.node_ttl]
-            await cast("Any", self._beat_script(keys=[self._nodes_key], args=arguments))
+            verdict, *rest = await cast(
+                "Any", self._beat_script(keys=[self._nodes_key], args=[*arguments, node.schema, node.protocol])
+            )
+        if verdict == b"foreign":
+            now, *foreign = rest
+            raise cannot_join(self._options.fleet, node, self._reports(foreign, float(now)))
+        return bool(verdict == b"known")
 
     async def nodes(self) -> list[NodeReport]:
-        """See `Store.nodes`. A report that cannot be understood, as of another version, is left out."""
+        """See `Store.nodes`."""
         async with self._border():
             pipeline = self._client.pipeline(transaction=False)
             pipeline.time()
             pipeline.hgetall(self._nodes_key)
             (seconds, micros), reports = await pipeline.execute()
-        now, where, found = seconds + micros / 1e6, self._where(self._nodes_key), []
-        for raw in reports.values():
-            with contextlib.suppress(StoreBroken, KeyError, TypeError):
-                document = parsed(raw, where)
-                age = now - document["at"]
-                if abs(age) <= self._options.node_ttl:  # see beat.lua for those from the future
-                    found.append(node_from(document, age, where))
+        found = self._reports([text for report in reports.items() for text in report], seconds + micros / 1e6)
         return sorted(found, key=lambda node: node.id)
 
-    async def leave(self, node_id: str) -> None:
+    async def leave(self, node_id: str, serial: int | None = None) -> bool:
         """See `Store.leave`."""
+        arguments: list[str | int] = [node_id, "" if serial is None else serial]
         async with self._border():
-            await cast("Any", self._client.hdel(self._nodes_key, node_id))
+            gone = await cast("Any", self._leave_script(keys=[self._nodes_key], args=arguments))
+        return bool(gone)
+
+    def _reports(self, reports: Sequence[bytes], now: float) -> list[NodeReport]:
+        """Of ids, each followed by its report."""
+        ttl = self._options.node_ttl
+        return [
+            node_from(node_id.decode(errors="replace"), raw, now, ttl)
+            for node_id, raw in zip(reports[::2], reports[1::2], strict=True)
+        ]
 
     async def _hear(self, channel: str) -> AsyncGenerator[bytes | None, None]:
         """None once subscribed, then what is published on the channel; raises when the line breaks."""

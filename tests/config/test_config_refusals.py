@@ -183,6 +183,10 @@ BAD_VALUE = {
         "workers = 2",
         "2 workers cannot share the store memory://, each would have a pointer of its own; use -",
     ),
+    "a node that is forgotten while it lives": (
+        "[store]\nnode_ttl = 60\nnode_forget_after = 59.5",
+        "store.node_forget_after: 59.5 is below node_ttl = 60, within which a node is live; make it an hour (3600), or",
+    ),
     "snapshot of redis": (
         '[store]\nurl = "redis://h:1/0"\nsnapshot = "/x"',
         "store.snapshot: only the memory store has a snap",

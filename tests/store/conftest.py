@@ -173,12 +173,14 @@ class FakeStore:
         finally:
             self._bells.remove(bell)
 
-    async def beat(self, node: NodeReport) -> None: ...
+    async def beat(self, node: NodeReport) -> bool:
+        return True
 
     async def nodes(self) -> list[NodeReport]:
         return []
 
-    async def leave(self, node_id: str) -> None: ...
+    async def leave(self, node_id: str, serial: int | None = None) -> bool:
+        return False
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from typing import Any, cast
 
 import pytest
 
-from bgproxy.errors import BadInput
+from bgproxy.errors import BadInput, CannotJoin
 from bgproxy.rules.deadline import set_deadline
 from bgproxy.store.base import Conflict, NodeReport, Store
 
@@ -209,27 +209,68 @@ async def test_the_time_is_the_one_of_the_record(store: Store, flips: Any) -> No
 
 
 async def test_nodes_come_and_go(store: Store) -> None:
-    await store.beat(NODE)
-    await store.beat(replace(NODE, id="host-0", epoch=4))
+    assert await store.beat(NODE) is False
+    assert await store.beat(replace(NODE, id="host-0", epoch=4)) is False
     zero, one = await store.nodes()
     assert (zero.id, zero.epoch, one.id) == ("host-0", 4, "host-1")
     assert replace(one, age=0.0) == NODE
     assert 0 <= one.age < 1
-    await store.beat(replace(NODE, epoch=5))
-    assert [node.epoch for node in await store.nodes()] == [4, 5]
-    await store.leave("host-1")
-    await store.leave("host-1")
+    assert await store.beat(replace(NODE, epoch=5, serial=2)) is True
+    assert [(node.epoch, node.serial) for node in await store.nodes()] == [(4, 0), (5, 2)]
+    assert await store.leave("host-1") is True
+    assert await store.leave("host-1") is False
     assert [node.id for node in await store.nodes()] == ["host-0"]
+    assert await store.beat(NODE) is False
 
 
-async def test_a_silent_node_is_not_listed(url: str, opened: Opened) -> None:
+async def test_a_silent_node_stays_registered(url: str, opened: Opened) -> None:
     store = await opened(url, node_ttl=0.1)
     await store.beat(NODE)
-    await store.beat(replace(NODE, id="other"))
-    assert len(await store.nodes()) == 2
+    await store.beat(replace(NODE, id="other", serial=7))
+    assert [node.live for node in await store.nodes()] == [True, True]
     await asyncio.sleep(0.15)
+    assert await store.beat(NODE) is True
+    heard, silent = await store.nodes()
+    assert (heard.id, heard.live, silent.id, silent.live) == ("host-1", True, "other", False)
+    assert silent.age > 0.1
+    assert replace(silent, age=0.0, live=True) == replace(NODE, id="other", serial=7)
+    assert await store.beat(replace(NODE, id="other")) is True
+    assert [node.live for node in await store.nodes()] == [True, True]
+
+
+async def test_a_node_that_has_beaten_since_is_not_taken_off(store: Store) -> None:
+    await store.beat(replace(NODE, serial=3))
+    assert await store.leave("host-1", 2) is False
+    assert len(await store.nodes()) == 1
+    assert await store.leave("host-1", 3) is True
+    assert await store.leave("host-1", 3) is False
+    assert await store.nodes() == []
+
+
+@pytest.mark.parametrize("other", [{"schema": 99}, {"protocol": 99}, {"schema": 0, "protocol": 0}])
+async def test_nodes_that_speak_otherwise_do_not_join_one_another(
+    url: str, opened: Opened, other: dict[str, Any]
+) -> None:
+    store = await opened(url, node_ttl=0.2)
     await store.beat(NODE)
+    foreign = replace(NODE, id="new", version="7.1", **other)
+    with pytest.raises(
+        CannotJoin, match=r"\(7\.1, schema \d+, protocol \d+\).*: host-1 \(0\.1, schema 1, protocol 1\)"
+    ):
+        await store.beat(foreign)
     assert [node.id for node in await store.nodes()] == ["host-1"]
+    assert await store.beat(replace(NODE, id="next", version="7.1")) is False  # another version alone is no reason
+    await asyncio.sleep(0.25)
+    assert await store.beat(foreign) is False  # the silent are not asked
+    assert await store.beat(NODE) is True  # and whoever is registered stays
+    assert [node.live for node in await store.nodes()] == [True, True, False]
+
+
+async def test_an_error_names_some_of_many_nodes(store: Store) -> None:
+    for number in range(10):
+        await store.beat(replace(NODE, id=f"host-{number}"))
+    with pytest.raises(CannotJoin, match=r"host-7 \(.*\) and 2 more; run their version here"):
+        await store.beat(replace(NODE, id="new", protocol=99))
 
 
 async def test_closing_twice_is_no_error(store: Store) -> None:

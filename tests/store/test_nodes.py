@@ -2,72 +2,163 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from bgproxy.errors import StoreUnavailable
+from bgproxy.errors import CannotJoin, StoreUnavailable
 from bgproxy.store.base import NodeReport, Store
 from bgproxy.store.nodes import Heartbeat
 
 Settle = Callable[..., Awaitable[None]]
 Opened = Callable[..., Awaitable[Store]]
 
-
-def report(epoch: int = 1) -> NodeReport:
-    return NodeReport("node", "host", 1, "0.1", epoch)
+NODE = NodeReport("node", "host", 1, "0.1", 1)
 
 
-async def test_each_beat_says_what_is_true_then(opened: Opened, pauses: Any, settle: Settle) -> None:
-    store = await opened("memory://")
-    epochs = iter(range(1, 99))
-    heart = Heartbeat(store, lambda: report(next(epochs)), interval=1.0, sleep=pauses)
-    heart.start()
-    heart.start()
+class Bench:
+    """A node that beats into a memory store, whose readings of the state are counted."""
+
+    def __init__(self, store: Store, pauses: Any) -> None:
+        self.store = store
+        self.epoch = 0
+        self.readings = 0
+        self.away: Exception | None = None
+        self.heart = Heartbeat(store, self.report, self.read, interval=1.0, sleep=pauses)
+
+    def report(self) -> NodeReport:
+        self.epoch += 1
+        return replace(NODE, epoch=self.epoch, serial=self.heart.serial)
+
+    async def read(self) -> None:
+        self.readings += 1
+        if self.away is not None:
+            raise self.away
+
+    async def listed(self) -> list[tuple[int, int]]:
+        return [(node.epoch, node.serial) for node in await self.store.nodes()]
+
+
+@pytest.fixture
+async def bench(opened: Opened, pauses: Any) -> Bench:
+    return Bench(await opened("memory://"), pauses)
+
+
+async def test_each_beat_says_what_is_true_then(bench: Bench, pauses: Any, settle: Settle) -> None:
+    await bench.heart.join()
+    assert await bench.listed() == [(1, 1)]
+    bench.heart.start()
+    bench.heart.start()
     await settle()
-    assert [node.epoch for node in await store.nodes()] == [1]
+    assert await bench.listed() == [(2, 2)]
     pauses.end()
     await settle()
-    assert [node.epoch for node in await store.nodes()] == [2]
+    assert await bench.listed() == [(3, 3)]
     assert all(0.5 < seconds <= 1.0 for seconds in pauses.lengths)
-    await heart.stop()
-    assert await store.nodes() == []
+    assert bench.readings == 0
+    await bench.heart.stop()
+    assert await bench.listed() == []
 
 
 @pytest.mark.parametrize("failure", [StoreUnavailable("away"), RuntimeError("a bug")])
 async def test_a_beat_that_fails_is_followed_by_the_next(
-    opened: Opened, pauses: Any, settle: Settle, monkeypatch: pytest.MonkeyPatch, failure: Exception
+    bench: Bench, pauses: Any, settle: Settle, monkeypatch: pytest.MonkeyPatch, failure: Exception
 ) -> None:
-    store = await opened("memory://")
-
     async def fail(*_: Any) -> None:
         raise failure
 
-    heart = Heartbeat(store, report, sleep=pauses)
     with monkeypatch.context() as away:
-        away.setattr(store, "beat", fail)
-        heart.start()
+        away.setattr(bench.store, "beat", fail)
+        with pytest.raises(type(failure)):
+            await bench.heart.join()
+        bench.heart.start()
         await settle()
         pauses.end()
         await settle()
-        assert await store.nodes() == []
+        assert await bench.listed() == []
     pauses.end()
     await settle()
-    assert len(await store.nodes()) == 1
-    await heart.stop()
+    assert len(await bench.listed()) == 1
+    assert bench.readings == 1, "what was read while it was not registered may be old"
+    await bench.heart.stop()
+
+
+@pytest.mark.parametrize("failure", [None, StoreUnavailable("away"), RuntimeError("a bug")])
+async def test_one_that_was_forgotten_joins_anew_and_reads_the_state(
+    bench: Bench, pauses: Any, settle: Settle, failure: Exception | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    await bench.heart.join()
+    bench.heart.start()
+    await settle()
+    await bench.store.leave("node")
+    bench.away = failure
+    pauses.end()
+    await settle()
+    assert (len(await bench.listed()), bench.readings) == (1, 1)
+    assert "it has joined anew, and reads the state" in caplog.text
+    pauses.end()
+    await settle()
+    assert (await bench.listed(), bench.readings) == ([(4, 4)], 1)
+    await bench.heart.stop()
+
+
+async def test_what_keeps_it_out_is_told_once(
+    bench: Bench, pauses: Any, settle: Settle, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.ERROR)
+    await bench.store.beat(replace(NODE, id="other", protocol=99))
+    with pytest.raises(CannotJoin):
+        await bench.heart.join()
+    bench.heart.start()
+    for _ in range(3):
+        await settle()
+        pauses.end()
+    assert [record.message[:30] for record in caplog.records] == ["this bgproxy (0.1, schema 1, p"]
+    await bench.store.leave("other")
+    await settle()
+    pauses.end()
+    await settle()
+    assert len(await bench.listed()) == 1
+    await bench.heart.stop()
+
+
+async def test_it_leaves_after_the_beat_that_is_under_way(
+    bench: Bench, settle: Settle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A beat that came to the store after the leave would stay there, of a node that is gone."""
+    beat, arrives = bench.store.beat, asyncio.Event()
+
+    async def slow(node: NodeReport) -> bool:
+        await arrives.wait()
+        return await beat(node)
+
+    monkeypatch.setattr(bench.store, "beat", slow)
+    bench.heart.start()
+    await settle()
+    stopping = asyncio.create_task(bench.heart.stop())
+    await settle()
+    arrives.set()
+    await stopping
+    assert await bench.listed() == []
 
 
 async def test_stopping_without_a_store_is_no_error(
-    opened: Opened, pauses: Any, settle: Settle, monkeypatch: pytest.MonkeyPatch
+    bench: Bench, settle: Settle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    store = await opened("memory://")
-
     async def away(*_: Any) -> None:
         raise StoreUnavailable("away")
 
-    heart = Heartbeat(store, report, sleep=pauses)
-    heart.start()
+    bench.heart.start()
     await settle()
-    monkeypatch.setattr(store, "leave", away)
-    await heart.stop()
+    monkeypatch.setattr(bench.store, "leave", away)
+    await bench.heart.stop()
+
+
+async def test_one_that_never_beat_has_nothing_to_leave(bench: Bench) -> None:
+    await bench.store.beat(NODE)
+    await bench.heart.stop()
+    assert len(await bench.listed()) == 1

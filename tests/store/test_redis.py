@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import replace
@@ -11,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from bgproxy.errors import NotRedis, SchemaTooNew, StoreAuth, StoreBroken, StoreUnavailable
+from bgproxy.errors import CannotJoin, NotRedis, SchemaTooNew, StoreAuth, StoreBroken, StoreUnavailable
 from bgproxy.store.base import Conflict, NodeReport, Store, StoreOptions, open_store
 from bgproxy.store.mirror import Mirror
 from bgproxy.store.once import Done, Once
@@ -306,19 +307,31 @@ class TestData:
         redis_server.command("HSET", key, "schema", "1")
         assert await store.read() == state
 
-    async def test_a_report_that_is_not_understood_is_left_out(
+    async def test_a_node_whose_report_is_not_understood_is_there_all_the_same(
         self, opened: Opened, redis_server: Any, fleet_name: str
     ) -> None:
         store = await opened(redis_server.url)
         await store.beat(NODE)
-        redis_server.command("HSET", f"bgproxy:{{{fleet_name}}}:nodes", "odd", '{"at":99999999999}', "none", "x")
-        assert [node.id for node in await store.nodes()] == ["n"]
+        key = f"bgproxy:{{{fleet_name}}}:nodes"
+        redis_server.command("HSET", key, "list", "[]", "none", "x", "odd", f'{{"id":"else","at":{time.time()}}}')
+        found = await store.nodes()
+        assert [(node.id, node.live, node.epoch) for node in found] == [
+            ("list", False, 0),
+            ("n", True, 1),
+            ("none", False, 0),
+            ("odd", True, 0),
+        ]
+        assert await store.leave("odd", 0) is True
+        assert await store.leave("none", 0) is True
 
-    async def test_the_dead_are_swept_by_the_living(self, opened: Opened, redis_server: Any, fleet_name: str) -> None:
+    async def test_a_live_node_of_an_older_bgproxy_keeps_others_out(
+        self, opened: Opened, redis_server: Any, fleet_name: str
+    ) -> None:
         store = await opened(redis_server.url)
-        redis_server.command("HSET", f"bgproxy:{{{fleet_name}}}:nodes", "old", '{"id":"old","at":1.5}')
-        await store.beat(NODE)
-        assert b":1\r\n" in redis_server.command("HLEN", f"bgproxy:{{{fleet_name}}}:nodes")
+        report = f'{{"id":"old","version":"0.0.9 \\"protocol\\":1,\\"schema\\":1","at":{time.time()}}}'
+        redis_server.command("HSET", f"bgproxy:{{{fleet_name}}}:nodes", "old", report)
+        with pytest.raises(CannotJoin, match=r"old \(unknown version, schema 0, protocol 0\)"):
+            await store.beat(NODE)
 
     @pytest.mark.parametrize("payload", ["", "x", "-1", "1.5", "9" * 400, "٣"])
     async def test_who_rings_the_bell_cannot_flip(

@@ -1,0 +1,10 @@
+-- A node is registered no more. Answers whether it was, and is not any more.
+--
+-- KEYS  1 nodes hash
+-- ARGV  1 node id   2 the serial of the beat that must be its last, or ""
+
+local report = redis.call('HGET', KEYS[1], ARGV[1])
+if not report or (ARGV[2] ~= '' and (string.match(report, '"serial":(%d+)') or '0') ~= ARGV[2]) then
+  return 0
+end
+return redis.call('HDEL', KEYS[1], ARGV[1])

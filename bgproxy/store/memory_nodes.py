@@ -1,0 +1,49 @@
+"""The registered nodes of a store that lives in one process: this worker, and its predecessors in the same process."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import replace
+
+from bgproxy.store.base import NodeReport
+from bgproxy.store.node_record import cannot_join
+
+
+class NodeTable:
+    """See `Store.beat`, `Store.nodes` and `Store.leave`."""
+
+    def __init__(self, fleet: str, node_ttl: float, clock: Callable[[], float] = time.monotonic) -> None:
+        """`node_ttl` in seconds, by `clock`."""
+        self._fleet = fleet
+        self._ttl = node_ttl
+        self._clock = clock
+        self._heard: dict[str, tuple[NodeReport, float]] = {}
+
+    def beat(self, node: NodeReport) -> bool:
+        """It is there; whether it was registered. Raises `CannotJoin`."""
+        known = node.id in self._heard
+        if not known:
+            speaks = (node.schema, node.protocol)
+            foreign = [other for other in self.reports() if other.live and (other.schema, other.protocol) != speaks]
+            if foreign:
+                raise cannot_join(self._fleet, node, foreign)
+        self._heard[node.id] = (node, self._clock())
+        return known
+
+    def reports(self) -> list[NodeReport]:
+        """All of them by id, with their ages."""
+        now = self._clock()
+        aged = ((node, now - heard) for _, (node, heard) in sorted(self._heard.items()))
+        return [replace(node, age=age, live=age <= self._ttl) for node, age in aged]
+
+    def live(self) -> list[str]:
+        """The ids of those heard within `node_ttl`, sorted."""
+        return [node.id for node in self.reports() if node.live]
+
+    def leave(self, node_id: str, serial: int | None) -> bool:
+        """It is registered no more, if `serial` is its last beat's or None; whether it was."""
+        if node_id not in self._heard or serial not in (None, self._heard[node_id][0].serial):
+            return False
+        del self._heard[node_id]
+        return True

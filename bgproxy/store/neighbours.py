@@ -1,0 +1,78 @@
+"""What this node sees of the others: who has been silent for how long, by this process's own clock.
+
+One that has been silent for `node_forget_after` is taken off the list. Whether it has is told by the store's clock, as
+no process may live that long; but nobody is forgotten who has beaten while this node looked on, so a store's clock that
+is set forward costs no node that lives its place.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import time
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+from bgproxy import tasks
+from bgproxy.errors import StoreUnavailable
+from bgproxy.rules.lease import Observer
+from bgproxy.store.base import NodeReport, Store
+
+log = logging.getLogger(__name__)
+
+LOOK_INTERVAL: Final = 5.0  # seconds
+_WATCHED: Final = 60.0  # seconds that a node must have been silent under our eyes before it is forgotten
+
+
+class Neighbours:
+    """Looks from `start` to `stop`, and whenever it is told to."""
+
+    def __init__(
+        self,
+        store: Store,
+        *,
+        node_ttl: float,
+        forget_after: float,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
+        """Times in seconds."""
+        self._store = store
+        self._forget_after = forget_after
+        self._observer = Observer(node_ttl)
+        self._clock = clock
+        self._sleep = sleep
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        self._task = tasks.spawn(self._look_for_ever(), "look at the other nodes")
+
+    async def stop(self) -> None:
+        await tasks.stop(self._task)
+
+    async def look(self) -> list[NodeReport]:
+        """All registered nodes, but for those that have just been forgotten. Raises `StoreUnavailable`."""
+        nodes = await self._store.nodes()
+        self._observer.see({node.id: node.serial for node in nodes}, self._clock())
+        return [node for node in nodes if not (self._is_gone(node) and await self._forget(node))]
+
+    def _is_gone(self, node: NodeReport) -> bool:
+        watched = self._observer.silence(node.id, self._clock())
+        return node.age > self._forget_after and watched >= min(self._forget_after, _WATCHED)
+
+    async def _forget(self, node: NodeReport) -> bool:
+        gone = await self._store.leave(node.id, node.serial)
+        if gone:
+            log.warning("node %s was silent for %.0f s and is forgotten", node.id, node.age)
+        return gone
+
+    async def _look_for_ever(self) -> None:
+        while True:
+            await self._sleep(LOOK_INTERVAL * random.uniform(0.75, 1.0))
+            try:
+                await self.look()
+            except StoreUnavailable:
+                pass  # the mirror tells of it
+            except Exception:
+                log.exception("the other nodes could not be looked at")

@@ -1,0 +1,119 @@
+"""A node that has been silent for long is forgotten, and none that lives."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from bgproxy.errors import StoreUnavailable
+from bgproxy.store.base import NodeReport
+from bgproxy.store.neighbours import LOOK_INTERVAL, Neighbours
+
+Settle = Callable[..., Awaitable[None]]
+
+HOUR = 3600.0
+NODE = NodeReport("one", "host", 1, "0.1", 1, serial=4, live=False)
+
+
+class Listed:
+    """A store's list of nodes, as the test writes it."""
+
+    def __init__(self) -> None:
+        self.reports = [NODE]
+        self.failure: Exception | None = None
+        self.beats_meanwhile = False
+
+    async def nodes(self) -> list[NodeReport]:
+        if self.failure is not None:
+            raise self.failure
+        return self.reports
+
+    async def leave(self, node_id: str, serial: int | None = None) -> bool:
+        kept = [one for one in self.reports if (one.id, one.serial) != (node_id, serial) or self.beats_meanwhile]
+        gone = len(kept) < len(self.reports)
+        self.reports = kept
+        return gone
+
+
+class Bench:
+    def __init__(self, pauses: Any, forget_after: float = HOUR) -> None:
+        self.store: Any = Listed()
+        self.now = 0.0
+        self.neighbours = Neighbours(
+            self.store, node_ttl=10.0, forget_after=forget_after, clock=lambda: self.now, sleep=pauses
+        )
+
+    async def sees(self, now: float, age: float, serial: int = 4) -> list[str]:
+        self.now = now
+        self.store.reports = [replace(one, age=age, serial=serial) for one in self.store.reports]
+        return [node.id for node in await self.neighbours.look()]
+
+
+@pytest.fixture
+def bench(pauses: Any) -> Bench:
+    return Bench(pauses)
+
+
+async def test_it_is_forgotten_after_its_time_and_under_our_eyes(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert await bench.sees(0.0, age=3000.0) == ["one"]
+    assert await bench.sees(500.0, age=3500.0) == ["one"]
+    assert await bench.sees(601.0, age=3601.0) == []
+    assert bench.store.reports == []
+    assert "node one was silent for 3601 s and is forgotten" in caplog.text
+
+
+async def test_the_stores_clock_alone_is_not_believed(bench: Bench) -> None:
+    assert await bench.sees(0.0, age=99_999.0) == ["one"]
+    assert await bench.sees(59.9, age=99_999.0) == ["one"]
+    assert await bench.sees(60.0, age=99_999.0, serial=5) == ["one"]
+    assert await bench.sees(119.9, age=99_999.0, serial=5) == ["one"]
+    assert await bench.sees(120.0, age=99_999.0, serial=5) == []
+
+
+async def test_our_own_clock_alone_is_not_believed_either(bench: Bench) -> None:
+    assert await bench.sees(0.0, age=1.0) == ["one"]
+    assert await bench.sees(99_999.0, age=3599.0) == ["one"]
+
+
+async def test_a_short_time_is_watched_as_a_whole_and_no_longer(pauses: Any) -> None:
+    bench = Bench(pauses, forget_after=10.0)
+    assert await bench.sees(0.0, age=11.0) == ["one"]
+    assert await bench.sees(9.9, age=21.0) == ["one"]
+    assert await bench.sees(10.0, age=21.0) == []
+
+
+async def test_one_that_beats_at_the_last_moment_stays(bench: Bench) -> None:
+    await bench.sees(0.0, age=99_999.0)
+    bench.store.beats_meanwhile = True
+    assert await bench.sees(61.0, age=99_999.0) == ["one"]
+
+
+@pytest.mark.parametrize("failure", [StoreUnavailable("away"), RuntimeError("a bug")])
+async def test_it_looks_again_and_again(
+    bench: Bench, pauses: Any, settle: Settle, failure: Exception, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.ERROR)
+    bench.neighbours.start()
+    bench.store.failure = failure
+    for age in (1.0, 99_999.0):
+        await settle()
+        bench.now += 61.0
+        bench.store.reports = [replace(one, age=age) for one in bench.store.reports]
+        pauses.end()
+    assert len(bench.store.reports) == 1
+    bench.store.failure = None
+    for _ in range(2):
+        await settle()
+        bench.now += 61.0
+        pauses.end()
+    await settle()
+    assert bench.store.reports == []
+    assert all(0.5 * LOOK_INTERVAL < seconds <= LOOK_INTERVAL for seconds in pauses.lengths)
+    assert bool(caplog.records) is isinstance(failure, RuntimeError)
+    await bench.neighbours.stop()
