@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from bgproxy import __version__
-from bgproxy.cli import audit, changes, drain, events, flips, look, serve, sessions, settings
+from bgproxy.cli import audit, changes, drain, events, flips, look, plan, serve, sessions, settings
 from bgproxy.cli.demo import demo
 
 app = typer.Typer(
@@ -50,6 +50,7 @@ app.add_typer(sessions.app, name="sessions")
 app.command(epilog="Example: bgproxy flips 7 --json")(flips.flips)
 app.command(epilog="Example: bgproxy audit --limit 5 --json")(audit.audit)
 app.command(epilog="Example: bgproxy events --follow --json")(events.events)
+app.add_typer(plan.app, name="plan")
 app.add_typer(settings.app, name="config")
 app.command(epilog="Example: bgproxy demo")(demo)
 

@@ -14,6 +14,10 @@ MASK = "********"
 MOST_SECONDS = 10**8  # three years; far larger timers overflow in the event loop
 MOST_BYTES = 2**40  # and counts: more is a slip of the finger
 
+_LISTS: dict[Any, tuple[str, str]] = {
+    int: ("a list of whole numbers", "[200, 204]"),
+    dict[str, object]: ("a list of tables", '[{ key = "value" }]'),
+}
 _SECONDS = ("timeout", "interval", "ttl", "max_age")
 _PASSWORD = re.compile(r"(?<=://)([^/@\s]*):([^/\s]*)@")
 _QUERY_PASSWORD = re.compile(r"(?<=[?&])(password=)[^&#]*", re.IGNORECASE)
@@ -80,16 +84,16 @@ def _expected(path: Path, leaf: Leaf) -> tuple[str, str]:
     if kind in (int, float):
         return _expected_number(name, kind, default)
     if get_origin(kind) is tuple:
-        return "a list of texts", '["…", "…"]'
+        return _LISTS.get(get_args(kind)[0], ("a list of texts", '["…", "…"]'))
     if kind is str:
         return "a text", f'"{default or "…"}"'
     return "a table", '{ key = "value" }'
 
 
-def _expected_number(name: str, kind: type, default: float) -> tuple[str, str]:
+def _expected_number(name: str, kind: type, default: float | None) -> tuple[str, str]:
     whole = "a whole number" if kind is int else "a number"
     if name.endswith("_bytes"):
         return f"{whole} of bytes", str(default)
     if name.endswith(_SECONDS):
         return f"{whole} of seconds", str(default or 30.0)
-    return whole, str(default)
+    return whole, str(1.5 if default is None else default)

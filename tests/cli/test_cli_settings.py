@@ -18,7 +18,7 @@ from bgproxy.config import Address, Settings
 from bgproxy.errors import StoreUnavailable
 
 VERBS = ["serve", "status", "stage", "flip", "rollback", "drain", "flips", "audit", "events", "demo"]
-GROUPS = {"config": ["check", "show"], "sessions": ["list", "show", "move", "forget", "stats"]}
+GROUPS = {"config": ["check", "show"], "plan": ["check"], "sessions": ["list", "show", "move", "forget", "stats"]}
 
 
 @pytest.fixture

@@ -1,0 +1,197 @@
+"""A release's plan as it is written in TOML, read into its options; each fault names its key, the problem, the remedy.
+
+The written plan travels: a command line sends it, the store keeps it with the release that it is for, the node that
+leads reads it again. So reading knows nothing of the host: what only a host can say (which programs may run there) is
+asked by the one who runs it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path as FilePath
+from typing import Any, TypeVar
+
+from pydantic import TypeAdapter, ValidationError
+
+from bgproxy.config import plan_checks
+from bgproxy.config.keys import Leaf, Path, Table, dotted, find, nearest, table_of
+from bgproxy.config.sources import read_toml
+from bgproxy.config.wording import near, not_of_type, shown
+from bgproxy.errors import ConfigError
+from bgproxy.rules.plan import (
+    A2aGate,
+    Bake,
+    ChatGate,
+    CommandGate,
+    Gate,
+    HttpGate,
+    LoadGate,
+    ManualGate,
+    McpGate,
+    Parity,
+    Plan,
+    Slo,
+    WebhookGate,
+)
+
+MAX_BYTES = 24_576  # as JSON: it stands in the fleet's state, which every node reads
+
+KINDS: Mapping[str, type] = {
+    "http": HttpGate,
+    "mcp": McpGate,
+    "a2a": A2aGate,
+    "chat": ChatGate,
+    "command": CommandGate,
+    "webhook": WebhookGate,
+    "load": LoadGate,
+    "manual": ManualGate,
+}
+
+_T = TypeVar("_T")
+
+
+def _table(cls: type) -> Table:
+    table = table_of(cls)
+    nested = {"slo": table_of(Slo)} if "slo" in table.keys else {}
+    return Table(keys={**table.keys, **nested})
+
+
+_GATES: Mapping[str, Table] = {kind: _table(cls) for kind, cls in KINDS.items()}
+_ROOT = Table(
+    keys={
+        "ready_timeout": Leaf(float, Plan().ready_timeout),
+        "parity": table_of(Parity),
+        "gate": Table(),  # by kind
+        "bake": table_of(Bake),
+    }
+)
+
+
+def load_plan(path: FilePath) -> tuple[dict[str, Any], Plan]:
+    """A file's plan, as it is written and as it is meant. Raises ConfigError, a line per key at fault."""
+    tree = read_toml(path)
+    return tree, plan_from(tree, f"file {path}")
+
+
+def plan_from(tree: Mapping[str, Any], origin: str = "") -> Plan:
+    """The plan that is written so. `origin`: where, for the texts. Raises ConfigError as `load_plan` does."""
+    reading = _Reading()
+    plan = reading.plan(tree)
+    faults = reading.faults or list(plan_checks.faults(plan))
+    if faults:
+        after = f" ({origin})" if origin else ""
+        raise ConfigError("\n".join(f"{dotted(path)}{': ' if path else ''}{text}{after}" for path, text in faults))
+    return plan
+
+
+class _Reading:
+    """One walk over a written plan."""
+
+    def __init__(self) -> None:
+        self.faults: list[tuple[Path, str]] = []
+
+    def plan(self, tree: Mapping[str, Any]) -> Plan:
+        """What could be read of it; `faults` says whether that is all."""
+        if fault := _size_fault(tree):
+            self.faults.append(((), fault))
+            return Plan()
+        known = self._known(tree, _ROOT, ())
+        plan = self._built(Plan, {name: known[name] for name in ("ready_timeout",) if name in known}, _ROOT, ())
+        parity = self._section(Parity, known.get("parity", {}), "parity")
+        bake = self._section(Bake, known["bake"], "bake") if "bake" in known else None
+        gates = self._gates(known.get("gate", []))
+        return replace(plan or Plan(), parity=parity or Parity(), bake=bake, gates=gates)
+
+    def _gates(self, written: Any) -> tuple[Gate, ...]:
+        if not isinstance(written, list):
+            self._fault(("gate",), "this is not a list of tables; write [[gate]] before each gate's keys")
+            return ()
+        found = [self._gate(item, number) for number, item in enumerate(written, start=1)]
+        return tuple(gate for gate in found if gate is not None)
+
+    def _gate(self, item: Any, number: int) -> Gate | None:
+        path = (f"gate[{number}]",)
+        if not isinstance(item, Mapping):
+            self._fault(path, "this is not a table; write [[gate]] and its keys below it")
+            return None
+        kind = item.get("kind")
+        if not isinstance(kind, str) or kind not in KINDS:
+            what = f"{shown(path, kind)} is not known" if "kind" in item else "this gate has no kind"
+            meant = near(kind, list(KINDS)) if "kind" in item else f"write one of {', '.join(KINDS)}"
+            self._fault((*path, "kind"), f"{what}; {meant}")
+            return None
+        gate: Gate | None = self._section(KINDS[kind], item, path[0], _GATES[kind])
+        return gate and replace(gate, name=gate.name or f"{kind}-{number}")
+
+    def _section(self, cls: type[_T], written: Any, name: str, table: Table | None = None) -> _T | None:
+        """A table's values as `cls`; None where they cannot be."""
+        table = table or _table(cls)
+        if not isinstance(written, Mapping):
+            self._fault((name,), f"{shown((name,), written)} is not a table; write [{name}] and its keys below it")
+            return None
+        return self._built(cls, self._known(written, table, (name,)), table, (name,))
+
+    def _known(self, written: Mapping[str, Any], table: Table, path: Path) -> dict[str, Any]:
+        """The values of known keys, with tables where tables belong."""
+        found: dict[str, Any] = {}
+        for name, value in written.items():
+            node = table.below(name)
+            here = (*path, name)
+            if node is None:
+                self._fault(here, f"there is no such key; {_meant(here, table)}")
+            elif isinstance(node, Leaf):
+                # What pydantic would take too: true for 1, "1" for 1, 1 or "yes" for true.
+                if (node.is_number and isinstance(value, bool | str)) or (
+                    node.type is bool and not isinstance(value, bool)
+                ):
+                    self._fault(here, not_of_type(here, node, value))
+                found[name] = [value] if node.is_list and isinstance(value, str | int) else value
+            elif path == ():
+                found[name] = value  # read by its own class
+            elif isinstance(value, Mapping):
+                found[name] = self._known(value, node, here)
+            else:
+                self._fault(here, f"{shown(here, value)} is not a table; write {{ … }} with its keys")
+        return found
+
+    def _built(self, cls: type[_T], values: Mapping[str, Any], table: Table, path: Path) -> _T | None:
+        try:
+            return TypeAdapter(cls).validate_python(dict(values))
+        except ValidationError as error:
+            for item in error.errors(include_url=False):
+                inner = tuple(part for part in item["loc"] if isinstance(part, str))
+                leaf, here = find(table, inner), (*path, *inner)
+                text = not_of_type(here, leaf, item["input"]) if isinstance(leaf, Leaf) else "it cannot be used"
+                self._fault(here, text)
+        return None
+
+    def _fault(self, path: Path, text: str) -> None:
+        if (path, text) not in self.faults:
+            self.faults.append((path, text))
+
+
+def _meant(path: Path, table: Table) -> str:
+    """What may have been meant by an unknown key: one beside it, or one of another kind of gate."""
+    name = path[-1]
+    kinds = [kind for kind, other in _GATES.items() if name in other.keys]
+    if len(path) == 1 or not path[0].startswith("gate["):
+        return nearest(_ROOT if len(path) == 1 else table, path, table, dotted)
+    if len(path) == 2 and kinds:
+        return f"gates of kind {' or '.join(kinds)} have it; the keys here are {', '.join(table.keys)}"
+    if len(path) == 2 and name in table_of(Slo).keys:
+        return f'it is a limit of a load gate; write kind = "load" and slo = {{ {name} = … }}'
+    return nearest(table, path, table, dotted)
+
+
+def _size_fault(tree: Mapping[str, Any]) -> str:
+    try:
+        size = len(json.dumps(tree, allow_nan=False))
+    except (ValueError, TypeError, RecursionError) as error:
+        return (
+            f"the plan holds a value that JSON cannot say ({error}); write dates as texts and numbers that are finite"
+        )
+    if size > MAX_BYTES:
+        return f"the plan has {size} bytes as JSON, at most {MAX_BYTES} are taken; move long bodies into a command gate"
+    return ""

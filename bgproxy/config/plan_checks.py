@@ -1,0 +1,220 @@
+"""What a plan of the right types may still not say: each rule is a generator of (key, what is wrong).
+
+A limit that can never be judged is refused here, before anything runs: it would stop every release, or none.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+from bgproxy.config.keys import Path, table_of
+from bgproxy.config.wording import number_fault, shown
+from bgproxy.rules import assertion
+from bgproxy.rules.plan import VARIABLE, Bake, Gate, LoadGate, Plan
+from bgproxy.rules.slo import samples_needed, unjudgeable
+
+Found = Iterator[tuple[Path, str]]
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110 §5.6.2
+_PATH = re.compile(r"/[!-~]*")
+_VALUE = re.compile(r"[\t -~\x80-\xff]*")  # RFC 9110 §5.5
+_HOST = re.compile(r"(?:[A-Za-z0-9._-]{1,253}|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?")
+
+MOST_GATES: Final = 32
+LONGEST_LOAD: Final = 600.0  # seconds
+
+_FRAMING: Final = frozenset({"host", "content-length", "transfer-encoding", "connection", "upgrade", "te", "trailer"})
+_SECRETS: Final = frozenset({"authorization", "proxy-authorization", "cookie", "x-api-key", "api-key"})
+
+_BOUNDS: Final[Mapping[str, tuple[float, float]]] = {
+    "timeout": (0.01, 3600),
+    "ready_timeout": (0.01, 86_400),
+    "duration": (0.1, 86_400),
+    "expires": (1, 7 * 86_400),
+    "attempts": (1, 10),
+    "repeat": (1, 100),
+    "expect_events": (0, 1_000),
+    "max_error_rate": (0, 1),
+    "agents": (1, 64),
+    "rate": (0, 2_000),
+    "think": (0, 600),
+    "requests": (0, 200_000),
+    "min_samples": (0, 10_000_000),
+}
+"""The least and the most of each number; any other is at least 0. A load is bounded, so that it stays a test."""
+
+
+def faults(plan: Plan) -> Found:
+    """Everything that is wrong with the plan, by key."""
+    yield from _number((), "ready_timeout", plan.ready_timeout, Plan)
+    yield from _common(plan.parity, ("parity",))
+    if len(plan.gates) > MOST_GATES:
+        yield ("gate",), f"there are {len(plan.gates)} gates, at most {MOST_GATES} are taken"
+    names: set[str] = set()
+    for number, gate in enumerate(plan.gates, start=1):
+        path = (f"gate[{number}]",)
+        yield from _common(gate, path)
+        yield from _gate(gate, path)
+        if gate.name in names:
+            yield (*path, "name"), f'there are two of the name "{gate.name}"; give each its own'
+        names.add(gate.name)
+    if plan.bake is not None:
+        yield from _common(plan.bake, ("bake",))
+        yield from _bake(plan.bake)
+
+
+def _common(section: Any, path: Path) -> Found:
+    """What holds for a key wherever it stands."""
+    for name in section.__dataclass_fields__:
+        value = getattr(section, name)
+        here = (*path, name)
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            yield from _number(path, name, value, type(section))
+        elif name in ("headers", "env"):
+            yield from _texts(here, value, of_headers=name == "headers")
+        elif name in ("path", "endpoint", "mcp", "a2a", "openapi", "models") and value and not _PATH.fullmatch(value):
+            yield here, f'"{value}" is no path; write one that begins with "/" and has no spaces'
+        elif name == "expect_json":
+            yield from _assertions(here, value, assertion.pointer_fault)
+        elif name == "expect_headers":
+            yield from _assertions(here, value, lambda key: "" if _TOKEN.fullmatch(key) else "this is no field's name")
+
+
+def _number(path: Path, name: str, value: float, cls: type) -> Found:
+    least, most = _BOUNDS.get(name, (0.0, None))
+    leaf = table_of(cls).keys[name]
+    if fault := number_fault((*path, name), leaf, value, least):  # type: ignore[arg-type]  # a number is a leaf
+        yield (*path, name), fault
+    elif most is not None and value > most:
+        yield (*path, name), f"{value} is too large; the most is {most:g}"
+
+
+def _assertions(path: Path, expected: Mapping[str, object], key_fault: Callable[[str], str]) -> Found:
+    for key, test in expected.items():
+        if fault := key_fault(key) or assertion.fault(test):
+            yield (*path, f'"{key}"'), fault
+
+
+def _texts(path: Path, texts: Mapping[str, str], *, of_headers: bool) -> Found:
+    for name, text in texts.items():
+        here = (*path, name)
+        if not _TOKEN.fullmatch(name):
+            yield here, "this name cannot be used; write letters, digits and -"
+        elif of_headers and name.lower() in _FRAMING:
+            yield (
+                here,
+                "this field is the client's own; " + ('write host = "…"' if name.lower() == "host" else "remove it"),
+            )
+        elif not _VALUE.fullmatch(text):
+            yield here, "the value holds a control character; remove it"
+        else:
+            yield from _secret(here, text, needs=of_headers and name.lower() in _SECRETS)
+
+
+def _secret(path: Path, text: str, *, needs: bool) -> Found:
+    """Texts with variables in them; `needs`: at least one, as a plan is kept in the store and shown."""
+    if "${" in VARIABLE.sub("", text):
+        yield path, "only variables such as ${GATE_TOKEN} can stand here; name it GATE_… in the proxy's environment"
+    elif needs and text and not VARIABLE.search(text):
+        yield (
+            path,
+            "a plan is kept and shown, so no secret may stand in it; write ${GATE_TOKEN} and set that for the proxy",
+        )
+
+
+def _gate(gate: Gate, path: Path) -> Found:
+    if not _NAME.fullmatch(gate.name):
+        yield (*path, "name"), f'"{gate.name}" cannot be used; write 1 to 64 letters, digits, ".", "_" or "-"'
+    if (host := getattr(gate, "host", "")) and not _HOST.fullmatch(host):
+        yield (*path, "host"), f'"{host}" is no host name; write it without scheme or path'
+    if gate.kind in ("http", "load"):
+        yield from _request(gate, path)
+    if gate.kind == "http" and gate.repeat * gate.timeout > 3600:
+        yield (*path, "repeat"), f"{gate.repeat} times {gate.timeout:g} s are more than an hour; lower one of them"
+    if gate.kind == "mcp" and (gate.arguments or gate.expect_json) and not gate.call:
+        yield (*path, "call"), 'there is no tool to call; write call = "NAME", or leave arguments and expect_json out'
+    if gate.kind == "a2a" and not gate.text and (gate.expect_json or gate.stream or gate.max_latency is not None):
+        yield (*path, "text"), 'no message is sent; write text = "ping", or leave what is expected of its answer out'
+    if gate.kind == "chat" and gate.max_first_token is not None and not gate.stream:
+        yield (*path, "max_first_token"), "without a stream there is no first token; write stream = true"
+    if gate.kind == "command":
+        yield from _command(path, gate.command)
+    if gate.kind == "webhook":
+        yield from _webhook(path, gate.url, gate.secret)
+    if gate.kind == "load":
+        yield from _load(gate, path)
+
+
+def _request(gate: Any, path: Path) -> Found:
+    if not _TOKEN.fullmatch(gate.method) or gate.method.upper() == "CONNECT":
+        yield (*path, "method"), f'"{gate.method}" cannot be used; write for example "POST"'
+    if gate.json is not None and gate.body:
+        yield (*path, "body"), "json is given too; leave one of them out"
+    for status in gate.expect_status:
+        if not 200 <= status <= 599:
+            yield (*path, "expect_status"), f"{status} is no final status; write 200 to 599"
+    if not gate.expect_status:
+        yield (*path, "expect_status"), "there is none; write for example expect_status = 200"
+
+
+def _command(path: Path, command: tuple[str, ...]) -> Found:
+    if not command or not command[0].startswith("/") or any("\x00" in word for word in command):
+        wrong = shown(path, command[0]) if command else "nothing"
+        yield (
+            (*path, "command"),
+            f'{wrong} is no program; write its absolute path and its arguments, as in ["/opt/checks/run", "--fast"]',
+        )
+
+
+def _webhook(path: Path, url: str, secret: str) -> Found:
+    try:
+        parts = urlsplit(url)
+        good = parts.scheme in ("http", "https") and bool(parts.hostname) and not parts.username and parts.port != 0
+    except ValueError:
+        good = False
+    if not good or not url.isascii() or any(c <= " " for c in url):
+        yield (*path, "url"), f'"{url}" is no address; write for example "https://ci.example.com/judge"'
+    yield from _secret((*path, "secret"), secret, needs=True)
+
+
+def _load(gate: LoadGate, path: Path) -> Found:
+    limits = list(gate.slo.limits())
+    if gate.duration > LONGEST_LOAD:
+        yield (*path, "duration"), f"{gate.duration:g} is too large; the most is {LONGEST_LOAD:g}"
+    if gate.rate and gate.think:
+        yield (*path, "think"), "with a rate nobody waits for answers, so nobody thinks either; leave one of them out"
+    if not limits:
+        yield (*path, "slo"), "there is no limit to keep to; write for example slo = { max_error_rate = 0.01 }"
+        return
+    for name, limit in limits:
+        yield from _number((*path, "slo"), name, limit, type(gate.slo))
+    # A closed loop asks as often as the agents answer: nobody knows how often that is.
+    most = gate.rate * gate.duration if gate.rate else float("inf")
+    most = min(most, gate.requests or most)
+    for name, wanted in unjudgeable(limits, most):
+        yield (
+            (*path, "slo", name),
+            f"at most {most:g} requests are sent, and this cannot be judged with fewer than {wanted}; "
+            f"raise {'requests' if gate.requests and gate.requests == most else 'rate or duration'}, or leave it out",
+        )
+    wanted = samples_needed(limits)
+    if gate.min_samples and gate.min_samples < wanted:
+        yield (*path, "min_samples"), f"{gate.min_samples} samples cannot judge these limits; the least is {wanted}"
+    if gate.min_samples > most:
+        yield (*path, "min_samples"), f"at most {most:g} requests are sent; lower it, or let more be sent"
+
+
+def _bake(bake: Bake) -> Found:
+    limits = list(bake.limits())
+    if not limits:
+        yield ("bake",), "there is no limit to keep to; write for example max_error_rate = 0.01"
+    for name, wanted in unjudgeable(limits, bake.min_samples):
+        yield (
+            ("bake", name),
+            f"it cannot be judged with min_samples = {bake.min_samples}; "
+            f"the least is {wanted}: raise min_samples, or leave it out",
+        )

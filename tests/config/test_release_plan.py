@@ -1,0 +1,218 @@
+"""A plan as it is written: the smallest one works, and whatever is wrong is named with its key and the remedy."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from bgproxy.config.plan import KINDS, MAX_BYTES, load_plan, plan_from
+from bgproxy.errors import ConfigError
+from bgproxy.rules.plan import Bake, HttpGate, LoadGate, Parity, Plan, Slo
+
+EXAMPLES = Path(__file__).parents[2] / "config" / "examples"
+
+SMALLEST = """
+[[gate]]
+kind = "http"            # smoke
+method = "POST"
+path = "/v1/chat/completions"
+json = { model = "agent", messages = [{ role = "user", content = "ping" }] }
+expect_status = 200
+expect_json = { "/choices/0/message/role" = "assistant" }
+max_latency = 2.0
+
+[bake]
+duration = 60.0
+max_error_rate = 0.01    # of the new release's answers: 5xx, resets, streams broken off
+max_p95_ratio = 1.5      # against the old release's window before the flip
+min_samples = 200
+"""
+
+
+def read(text: str) -> Plan:
+    return plan_from(tomllib.loads(text))
+
+
+def test_the_smallest_plan_works_as_it_is_written():
+    plan = read(SMALLEST)
+    assert plan.gates == (
+        HttpGate(
+            name="http-1",
+            method="POST",
+            path="/v1/chat/completions",
+            json={"model": "agent", "messages": [{"role": "user", "content": "ping"}]},
+            expect_status=(200,),
+            expect_json={"/choices/0/message/role": "assistant"},
+            max_latency=2.0,
+        ),
+    )
+    assert plan.bake == Bake(duration=60.0, max_error_rate=0.01, max_p95_ratio=1.5, min_samples=200)
+    assert plan.parity == Parity()
+
+
+def test_nothing_at_all_is_a_plan():
+    assert read("") == Plan()
+
+
+def test_the_examples_are_good():
+    files = sorted(EXAMPLES.glob("plan*.toml"))
+    assert files
+    for file in files:
+        tree, plan = load_plan(file)
+        assert plan_from(tree) == plan
+        assert len(list(plan.lines())) >= 3 + len(plan.gates)
+
+
+def test_every_kind_of_gate_is_in_the_examples():
+    _, plan = load_plan(EXAMPLES / "plan.toml")
+    assert {gate.kind for gate in plan.gates} == {*KINDS}
+
+
+def test_limits_of_a_load_stand_in_a_table_of_their_own():
+    (gate,) = read('[[gate]]\nkind = "load"\n[gate.slo]\nmax_p95 = 2').gates
+    assert isinstance(gate, LoadGate)
+    assert gate.slo == Slo(max_p95=2.0)
+
+
+WRONG = [
+    ('gates = "x"', "gates: there is no such key; did you mean gate?"),
+    ("[canary]\npercent = 5", "canary: there is no such key; the keys here are ready_timeout, parity, gate, bake"),
+    ("duration = 5", "duration: there is no such key; did you mean bake.duration?"),
+    ("gate = 5", "gate: this is not a list of tables; write [[gate]]"),
+    ("gate = [5]", "gate[1]: this is not a table"),
+    ("bake = 5", "bake: 5 is not a table; write [bake]"),
+    ("[[gate]]\npath = '/'", "gate[1].kind: this gate has no kind; write one of http, mcp"),
+    ('[[gate]]\nkind = "htpp"', 'gate[1].kind: "htpp" is not known; did you mean "http"?'),
+    ("[[gate]]\nkind = ['http']", "gate[1].kind: ['http'] is not known"),
+    (
+        '[[gate]]\nkind = "http"\nexpect_statuss = 200',
+        "gate[1].expect_statuss: there is no such key; did you mean gate[1].expect_status?",
+    ),
+    ('[[gate]]\nkind = "http"\ntools = ["x"]', "gate[1].tools: there is no such key; gates of kind mcp have it"),
+    ('[[gate]]\nkind = "http"\nmax_p99 = 1', "it is a limit of a load gate"),
+    ('[[gate]]\nkind = "load"\nslo = { max_p9 = 1 }', "gate[1].slo.max_p9: there is no such key; did you mean"),
+    ('[[gate]]\nkind = "load"\nslo = 5', "gate[1].slo: 5 is not a table"),
+    ('[[gate]]\nkind = "http"\nrepeat = true', "gate[1].repeat: true is not a whole number; write for example 1"),
+    ('[[gate]]\nkind = "http"\ntimeout = "5"', 'gate[1].timeout: "5" is not a number'),
+    ('[[gate]]\nkind = "chat"\nstream = 1', "gate[1].stream: 1 is not true or false"),
+    ('[[gate]]\nkind = "http"\nmax_latency = "x"', 'gate[1].max_latency: "x" is not a number'),
+    ('[[gate]]\nkind = "http"\nexpect_status = "ok"', "is not a list of whole numbers; write for example [200, 204]"),
+    ('[[gate]]\nkind = "chat"\nmessages = "x"', "is not a list of tables"),
+    ('[parity]\nremoved = "blok"', 'parity.removed: "blok" is not known; did you mean "block"?'),
+    ('[parity]\nmcp = "x"', 'parity.mcp: "x" is no path'),
+    ('[parity]\ncontracts = ["grpc"]', "parity.contracts"),
+    ("ready_timeout = 0", "ready_timeout: 0.0 is too small; the least is 0.01"),
+    ('[[gate]]\nkind = "http"\npath = "x y"', 'gate[1].path: "x y" is no path'),
+    ('[[gate]]\nkind = "http"\nhost = "http://x"', 'gate[1].host: "http://x" is no host name'),
+    ('[[gate]]\nkind = "http"\nmethod = "GO ON"', 'gate[1].method: "GO ON" cannot be used'),
+    ('[[gate]]\nkind = "http"\nbody = "a"\njson = 5', "gate[1].body: json is given too"),
+    ('[[gate]]\nkind = "http"\nexpect_status = 100', "100 is no final status"),
+    ('[[gate]]\nkind = "http"\nexpect_status = []', "gate[1].expect_status: there is none"),
+    ('[[gate]]\nkind = "http"\nmax_latency = -1', "gate[1].max_latency: -1.0 is too small"),
+    ('[[gate]]\nkind = "http"\nrepeat = 100\ntimeout = 100', "gate[1].repeat: 100 times 100 s"),
+    ('[[gate]]\nkind = "http"\nname = "a b"', 'gate[1].name: "a b" cannot be used'),
+    ('[[gate]]\nkind="http"\nname="a"\n[[gate]]\nkind="mcp"\nname="a"', 'gate[2].name: there are two of the name "a"'),
+    ('[[gate]]\nkind = "http"\nexpect_json = { "a" = 1 }', 'gate[1].expect_json."a": "a" is no JSON pointer'),
+    ('[[gate]]\nkind = "http"\nexpect_json = { "/a" = { lik = "x" } }', 'there is no test "lik"; did you mean "like"?'),
+    ('[[gate]]\nkind = "http"\nexpect_headers = { "a b" = "x" }', "this is no field's name"),
+    ('[[gate]]\nkind = "http"\nheaders = { Host = "x" }', 'write host = "…"'),
+    ('[[gate]]\nkind = "http"\nheaders = { Connection = "x" }', "this field is the client's own"),
+    ('[[gate]]\nkind = "http"\nheaders = { A = "x\\ny" }', "the value holds a control character"),
+    (
+        '[[gate]]\nkind = "http"\nheaders = { Authorization = "Bearer x" }',
+        "no secret may stand in it",
+    ),
+    ('[[gate]]\nkind = "http"\nheaders = { A = "${HOME}" }', "only variables such as ${GATE_TOKEN}"),
+    ('[[gate]]\nkind = "mcp"\narguments = { a = 1 }', "gate[1].call: there is no tool to call"),
+    ('[[gate]]\nkind = "a2a"\ntext = ""\nstream = true', "gate[1].text: no message is sent"),
+    ('[[gate]]\nkind = "chat"\nmax_first_token = 1', "without a stream there is no first token"),
+    ('[[gate]]\nkind = "command"', "gate[1].command: nothing is no program"),
+    ('[[gate]]\nkind = "command"\ncommand = ["ls"]', 'gate[1].command: "ls" is no program; write its absolute path'),
+    ('[[gate]]\nkind = "webhook"', 'gate[1].url: "" is no address'),
+    ('[[gate]]\nkind = "webhook"\nurl = "http://u:p@h/"', "is no address"),
+    ('[[gate]]\nkind = "webhook"\nurl = "http://h/"\nsecret = "abc"', "gate[1].secret: a plan is kept and shown"),
+    ('[[gate]]\nkind = "load"', "gate[1].slo: there is no limit to keep to"),
+    ('[[gate]]\nkind = "load"\nduration = 3600\nslo = { max_p50 = 1 }', "gate[1].duration: 3600 is too large"),
+    (
+        '[[gate]]\nkind = "load"\nagents = 1000\nslo = { max_p50 = 1 }',
+        "gate[1].agents: 1000 is too large",
+    ),
+    ('[[gate]]\nkind = "load"\nrate = 5\nthink = 1\nslo = { max_p50 = 1 }', "gate[1].think: with a rate nobody waits"),
+    ('[[gate]]\nkind = "load"\nslo = { max_error_rate = 2 }', "gate[1].slo.max_error_rate: 2.0 is too large"),
+    ("[bake]\nduration = 5", "bake: there is no limit to keep to"),
+    ("[bake]\nmax_p95 = nan", "a value that JSON cannot say"),
+    ("[bake]\nduration = 2026-01-01", "a value that JSON cannot say"),
+]
+
+
+@pytest.mark.parametrize(("text", "said"), WRONG)
+def test_what_is_wrong_is_named_with_the_remedy(text, said):
+    with pytest.raises(ConfigError) as refused:
+        read(text)
+    assert said in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (
+            "requests = 50\nslo = { max_p99 = 1 }",
+            "at most 50 requests are sent, and this cannot be judged with",
+        ),
+        ("rate = 5\nduration = 10\nslo = { max_error_rate = 0.01 }", "at most 50 requests"),
+        ("rate = 5\nduration = 100\nrequests = 20\nslo = { max_p99 = 1 }", "raise requests"),
+        (
+            "min_samples = 10\nslo = { max_p95 = 1 }",
+            "10 samples cannot judge these limits; the least is 20",
+        ),
+        ("requests = 30\nmin_samples = 40\nslo = { max_p95 = 1 }", "gate[1].min_samples: at most 30 requests"),
+    ],
+)
+def test_a_limit_that_cannot_be_judged_by_the_load_s_samples_is_refused(text, said):
+    with pytest.raises(ConfigError) as refused:
+        read(f'[[gate]]\nkind = "load"\n{text}')
+    assert said in str(refused.value)
+
+
+def test_nor_by_the_bake_s():
+    with pytest.raises(ConfigError, match="cannot be judged with min_samples = 50; the least is 100"):
+        read("[bake]\nmin_samples = 50\nmax_error_rate = 0.01")
+
+
+def test_a_closed_loop_is_judged_by_what_comes_together():
+    (gate,) = read('[[gate]]\nkind = "load"\nslo = { max_p99 = 1 }').gates
+    assert isinstance(gate, LoadGate)
+
+
+def test_all_faults_are_told_at_once_each_with_where_it_stands(tmp_path):
+    file = tmp_path / "plan.toml"
+    file.write_text("[bake]\nmax_p96 = 1\nduratoin = 1\n")
+    with pytest.raises(ConfigError) as refused:
+        load_plan(file)
+    lines = str(refused.value).splitlines()
+    assert [line.partition(":")[0] for line in lines] == ["bake.max_p96", "bake.duratoin"]
+    assert all(line.endswith(f"(file {file})") for line in lines)
+
+
+def test_what_is_no_toml_is_told_with_its_line(tmp_path):
+    file = tmp_path / "plan.toml"
+    file.write_text("[[gate]\n")
+    with pytest.raises(ConfigError, match="line 1, column"):
+        load_plan(file)
+
+
+def test_a_plan_too_large_for_the_store_is_refused():
+    with pytest.raises(ConfigError, match=f"at most {MAX_BYTES} are taken"):
+        plan_from({"gate": [{"kind": "http", "body": "x" * MAX_BYTES}]})
+
+
+def test_so_are_too_many_gates():
+    with pytest.raises(ConfigError, match="there are 33 gates, at most 32"):
+        plan_from({"gate": [{"kind": "http"}] * 33})
+
+
+def test_a_secret_comes_from_the_environment():
+    (gate,) = read('[[gate]]\nkind = "http"\nheaders = { Authorization = "Bearer ${GATE_TOKEN}" }').gates
+    assert gate == HttpGate(name="http-1", headers={"Authorization": "Bearer ${GATE_TOKEN}"})
