@@ -10,7 +10,6 @@ memory store. The successor in its place goes on from there.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import gc
 import logging
 import os
@@ -38,6 +37,7 @@ from bgproxy.rollout.flip import Switch
 from bgproxy.rollout.health import HealthChecker
 from bgproxy.rollout.validate import Validator
 from bgproxy.rules.route import RouteTable
+from bgproxy.store.badge import Badges
 from bgproxy.store.base import NodeReport, open_store
 from bgproxy.store.ledger import Ledger
 from bgproxy.store.losses import Losses
@@ -56,7 +56,8 @@ FATAL = 78  # exit status (EX_CONFIG): a restart would meet the same
 SAVE_INTERVAL = 1.0  # seconds between two savings of the counters for a successor
 HANDOVER = "memory.json"  # in the runtime directory: a memory store's state, for a successor
 READY = b"y"  # a worker to its supervisor: it serves
-RELOAD, END, HURRY = b"r", b"e", b"h"  # the supervisor to its workers; HURRY: what is left of the grace time is over
+# The supervisor to its workers. HURRY: what is left of the grace time is over. BURY: another worker has died.
+RELOAD, END, HURRY, BURY = b"r", b"e", b"h", b"b"
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +107,8 @@ class Worker:
         self.switch = Switch(self.ledger, self.mirror, self.plane.warm_up, self.validator, self.peers.catch_up)
         self.heartbeat = Heartbeat(self.store, self.report, self.mirror.refresh)
         ttl, forget_after = options.node_ttl, options.node_forget_after
-        self.neighbours = Neighbours(self.store, node_ttl=ttl, forget_after=forget_after)
+        self.badges = Badges(place.runtime_dir, settings.fleet)
+        self.neighbours = Neighbours(self.store, self.badges, node_ttl=ttl, forget_after=forget_after)
         self.admin = AdminServer(place.admin)
         self._started = asyncio.Event()
         self._ending = asyncio.Event()
@@ -123,20 +125,19 @@ class Worker:
             await self.start()
         except BgproxyError as error:
             log.error("%s", error)
-            await self.heartbeat.stop()
+            await self._leave_fleet()
             return FATAL
         await self._ending.wait()
         await self.stop()
         return 0
 
     async def start(self) -> None:
-        before, held = self._carry_on()
+        held = self._carry_on()
+        self.badges.wear(self.node_id)
         self.access.start()
         self.mirror.listen(self.plane.apply)
         await self.plane.start()
         await self._join_fleet()
-        if before:
-            spawn(self._sign_off(before), "sign off the worker before")
         self.losses.cut(held)
         for part in (self.health, self.validator, self.drainer, self.heartbeat, self.neighbours, self.pins):
             part.start()
@@ -173,8 +174,9 @@ class Worker:
         self._save()
         await self.admin.stop()
         await self.peers.stop()
-        for part in (self.validator, self.drainer, self.health, self.neighbours, self.heartbeat):
+        for part in (self.validator, self.drainer, self.health, self.neighbours):
             await part.stop()
+        await self._leave_fleet()
         await self.pins.stop()
         await self.losses.stop()
         await self.mirror.stop()
@@ -192,6 +194,7 @@ class Worker:
         known = self.mirror.load(binding=self.place.successor)
         try:
             await self.store.open()
+            await self.neighbours.sign_off_dead()
             await self.heartbeat.join()
             await self.ledger.bootstrap(
                 settings.colors(), settings.active, settings.releases(), actor="bgproxy", reason="start"
@@ -203,6 +206,10 @@ class Worker:
                 raise
             log.error("the store cannot be used, the last known pointer is: %s", error)
         await self.mirror.start()
+
+    async def _leave_fleet(self) -> None:
+        if await self.heartbeat.stop():
+            self.badges.take_off()
 
     async def _reconfigure(self, reason: str) -> str:
         """Bring the configuration's releases into the fleet's state; why they were not taken over, or nothing."""
@@ -273,28 +280,23 @@ class Worker:
 
     # Counters outlive a worker
 
-    def _carry_on(self) -> tuple[str, int]:
+    def _carry_on(self) -> int:
         """Go on from where a dead predecessor in this place stood, so that the host's totals never fall.
 
-        Its name, and how many exchanges it held when it died.
+        How many exchanges it held when it died.
         """
         left = legacy.read(self.place.runtime_dir, self.place.slot)
         if left is None:
-            return "", 0
+            return 0
         try:
-            return left.node, self.metrics.carry(left.metrics)
+            return self.metrics.carry(left)
         except (KeyError, TypeError, ValueError) as error:
             log.warning("the counters of the worker before are lost: %s", error)
-        return left.node, 0
-
-    async def _sign_off(self, node_id: str) -> None:
-        """Take the worker before off the store's list: what it held is gone, and no drain need wait for it."""
-        with contextlib.suppress(StoreUnavailable):
-            await self.store.leave(node_id)
+        return 0
 
     def _save(self) -> dict[str, Any]:
         metrics = self.metrics.snapshot(self.plane.report(), self.plane.sessions())
-        legacy.save(self.place.runtime_dir, self.place.slot, legacy.Legacy(self.node_id, metrics))
+        legacy.save(self.place.runtime_dir, self.place.slot, metrics)
         return metrics
 
     async def _save_for_successor(self) -> None:
@@ -322,6 +324,8 @@ class Worker:
             said = b""
         if RELOAD in said:
             spawn(self.reload(), "reload")
+        if BURY in said:
+            spawn(self.neighbours.sign_off_dead(), "sign off a dead worker")
         if END in said:
             self._ending.set()
         if HURRY in said:

@@ -159,6 +159,8 @@ class Supervisor:
         if seat.line is not None:
             seat.line.close()
             seat.line = None
+        if code not in (0, app.FATAL):  # else it has left the fleet by itself
+            self._order(app.BURY)
         if self._ending:
             self._status = self._status or (0 if code == 0 else 1)
             return

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import socket
 import tempfile
 from collections.abc import Callable, Iterator
@@ -18,6 +19,7 @@ from bgproxy.config import Settings
 from bgproxy.errors import ConfigError, StoreAuth, StoreBroken, StoreUnavailable
 from bgproxy.proxy import plane
 from bgproxy.rules.fleet import Change, FleetState
+from bgproxy.store.badge import Badges
 from bgproxy.store.base import AuditEntry, NodeReport, StoreOptions, open_store
 from bgproxy.store.document import state_document, write_safely
 from bgproxy.store.once import Once
@@ -65,6 +67,8 @@ class SharedStore:
         return await self._memory.commit(change, create=create, once=once)
 
     async def leave(self, node_id: str, serial: int | None = None) -> bool:
+        if self.failure is not None:
+            raise self.failure
         self.left.append(node_id)
         return await self._memory.leave(node_id, serial)
 
@@ -332,29 +336,74 @@ async def test_what_is_told_was_saved_first(bench):
     slot.classes[2], slot.in_flight = 3, 2
     told = worker.snapshot()
     left = legacy.read(bench.directory, 0)
-    assert left is not None
-    assert (left.node, left.metrics) == (worker.node_id, told["metrics"])
+    assert left == told["metrics"]
     successor = bench.worker(successor=True)
-    assert successor._carry_on() == (worker.node_id, 2)
+    assert successor._carry_on() == 2
     assert successor.snapshot()["metrics"]["series"][0]["classes"][2] == 3
 
 
 async def test_counters_that_cannot_be_carried_on_do_not_stop_it(bench, caplog):
-    legacy.save(bench.directory, 0, legacy.Legacy("old", {"bounds": [1.0]}))
+    legacy.save(bench.directory, 0, {"bounds": [1.0]})
     worker = bench.worker()
-    assert worker._carry_on() == ("old", 0)
+    assert worker._carry_on() == 0
     assert "the counters of the worker before are lost" in caplog.text
     assert worker.snapshot()["metrics"]["series"] == []
 
 
-async def test_the_one_before_is_signed_off(bench):
+async def test_those_before_are_signed_off_before_it_joins(bench, caplog):
+    """Of two that have died, one would not be missed by its own successor."""
     store = bench.share()
-    first = bench.worker()
-    first.snapshot()
-    second = bench.worker(successor=True)
-    await ends(second, bench)
-    assert store.left == [first.node_id, second.node_id]
-    assert first.node_id != second.node_id, "one process, two workers: a host and a pid are no name"
+    dead = [await joined(bench.worker(slot=slot)) for slot in range(2)]
+    for worker in dead:
+        worker.badges.wear(worker.node_id)
+        release(worker.badges)
+    successor = bench.worker(successor=True)
+    running = asyncio.create_task(successor.run())
+    await successor._started.wait()
+    assert sorted(store.left) == sorted(worker.node_id for worker in dead)
+    assert [node.id for node in await store.nodes()] == [successor.node_id]
+    assert caplog.text.count("has died and is signed off") == 2
+    bench.line.send(app.END)
+    assert await asyncio.wait_for(running, PATIENCE) == 0
+    assert await store.nodes() == []
+    assert len({successor.node_id, *store.left}) == 3, "one process, three workers: a host and a pid are no name"
+
+
+async def test_a_sibling_signs_off_who_has_died(bench):
+    store = bench.share()
+    dead, living = [await joined(bench.worker(slot=slot)) for slot in range(2)]
+    for worker in (dead, living):
+        worker.badges.wear(worker.node_id)
+    bench.line.send(app.BURY)
+    living._supervisor_says()
+    await asyncio.sleep(0.01)
+    assert len(await store.nodes()) == 2, "nobody has died yet"
+    release(dead.badges)
+    bench.line.send(app.BURY)
+    living._supervisor_says()
+    await asyncio.sleep(0.01)
+    assert [node.id for node in await store.nodes()] == [living.node_id]
+
+
+@pytest.mark.parametrize("failure", [None, StoreUnavailable("away")])
+async def test_who_leaves_by_itself_needs_no_sign_off(bench, failure):
+    store = bench.share()
+    worker = bench.worker()
+    running = asyncio.create_task(worker.run())
+    await worker._started.wait()
+    [badge] = (bench.directory / "nodes-default").iterdir()
+    assert badge.name == worker.node_id
+    store.failure = failure
+    bench.line.send(app.END)
+    assert await asyncio.wait_for(running, PATIENCE) == 0
+    assert badge.exists() is bool(failure), "whoever comes after it signs it off"
+
+
+def release(badges: Badges) -> None:
+    """As the end of its process does."""
+    assert badges._own is not None
+    os.close(badges._own[1])
+    badges._own = None
 
 
 async def test_what_it_says_of_itself(bench):

@@ -80,6 +80,14 @@ def test_one_that_has_lived_is_started_again_at_once(supervisor, clock):
     assert supervisor.started == [0, 1, 0]
 
 
+@pytest.mark.parametrize(("code", "told"), [(-9, app.BURY), (1, app.BURY), (0, b""), (app.FATAL, b"")])
+def test_the_others_are_told_at_once_of_one_that_did_not_end_by_itself(supervisor, clock, code, told):
+    clock.now += 60
+    supervisor._seats[1].served = True
+    dies(supervisor, 0, code)
+    assert orders(supervisor, 1) == told
+
+
 def test_one_that_dies_at_once_again_and_again_is_started_ever_more_seldom(supervisor, clock):
     pauses = []
     for _ in range(9):

@@ -87,7 +87,7 @@ class HostPeers:
     def _left_by(self, slot: int) -> Snapshot | None:
         left = legacy.read(self._directory, slot)
         try:
-            return counters_of(left.metrics) if left is not None else None
+            return counters_of(left) if left is not None else None
         except (KeyError, TypeError, ValueError) as error:
             log.debug("the counters of worker %d cannot be told: %s", slot, error)
             return None

@@ -1,4 +1,5 @@
-"""What this node sees of the others: who has been silent for how long, by this process's own clock.
+"""What this node sees of the others: who has been silent for how long, by this process's own clock, and who of its host
+has died and is signed off at once.
 
 One that has been silent for `node_forget_after` is taken off the list. Whether it has is told by the store's clock, as
 no process may live that long; but nobody is forgotten who has beaten while this node looked on, so a store's clock that
@@ -8,6 +9,7 @@ is set forward costs no node that lives its place.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import random
 import time
@@ -17,6 +19,7 @@ from typing import Final
 from bgproxy import tasks
 from bgproxy.errors import StoreUnavailable
 from bgproxy.rules.lease import Observer
+from bgproxy.store.badge import Badges
 from bgproxy.store.base import NodeReport, Store
 
 log = logging.getLogger(__name__)
@@ -31,14 +34,16 @@ class Neighbours:
     def __init__(
         self,
         store: Store,
+        badges: Badges,
         *,
         node_ttl: float,
         forget_after: float,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
-        """Times in seconds."""
+        """`badges`: of this host. Times in seconds."""
         self._store = store
+        self._badges = badges
         self._forget_after = forget_after
         self._observer = Observer(node_ttl)
         self._clock = clock
@@ -57,6 +62,11 @@ class Neighbours:
         self._observer.see({node.id: node.serial for node in nodes}, self._clock())
         return [node for node in nodes if not (self._is_gone(node) and await self._forget(node))]
 
+    async def sign_off_dead(self) -> None:
+        """Take the dead nodes of this host off the list. While the store is away they wait for the next look."""
+        with contextlib.suppress(StoreUnavailable):
+            await self._badges.sign_off_dead(self._store.leave)
+
     def _is_gone(self, node: NodeReport) -> bool:
         watched = self._observer.silence(node.id, self._clock())
         return node.age > self._forget_after and watched >= min(self._forget_after, _WATCHED)
@@ -71,6 +81,7 @@ class Neighbours:
         while True:
             await self._sleep(LOOK_INTERVAL * random.uniform(0.75, 1.0))
             try:
+                await self.sign_off_dead()
                 await self.look()
             except StoreUnavailable:
                 pass  # the mirror tells of it

@@ -59,14 +59,17 @@ class Heartbeat:
         if self._task is None:
             self._task = tasks.spawn(self._beat_for_ever(), "nodes.beat")
 
-    async def stop(self) -> None:
-        """Stop, and leave the list at once if the store can be told."""
+    async def stop(self) -> bool:
+        """Stop, and leave the list at once if the store can be told; whether this node is registered no more."""
         async with self._beating:  # one that is under way could come to the store after the leave, and stay there
             await tasks.stop(self._task)
         self._task = None
         if self.serial:
-            with contextlib.suppress(StoreUnavailable):
+            try:
                 await self._store.leave(self._report().id)
+            except StoreUnavailable:
+                return False
+        return True
 
     async def _beat(self) -> bool:
         """Whether the node was registered already."""

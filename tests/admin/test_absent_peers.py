@@ -10,7 +10,6 @@ import pytest
 
 from bgproxy.admin.peers import HostPeers
 from bgproxy.telemetry import legacy
-from bgproxy.telemetry.legacy import Legacy
 from bgproxy.telemetry.metrics import Metrics, merge
 
 
@@ -31,7 +30,7 @@ class Worker:
 
     def snapshot(self) -> dict[str, Any]:
         metrics = self.metrics.snapshot()
-        legacy.save(self._directory, self._slot, Legacy(f"node-{self._slot}", metrics))
+        legacy.save(self._directory, self._slot, metrics)
         return {"node": {"id": f"node-{self._slot}"}, "metrics": metrics}
 
 
@@ -74,7 +73,7 @@ async def test_once_a_successor_answers_it_speaks_for_itself(start, tmp_path):
     successor = await start(1)
     left = legacy.read(tmp_path, 1)
     assert left is not None
-    successor.metrics.carry(left.metrics)
+    successor.metrics.carry(left)
     successor.answered(1)
     assert await told(one) == (5, 2, ["node-0", "node-1"])
 

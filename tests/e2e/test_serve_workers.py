@@ -198,6 +198,7 @@ async def test_one_of_several_is_killed_and_the_host_goes_on_counting(town, redi
     await serve.ready(workers=3)
     assert other in serve.workers
     status = await until(lambda: _two_nodes(serve, victim))
+    assert f"-{victim}-" in (await serve.said(r"node (\S+) has died and is signed off"))[1]
     assert status["store"]["state"] == "up"
     assert await serve.all_say("v1", 20)
     assert await serve.counted("bgproxy_requests_total", **{"class": "2xx"}) == 40
@@ -213,7 +214,7 @@ async def _told_by_the_other(serve: Serve) -> float:
 
 
 async def _two_nodes(serve: Serve, victim: int) -> dict | None:
-    """The dead one signs off through its successor, long before the store would forget it."""
+    """The dead one is signed off by its sibling or its successor, long before it would be silent."""
     status = await serve.status()
     pids = [node["pid"] for node in status["nodes"]]
     return status if len(pids) == 2 and victim not in pids else None

@@ -8,6 +8,7 @@ from dataclasses import asdict
 
 import pytest
 
+from bgproxy.store.badge import Badges
 from bgproxy.store.base import NodeReport
 from bgproxy.store.neighbours import Neighbours
 
@@ -39,12 +40,13 @@ async def test_a_report_from_before_the_step_says_little(nodes_at, step, live):
 
 
 @pytest.mark.parametrize("step", [2 * HOUR, -2 * HOUR])
-async def test_the_living_are_back_at_their_next_beat_and_the_dead_are_forgotten(nodes_at, step):
+async def test_the_living_are_back_at_their_next_beat_and_the_dead_are_forgotten(nodes_at, step, tmp_path):
     store, put = nodes_at
     for name in ("living", "dead"):
         put(name, step)
     now = 0.0
-    neighbours = Neighbours(store, node_ttl=10.0, forget_after=HOUR, clock=lambda: now)
+    badges = Badges(tmp_path, "none")
+    neighbours = Neighbours(store, badges, node_ttl=10.0, forget_after=HOUR, clock=lambda: now)
     assert len(await neighbours.look()) == 2
     assert await store.beat(NodeReport("living", "h", 1, "1", 2, serial=2)) is True
     now = 59.0

@@ -5,11 +5,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from bgproxy.errors import StoreUnavailable
+from bgproxy.store.badge import Badges
 from bgproxy.store.base import NodeReport
 from bgproxy.store.neighbours import LOOK_INTERVAL, Neighbours
 
@@ -40,12 +42,12 @@ class Listed:
 
 
 class Bench:
-    def __init__(self, pauses: Any, forget_after: float = HOUR) -> None:
+    def __init__(self, pauses: Any, directory: Path, forget_after: float = HOUR) -> None:
         self.store: Any = Listed()
         self.now = 0.0
-        self.neighbours = Neighbours(
-            self.store, node_ttl=10.0, forget_after=forget_after, clock=lambda: self.now, sleep=pauses
-        )
+        self.badges = Badges(directory, "f")
+        times: dict[str, Any] = {"node_ttl": 10.0, "forget_after": forget_after, "clock": lambda: self.now}
+        self.neighbours = Neighbours(self.store, self.badges, **times, sleep=pauses)
 
     async def sees(self, now: float, age: float, serial: int = 4) -> list[str]:
         self.now = now
@@ -54,8 +56,8 @@ class Bench:
 
 
 @pytest.fixture
-def bench(pauses: Any) -> Bench:
-    return Bench(pauses)
+def bench(pauses: Any, tmp_path: Path) -> Bench:
+    return Bench(pauses, tmp_path)
 
 
 async def test_it_is_forgotten_after_its_time_and_under_our_eyes(
@@ -81,8 +83,8 @@ async def test_our_own_clock_alone_is_not_believed_either(bench: Bench) -> None:
     assert await bench.sees(99_999.0, age=3599.0) == ["one"]
 
 
-async def test_a_short_time_is_watched_as_a_whole_and_no_longer(pauses: Any) -> None:
-    bench = Bench(pauses, forget_after=10.0)
+async def test_a_short_time_is_watched_as_a_whole_and_no_longer(pauses: Any, tmp_path: Path) -> None:
+    bench = Bench(pauses, tmp_path, forget_after=10.0)
     assert await bench.sees(0.0, age=11.0) == ["one"]
     assert await bench.sees(9.9, age=21.0) == ["one"]
     assert await bench.sees(10.0, age=21.0) == []
@@ -116,4 +118,28 @@ async def test_it_looks_again_and_again(
     assert bench.store.reports == []
     assert all(0.5 * LOOK_INTERVAL < seconds <= LOOK_INTERVAL for seconds in pauses.lengths)
     assert bool(caplog.records) is isinstance(failure, RuntimeError)
+    await bench.neighbours.stop()
+
+
+async def test_each_look_signs_off_who_has_died_on_this_host(
+    bench: Bench, pauses: Any, settle: Settle, tmp_path: Path
+) -> None:
+    (tmp_path / "nodes-f").mkdir()
+    (tmp_path / "nodes-f" / "one").touch()  # which nobody has locked
+    bench.store.leave, left = (lambda node_id: left_by(node_id)), []
+
+    async def left_by(node_id: str) -> bool:
+        if bench.store.failure is not None:
+            raise bench.store.failure
+        left.append(node_id)
+        return True
+
+    bench.store.failure = StoreUnavailable("away")
+    await bench.neighbours.sign_off_dead()
+    bench.neighbours.start()
+    await settle()
+    bench.store.failure = None
+    pauses.end()
+    await settle()
+    assert left == ["one"]
     await bench.neighbours.stop()

@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 from bgproxy.telemetry import legacy
-from bgproxy.telemetry.legacy import Legacy
 from bgproxy.telemetry.metrics import Metrics, counters_of
 
 
@@ -23,13 +22,13 @@ def counted() -> Metrics:
 
 def test_what_is_saved_is_read(tmp_path: Path):
     metrics = counted().snapshot()
-    legacy.save(tmp_path, 3, Legacy("host-1", metrics))
-    assert legacy.read(tmp_path, 3) == Legacy("host-1", metrics)
+    legacy.save(tmp_path, 3, metrics)
+    assert legacy.read(tmp_path, 3) == metrics
     assert legacy.read(tmp_path, 4) is None
     assert [path.name for path in tmp_path.iterdir()] == ["worker-3.json"]
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"node": "a"}', b'{"node": "a", "metrics": 1}', b"\xff"])
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"{}", b'{"metrics": 1}', b"\xff"])
 def test_a_file_that_cannot_be_understood_is_no_reason_to_fail(tmp_path, content, caplog):
     legacy.path_of(tmp_path, 0).write_bytes(content)
     assert legacy.read(tmp_path, 0) is None
@@ -38,7 +37,7 @@ def test_a_file_that_cannot_be_understood_is_no_reason_to_fail(tmp_path, content
 
 def test_a_directory_that_is_gone_is_no_reason_to_fail(tmp_path, caplog):
     caplog.set_level(logging.DEBUG)
-    legacy.save(tmp_path / "none", 0, Legacy("a", {}))
+    legacy.save(tmp_path / "none", 0, {})
     assert "the counters were not saved" in caplog.text
 
 

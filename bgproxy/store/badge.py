@@ -1,0 +1,91 @@
+"""Badges: a file for each node of a host, in its runtime directory, which its process keeps locked as long as it lives.
+
+A lock of flock(2) ends with its process however that dies, and not while it is only stopped. So whoever lives beside a
+node, or comes after it, knows for certain that it is dead, and signs it off. Must not know what a store is.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import logging
+import os
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
+from typing import Final
+
+log = logging.getLogger(__name__)
+
+SETTLED: Final = 3.0  # seconds after which no beat of a dead node is still on its way to the store
+
+
+class Badges:
+    """Those of one fleet's nodes in one runtime directory."""
+
+    def __init__(self, runtime_dir: Path, fleet: str, clock: Callable[[], float] = time.monotonic) -> None:
+        self._directory = runtime_dir / f"nodes-{fleet}"
+        self._clock = clock
+        self._own: tuple[Path, int] | None = None
+        self._told: dict[str, float] = {}  # when the dead were signed off first
+
+    def wear(self, node_id: str) -> None:
+        """To be called before the node is registered. Where no file can be kept, it is only logged: then nobody signs
+        the node off but itself."""
+        path = self._directory / node_id
+        try:
+            self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            new = path.with_name(f".{node_id}.new")  # under its name only once it is locked, or it would look dead
+            lock = os.open(new, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            new.rename(path)
+        except OSError as error:
+            log.warning("%s cannot be kept: %s; if this worker dies, flips wait for it", path, error.strerror)
+            return
+        self._own = path, lock
+
+    def take_off(self) -> None:
+        """To be called once the node is registered no more."""
+        if self._own is not None:
+            path, lock = self._own
+            path.unlink(missing_ok=True)
+            os.close(lock)
+            self._own = None
+
+    async def sign_off_dead(self, leave: Callable[[str], Awaitable[object]]) -> None:
+        """Tell the store of each dead node, twice: its last beat may come in after it was signed off the first time.
+
+        What `leave` raises goes through; then it is tried again at the next call.
+        """
+        for path in self._others():
+            with _looked_at(path) as dead:
+                if dead:
+                    await leave(path.name)
+                    self._has_left(path)
+
+    def _has_left(self, path: Path) -> None:
+        if path.name not in self._told:
+            self._told[path.name] = self._clock()
+            log.warning("node %s has died and is signed off", path.name)
+        elif self._clock() - self._told[path.name] >= SETTLED:
+            path.unlink(missing_ok=True)
+            del self._told[path.name]
+
+    def _others(self) -> list[Path]:
+        try:
+            return sorted(path for path in self._directory.iterdir() if not path.name.startswith("."))
+        except FileNotFoundError:
+            return []
+
+
+@contextlib.contextmanager
+def _looked_at(path: Path) -> Iterator[bool]:
+    """Whether the node is known to be dead; meanwhile nobody else of this host finds it so."""
+    with contextlib.ExitStack() as held:
+        dead = False
+        with contextlib.suppress(OSError):  # it lives, or somebody else looks at it, or has just signed it off
+            lock = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+            held.callback(os.close, lock)
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            dead = path.exists()
+        yield dead
