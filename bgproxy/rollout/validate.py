@@ -1,7 +1,7 @@
 """From STAGED to READY: a release may take traffic once an upstream of every route takes connections.
 
 Every node looks; the ledger lets one of them make each step, and the others find it made. A release whose agents are
-still starting simply stays STAGED until they answer.
+still starting simply stays STAGED until they answer. One that a plan is run on is left to that.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
 from bgproxy.errors import Problem
+from bgproxy.rules.fleet import FleetState
 from bgproxy.rules.release import Event, Phase
 from bgproxy.store.ledger import Ledger
 from bgproxy.store.mirror import Mirror
@@ -47,9 +48,9 @@ class Validator:
     async def admit(self, color: str) -> None:
         """The color's upstreams have just answered: make its release READY if it waits for that."""
         state = self._mirror.state
-        release = state.releases.get(color) if state is not None else None
-        if release is None or release.phase not in (Phase.STAGED, Phase.VALIDATING):
+        if state is None or color not in _waiting(state):
             return
+        release = state.releases[color]
         evidence = {"upstreams": list(release.upstreams), "check": "a connection to an upstream of every route"}
         for event in (Event.VALIDATE, Event.PASSED):
             await self._ledger.step(
@@ -68,12 +69,21 @@ class Validator:
         state = self._mirror.state
         if state is None:
             return
-        for color, release in state.releases.items():
-            if release.phase in (Phase.STAGED, Phase.VALIDATING):
-                try:
-                    if not await self._probe(color):
-                        await self.admit(color)
-                except Problem as error:
-                    log.debug("%s cannot be validated now: %s", color, error)
-                except Exception:
-                    log.exception("the look at %s failed", color)
+        for color in _waiting(state):
+            try:
+                if not await self._probe(color):
+                    await self.admit(color)
+            except Problem as error:
+                log.debug("%s cannot be validated now: %s", color, error)
+            except Exception:
+                log.exception("the look at %s failed", color)
+
+
+def _waiting(state: FleetState) -> list[str]:
+    """The colors whose releases wait for nothing but their connections."""
+    return [
+        color
+        for color, release in state.releases.items()
+        if release.phase in (Phase.STAGED, Phase.VALIDATING)
+        and not (state.run is not None and state.run.decides(color))
+    ]

@@ -17,6 +17,7 @@ from bgproxy.errors import BadInput, NotReady, Refused, StaleEpoch, UnknownColor
 from bgproxy.rules.pin import Order
 from bgproxy.rules.pointer import Pointer
 from bgproxy.rules.release import ENDED, POINTER_EVENTS, UNTRIED, Event, Phase, Release, checked
+from bgproxy.rules.run import Run
 
 _COLOR = re.compile(r"[a-z0-9](?:[a-z0-9_-]{0,30}[a-z0-9])?")
 
@@ -27,7 +28,8 @@ class FleetState:
 
     `colors` are in the order of the configuration; a color without a release has no entry in `releases`. `orders` are
     the moves of single sessions by hand, by their pins' ids. One stands until the pointer moves, its release is gone,
-    or another takes its place; once it is carried out it says nothing any more.
+    or another takes its place; once it is carried out it says nothing any more. `run`: the release that is being
+    brought out by a plan, or the last one that was.
     """
 
     revision: int
@@ -35,6 +37,7 @@ class FleetState:
     releases: Mapping[str, Release]
     colors: tuple[str, ...]
     orders: Mapping[bytes, Order] = field(default_factory=dict)
+    run: Run | None = None
 
     @property
     def active(self) -> Release | None:
@@ -52,7 +55,7 @@ class Change:
     """
 
     state: FleetState
-    verb: str  # flip, rollback, stage, phase, drain, bootstrap, configure, session
+    verb: str  # flip, rollback, stage, phase, drain, bootstrap, configure, session, release
     facts: Mapping[str, object]
     actor: str
     reason: str
@@ -173,6 +176,10 @@ def stage(
     if old is not None and old.phase in UNTRIED and old.same_content(new):
         return None
     forced: list[str] = []
+    if old is not None and state.run is not None and state.run.decides(color):
+        if not force:
+            raise Refused(f"{old.label} on {color} is being released ({state.run.id}): abort that; force overrides")
+        forced.append(f"{state.run.id} was releasing {old.label}")
     if old is not None and old.phase not in UNTRIED | ENDED:
         if not force:
             raise Refused(

@@ -74,6 +74,7 @@ _TABLE: Final[Mapping[Phase, Mapping[Event, Phase]]] = MappingProxyType(
             Event.FORCE_ACTIVATE: Phase.BAKING,
         },
         Phase.READY: {
+            Event.VALIDATE: Phase.VALIDATING,  # by a plan, after it was called ready for nothing but its connections
             Event.ACTIVATE: Phase.BAKING,
             Event.FAILED: Phase.REJECTED,
             Event.FORCE_ACTIVATE: Phase.BAKING,

@@ -26,6 +26,7 @@ from bgproxy.rules.release import Phase, Release
 from bgproxy.store.base import SCHEMA, AuditEntry
 from bgproxy.store.flips import COUNTS, FlipRecord
 from bgproxy.store.once import Done, OnceTable
+from bgproxy.store.run_document import run_document, run_from
 
 T = TypeVar("T")
 
@@ -62,6 +63,7 @@ def state_document(state: FleetState) -> dict[str, Any]:
         "pointer": pointer_document(state.pointer),
         "releases": {color: release_document(release) for color, release in state.releases.items()},
         "orders": orders_document(state.orders),
+        "run": run_document(state.run),
     }
 
 
@@ -76,6 +78,7 @@ def state_from(document: Any, where: str) -> FleetState:
             releases=releases,
             colors=_texts(document["colors"]),
             orders=orders_from(document.get("orders", []), where),  # data from before sessions were ordered have none
+            run=run_from(document.get("run")),
         )
         if state.pointer.active not in state.colors or not set(releases) <= set(state.colors):
             raise ValueError(f"active {state.pointer.active!r} or a release stands on no color of {state.colors}")

@@ -275,6 +275,7 @@ class RedisStore:
                     if name.startswith(RELEASE_FIELD)
                 },
                 "orders": parsed(text.get("orders", b"[]"), f"{where}, field orders"),
+                "run": parsed(text.get("run", b"null"), f"{where}, field run"),
             }
         return state_from(document, where)
 

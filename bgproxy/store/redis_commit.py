@@ -12,6 +12,7 @@ from bgproxy.store.base import RELEASE_FIELD, SCHEMA
 from bgproxy.store.document import entry_content, orders_document, pointer_document, release_document
 from bgproxy.store.flips import KEPT_FLIPS, record_of
 from bgproxy.store.once import Done, Once
+from bgproxy.store.run_document import run_document
 
 
 def commit_arguments(
@@ -58,6 +59,7 @@ def _fields(change: Change, *, everything: bool) -> Iterable[str | bytes]:
     state = change.state
     yield from ("colors", orjson.dumps(state.colors), "")
     yield from ("orders", orjson.dumps(orders_document(state.orders)), "")
+    yield from ("run", orjson.dumps(run_document(state.run)), "")
     documents = {"pointer": (pointer_document(state.pointer), change.moved)}
     for color, release in state.releases.items():
         documents[RELEASE_FIELD + color] = (release_document(release), color in change.touched)

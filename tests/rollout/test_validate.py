@@ -7,7 +7,9 @@ import pytest
 from bgproxy.errors import StoreUnavailable
 from bgproxy.rollout import validate
 from bgproxy.rollout.validate import Validator
-from bgproxy.rules.release import Phase
+from bgproxy.rules import running
+from bgproxy.rules.plan import Plan
+from bgproxy.rules.release import Phase, Release
 
 READY = [{"green": ["staged", "validating"]}, {"green": ["validating", "ready"]}]
 
@@ -89,6 +91,17 @@ async def test_the_work_of_one_that_died_in_the_middle_is_taken_up(world, valida
     await world.ledger.step("green", "v3", validate.Event.VALIDATE, actor="another", reason="")
     await validator.admit("green")
     assert world.phase("green") is Phase.READY
+
+
+async def test_a_release_that_a_plan_is_run_on_is_left_to_that(world, validator, turns):
+    plan = {"plan": Plan(), "written": {}, "leader": "n1", "actor": "ada", "reason": "", "at": 1.0}
+    change = running.begin(world.state, "red", Release("v3", ("http://127.0.0.1:1003",)), **plan)
+    world.mirror.learn((await world.store.commit(change))[0])
+    validator.start()
+    await validator.admit("red")
+    await turns()
+    await validator.stop()
+    assert (world.phase("red"), world.probed) == (Phase.VALIDATING, [])
 
 
 async def test_what_is_past_that_or_not_there_is_left_alone(world, validator):

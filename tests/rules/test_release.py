@@ -18,6 +18,7 @@ STEPS = {
     ("validating", "passed"): "ready",
     ("validating", "failed"): "rejected",
     ("validating", "force_activate"): "baking",
+    ("ready", "validate"): "validating",
     ("ready", "activate"): "baking",
     ("ready", "failed"): "rejected",
     ("ready", "force_activate"): "baking",

@@ -1,0 +1,92 @@
+"""A release's run: which steps of its plan are done, with their verdicts, who leads it, and what became of it.
+
+It stands in the fleet's state, so whoever leads it may die at any point: another node goes on with the first step that
+is not done. How it changes: `running.py`.
+
+    ready, parity, gate:NAME …      VALIDATING; the last one that passes makes the release READY, one that does not
+                                    REJECTED, and the run is over with nothing flipped
+    flip                            BAKING where the plan has a bake, else ACTIVE
+    bake                            ACTIVE, or the rollback that was made
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Final, Literal
+
+from bgproxy.rules.gate import Verdict
+from bgproxy.rules.plan import Plan
+
+Kind = Literal["release", "validate"]
+Outcome = Literal["", "settled", "validated", "stopped", "aborted", "rolled_back"]
+
+READY: Final = "ready"
+PARITY: Final = "parity"
+GATE: Final = "gate:"
+FLIP: Final = "flip"
+BAKE: Final = "bake"
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One that is done. `at`: unix seconds by the store's clock; `took`: seconds."""
+
+    name: str
+    verdict: Verdict
+    why: str
+    at: float
+    took: float
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One run. `outcome` is empty while it is open; `at`: when its last step was done, unix seconds, store's clock.
+
+    `plan`: as it was written; gone once the run is over, as the record has it. `todo`: the names of all steps, in their
+    order; `done` is how far it came. `epoch`: the pointer's when it began. `leader`: a node's id. `approvals`: by the
+    name of a gate, who gave it.
+    """
+
+    id: str
+    kind: Kind
+    color: str
+    label: str
+    plan: Mapping[str, object]
+    todo: tuple[str, ...]
+    actor: str
+    reason: str
+    epoch: int
+    leader: str
+    began: float
+    at: float
+    done: tuple[Step, ...] = ()
+    approvals: Mapping[str, str] = field(default_factory=dict)
+    outcome: Outcome = ""
+    why: str = ""
+
+    @property
+    def is_open(self) -> bool:
+        """Whether there is something left to do."""
+        return not self.outcome
+
+    @property
+    def next(self) -> str:
+        """The first step that is not done; empty where all are."""
+        return self.todo[len(self.done)] if len(self.done) < len(self.todo) else ""
+
+    @property
+    def has_flipped(self) -> bool:
+        """Whether it has moved the pointer."""
+        return any(step.name == FLIP and step.verdict is Verdict.PASS for step in self.done)
+
+    def decides(self, color: str) -> bool:
+        """Whether it says what becomes of the release on a color: then nobody else calls that ready, or replaces it."""
+        return self.is_open and self.color == color and not self.has_flipped
+
+
+def steps(plan: Plan, kind: Kind) -> tuple[str, ...]:
+    """The names of a plan's steps, in their order."""
+    before = (READY, PARITY, *(GATE + gate.name for gate in plan.gates))
+    after = () if kind == "validate" else (FLIP, BAKE) if plan.bake is not None else (FLIP,)
+    return (*before, *after)

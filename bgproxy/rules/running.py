@@ -1,0 +1,221 @@
+"""How a release's run changes: it begins, each step is put on record, it is approved, aborted, taken over, ended.
+
+Each step is put on record in the change that moves the release's phase, by the node that leads and by nobody else: of
+two that think so, the change of one is late, and None. A gate whose leader died may so be tried twice; the pointer
+moves once, as the flip is asked for at the epoch at which the run began, and an aborted release is not READY any more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Final
+
+from bgproxy.errors import Refused
+from bgproxy.rules import fleet
+from bgproxy.rules.fleet import Change, FleetState, changed, known, recorded
+from bgproxy.rules.gate import Finding, Verdict
+from bgproxy.rules.plan import Plan
+from bgproxy.rules.release import UNTRIED, Event, Phase, Release
+from bgproxy.rules.run import BAKE, FLIP, GATE, Kind, Outcome, Run, Step, steps
+
+ACTOR: Final = "bgproxy"
+"""On record for what is found out; what is done is on record for who asked for it."""
+
+_WORDS: Final = {Verdict.FAIL: "failed", Verdict.UNDECIDED: "could not be decided"}
+
+
+def begin(
+    state: FleetState,
+    color: str,
+    release: Release | None,
+    plan: Plan,
+    written: Mapping[str, object],
+    *,
+    leader: str,
+    actor: str,
+    reason: str,
+    at: float,
+    if_epoch: int | None = None,
+    force: bool = False,
+) -> Change:
+    """Stage `release` on an idle color and begin to run the plan on it; with None validate the one that stands there.
+
+    `written`: the plan as it is kept. One run at a time. Raises what `fleet.stage` raises, and `Refused`.
+    """
+    known(state.colors, color)
+    if state.run is not None and state.run.is_open:
+        run = state.run
+        raise Refused(
+            f"{run.label} on {run.color} is being released by {run.actor} ({run.id}): wait, or abort it first"
+        )
+    stage = None
+    if release is not None:
+        stage = fleet.stage(state, color, release, actor=actor, reason=reason, at=at, if_epoch=if_epoch, force=force)
+    base, staged = (stage.state, stage.facts) if stage is not None else (state, {})
+    standing = base.releases.get(color)
+    if standing is None:
+        raise Refused(f"{color} has no release: stage one")
+    if standing.phase not in UNTRIED:
+        raise Refused(
+            f"{color} holds {standing.label}, which is {standing.phase}: only a release that takes no traffic yet, and "
+            "was not rejected, is validated; stage one"
+        )
+    kind: Kind = "validate" if release is None else "release"
+    run = Run(
+        id=f"r{state.revision + 1}",
+        kind=kind,
+        color=color,
+        label=standing.label,
+        plan=written,
+        todo=steps(plan, kind),
+        actor=actor,
+        reason=reason,
+        epoch=state.pointer.epoch,
+        leader=leader,
+        began=at,
+        at=at,
+    )
+    after = replace(standing.after(Event.VALIDATE), at=at)
+    facts = {**staged, **recorded(state, {color: after}, color=color, release=standing.label, run=run.id)}
+    facts |= {"step": "begin", "kind": kind, "plan": written}
+    return changed(replace(state, run=run), {color: after}, "release", facts, actor, reason)
+
+
+def record(
+    state: FleetState, run_id: str, leader: str, name: str, finding: Finding, *, at: float, took: float
+) -> Change | None:
+    """Put a step's finding on record, with what follows from it for the release; None where it is late."""
+    run = _led(state, run_id, leader)
+    if run is None or run.next != name:
+        return None
+    finding = finding.bounded()
+    step = Step(name, finding.verdict, finding.why, at, round(took, 3))
+    after = replace(run, done=(*run.done, step), at=at)
+    outcome, event = _follows(after, name, finding.verdict)
+    why = f"{name} {_WORDS[finding.verdict]}: {finding.why}" if outcome == "stopped" else ""
+    facts = {"verdict": str(finding.verdict), "why": finding.why, "took": step.took, "evidence": dict(finding.evidence)}
+    return _told(state, after, outcome, why, event, name, facts)
+
+
+def _follows(run: Run, name: str, verdict: Verdict) -> tuple[Outcome, Event | None]:
+    """What becomes of the run, and of its release, by the verdict on a step."""
+    passed = verdict is Verdict.PASS
+    if name == BAKE:
+        return ("settled", Event.SETTLE) if passed else ("", None)  # over once the pointer is back
+    if name == FLIP:
+        return ("" if run.next else "settled", None) if passed else ("stopped", None)
+    if not passed:
+        return "stopped", Event.FAILED
+    if run.next in ("", FLIP):
+        return "" if run.next else "validated", Event.PASSED
+    return "", None
+
+
+def take_over(state: FleetState, run_id: str, before: str, leader: str, *, at: float) -> Change | None:
+    """Lead a run whose leader is gone; None where that is late."""
+    run = _led(state, run_id, before)
+    if run is None:
+        return None
+    facts: dict[str, object] = {"before": before, "leader": leader}
+    return _told(state, replace(run, leader=leader, at=at), "", "", None, "take over", facts)
+
+
+def approve(state: FleetState, gate: str, *, actor: str, reason: str, four_eyes: bool) -> Change | None:
+    """Put an approval on record; None where it is there. Raises `Refused` where none is waited for, or not by this one.
+
+    `four_eyes`: as the gate has it.
+    """
+    run = _open(state)
+    if gate in run.approvals:
+        return None
+    if run.next != GATE + gate:
+        waits = run.next.removeprefix(GATE)
+        raise Refused(f"gate {gate!r} of {run.id} does not wait for an approval now: it is at {waits}")
+    if four_eyes and actor == run.actor:
+        raise Refused(f"gate {gate} needs a second pair of eyes: {actor} began {run.id}, somebody else approves it")
+    after = replace(run, approvals={**run.approvals, gate: actor})
+    return _told(state, after, "", "", None, f"approve {gate}", {}, actor=actor, reason=reason)
+
+
+def abort(state: FleetState, *, actor: str, reason: str, at: float) -> Change:
+    """End the run before its flip; its release is REJECTED until it is staged anew. Raises `Refused` past that."""
+    run = _open(state)
+    if misplaced(state) is not None:
+        return _ended(state, run, at)
+    if run.has_flipped:
+        raise Refused(f"{run.label} takes the traffic already: roll back, which ends {run.id} too")
+    why = f"{actor} aborted it" + (f": {reason}" if reason else "")
+    return _told(state, replace(run, at=at), "aborted", why, Event.FAILED, "abort", {}, actor=actor, reason=reason)
+
+
+def misplaced(state: FleetState) -> tuple[Outcome, str] | None:
+    """What the open run comes to because of what others did: its release was replaced, or the pointer moved."""
+    run, pointer = state.run, state.pointer
+    if run is None or not run.is_open:
+        return None
+    release, by = (
+        state.releases.get(run.color),
+        f" by {pointer.actor}" + (f": {pointer.reason}" if pointer.reason else ""),
+    )
+    if release is None or release.label != run.label:
+        return "stopped", f"{run.color} holds {release.label if release else 'nothing'} by now"
+    if run.has_flipped:
+        return None if pointer.active == run.color else ("rolled_back", f"{pointer.active} was made active{by}")
+    if run.next == FLIP and (pointer.active, pointer.epoch) == (run.color, run.epoch + 1):
+        return None  # its own flip, whose step is still to be put on record
+    if pointer.epoch != run.epoch:
+        return "stopped", f"the pointer was moved meanwhile, {pointer.active} was made active{by}"
+    if release.phase not in (Phase.VALIDATING, Phase.READY):
+        return "stopped", f"{run.label} is {release.phase} by now"
+    return None
+
+
+def close(state: FleetState, run_id: str, *, at: float) -> Change | None:
+    """End a run that has been misplaced; None where it was not, or is over. Whoever notices does it."""
+    if state.run is None or state.run.id != run_id or misplaced(state) is None:
+        return None
+    return _ended(state, state.run, at)
+
+
+def _ended(state: FleetState, run: Run, at: float) -> Change:
+    outcome, why = misplaced(state) or ("stopped", "")
+    return _told(state, replace(run, at=at), outcome, why, None, "end", {})
+
+
+def _open(state: FleetState) -> Run:
+    if state.run is None or not state.run.is_open:
+        raise Refused("nothing is being released")
+    return state.run
+
+
+def _led(state: FleetState, run_id: str, leader: str) -> Run | None:
+    """The open run of that id, led by that node, where nothing has come between; else None."""
+    run = state.run
+    if run is None or not run.is_open or (run.id, run.leader) != (run_id, leader) or misplaced(state) is not None:
+        return None
+    return run
+
+
+def _told(
+    state: FleetState,
+    run: Run,
+    outcome: Outcome,
+    why: str,
+    event: Event | None,
+    step: str,
+    more: Mapping[str, object],
+    *,
+    actor: str = ACTOR,
+    reason: str = "",
+) -> Change:
+    """The change that puts this run in place, on record as `step`; `event`: what happens to its release with it."""
+    new: dict[str, Release] = {}
+    release = state.releases.get(run.color)
+    # A release may be READY before its last gate: an older node's doing, which knows of no plans.
+    if event is not None and release is not None and (event, release.phase) != (Event.PASSED, Phase.READY):
+        new[run.color] = replace(release.after(event), at=run.at)
+    after = replace(run, outcome=outcome, why=why, plan={} if outcome else run.plan)
+    facts = recorded(state, new, color=run.color, release=run.label, run=run.id, step=step)
+    facts |= {**more, **({"outcome": outcome} if outcome else {})}
+    return changed(replace(state, run=after), new, "release", facts, actor, reason or why)
