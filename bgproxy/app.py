@@ -15,7 +15,8 @@ import logging
 import os
 import socket
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from time import monotonic, time
 from typing import Any
@@ -26,7 +27,7 @@ from bgproxy import __version__
 from bgproxy.admin.peers import HostPeers
 from bgproxy.admin.seams import AdminDeps
 from bgproxy.admin.server import AdminServer
-from bgproxy.admin.view import store_report
+from bgproxy.admin.view import node_json, store_report
 from bgproxy.config import Settings
 from bgproxy.config.reloading import outcome, reload_diff
 from bgproxy.errors import BgproxyError, ConfigError, Problem, StoreUnavailable
@@ -108,7 +109,8 @@ class Worker:
         self.heartbeat = Heartbeat(self.store, self.report, self.mirror.refresh)
         ttl, forget_after = options.node_ttl, options.node_forget_after
         self.badges = Badges(place.runtime_dir, settings.fleet)
-        self.neighbours = Neighbours(self.store, self.badges, node_ttl=ttl, forget_after=forget_after)
+        forgotten = partial(self.ledger.record_forgotten, actor="bgproxy", reason="silent for node_forget_after")
+        self.neighbours = Neighbours(self.store, self.badges, forgotten, node_ttl=ttl, forget_after=forget_after)
         self.admin = AdminServer(place.admin)
         self._started = asyncio.Event()
         self._ending = asyncio.Event()
@@ -272,7 +274,7 @@ class Worker:
         """Everything that a sibling needs to speak for this worker; saved before it is told."""
         metrics = self._save()
         return {
-            "node": asdict(self.report()),
+            "node": node_json(self.report()),
             "metrics": metrics,
             "store": store_report(self.mirror, self.store.kind),
             "started": self.started,

@@ -89,6 +89,15 @@ class UnknownFlip(Problem):
     fault = "client"
 
 
+class UnknownNode(Problem):
+    """An id under which no node is registered."""
+
+    status = 404
+    code = "unknown_node"
+    title = "Unknown node"
+    fault = "client"
+
+
 class Refused(Problem):
     """A rule says no; the detail says which and what would help."""
 

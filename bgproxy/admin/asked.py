@@ -33,6 +33,7 @@ NOTHING: Final[Schema] = closed([])
 IN_PATH: Final[dict[str, Schema]] = {
     "color": TEXT,
     "epoch": {"type": "integer", "minimum": 0, "description": "The pointer's, as that flip left it."},
+    "node": {"type": "string", "description": "A node's id, as /v1/nodes shows them."},
     "id": {
         "type": "string",
         "pattern": "^[0-9a-fA-F]{32}$",
@@ -130,3 +131,5 @@ FLIPS_QUERY: Final[Schema] = closed(
 )
 
 FORGET_QUERY: Final[Schema] = closed([], reason=_REASON)
+
+FORGET_NODE_QUERY: Final[Schema] = closed([], reason=_REASON, force=_FORCE)

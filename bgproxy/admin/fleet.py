@@ -1,4 +1,4 @@
-"""`/v1/status` and `/v1/nodes`: the fleet as it is."""
+"""`/v1/status`: the fleet as it is."""
 
 from __future__ import annotations
 
@@ -23,8 +23,3 @@ async def status(call: Call) -> dict[str, Any]:
         "flip": view.flip.document() if view.flip is not None else None,
         "version": call.deps.version,
     }
-
-
-async def nodes(call: Call) -> dict[str, Any]:
-    """Every node that is known; without the other hosts' while the store is away."""
-    return {"nodes": (await look(call.deps)).nodes}

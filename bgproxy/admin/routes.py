@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from typing import Final
 
-from bgproxy.admin.asked import AUDIT_QUERY, FLIPS_QUERY, FORGET_QUERY, SESSIONS_QUERY, VERIFY_QUERY
+from bgproxy.admin.asked import AUDIT_QUERY, FLIPS_QUERY, FORGET_NODE_QUERY, FORGET_QUERY, SESSIONS_QUERY, VERIFY_QUERY
 from bgproxy.admin.audit import audit, verify_audit
 from bgproxy.admin.call import Route
 from bgproxy.admin.colors import color, colors, stage
 from bgproxy.admin.drain import drain, set_deadline
 from bgproxy.admin.events import events
-from bgproxy.admin.fleet import nodes, status
+from bgproxy.admin.fleet import status
 from bgproxy.admin.flips import flip_ledger, flips
+from bgproxy.admin.nodes import forget_node, nodes
 from bgproxy.admin.pointer import flip, rollback
 from bgproxy.admin.probes import livez, metrics, openapi, readyz
 from bgproxy.admin.sessions import forget_session, move_session, session, session_stats, sessions
@@ -139,6 +140,16 @@ ROUTES: Final[tuple[Route, ...]] = (
     ),
     Route("GET", "/v1/events", events, "viewer", "Changes as they happen (SSE).", "text/event-stream", errors=(503,)),
     Route("GET", "/v1/nodes", nodes, "viewer", "The processes that serve this fleet.", "Nodes"),
+    Route(
+        "DELETE",
+        "/v1/nodes/{node}",
+        forget_node,
+        "operator",
+        "Forget a node that is gone for good: flips and drains wait for it no more.",
+        "NodeForgotten",
+        query=FORGET_NODE_QUERY,
+        errors=(404, 409, 503),
+    ),
     Route("GET", "/metrics", metrics, "viewer", "This host's counters (Prometheus).", "text/plain"),
     Route("GET", "/openapi.json", openapi, "viewer", "This document.", "OpenApi"),
     Route("GET", "/livez", livez, None, "Whether the process answers.", "Alive"),

@@ -51,10 +51,18 @@ def query_values(texts: Mapping[str, str], schema: Schema) -> dict[str, Any]:
     members = schema.get("properties", {})
     values: dict[str, Any] = {name: member["default"] for name, member in members.items() if "default" in member}
     for name, text in texts.items():
-        whole = members.get(name, {}).get("type") == "integer" and re.fullmatch(r"-?[0-9]{1,9}", text)
-        values[name] = int(text) if whole else text
+        values[name] = _read(text, members.get(name, {}).get("type"))
     check(values, schema)
     return values
+
+
+def _read(text: str, kind: str | None) -> Any:
+    """A text that fits the type as its value, any other as it is: then the check says what is wrong with it."""
+    if kind == "integer" and re.fullmatch(r"-?[0-9]{1,9}", text):
+        return int(text)
+    if kind == "boolean" and text in ("true", "false"):
+        return text == "true"
+    return text
 
 
 def kind_of(value: Any) -> str:

@@ -136,6 +136,31 @@ _MOVED: dict[str, Schema] = {
     "changed": {"type": "boolean"},
 }
 
+_NODE: dict[str, Schema] = {
+    "id": TEXT,
+    "host": TEXT,
+    "pid": _COUNT,
+    "version": TEXT,
+    "epoch": _COUNT,
+    "in_flight": _PER_COLOR,
+    "streams": _PER_COLOR,
+    "websockets": _PER_COLOR,
+    "age": {"type": "number", "description": "Seconds since it was last heard."},
+    "revision": {"type": "integer", "minimum": 0, "description": "Of the state that it routes by."},
+    "oldest": {
+        "type": "object",
+        "additionalProperties": {"type": "number", "minimum": 0},
+        "description": "By color: seconds that the oldest of what is in flight has been under way.",
+    },
+    "serial": {**_COUNT, "description": "Of its last beat; it grows as long as the node lives."},
+    "schema": {**_COUNT, "description": "Of the store's data, that it knows; 0: an older bgproxy."},
+    "protocol": {**_COUNT, "description": "In which it deals with the others; 0: an older bgproxy."},
+    "state": {
+        "enum": ["live", "silent"],
+        "description": "live: heard within node_ttl. A silent one may still serve somewhere: flips wait for it.",
+    },
+}
+
 ANSWERS: Final[dict[str, Schema]] = {
     "Problem": {
         "type": "object",
@@ -223,28 +248,12 @@ ANSWERS: Final[dict[str, Schema]] = {
         turns_cut={**_COUNT, "description": "Exchanges that bgproxy itself broke off."},
     ),
     "Flips": _all(flips={"type": "array", "items": ref("Flip"), "description": "Newest first."}),
-    "Node": _all(
-        id=TEXT,
-        host=TEXT,
-        pid=_COUNT,
-        version=TEXT,
-        epoch=_COUNT,
-        in_flight=_PER_COLOR,
-        streams=_PER_COLOR,
-        websockets=_PER_COLOR,
-        age={"type": "number", "description": "Seconds since it was last heard."},
-        revision={"type": "integer", "minimum": 0, "description": "Of the state that it routes by."},
-        oldest={
-            "type": "object",
-            "additionalProperties": {"type": "number", "minimum": 0},
-            "description": "By color: seconds that the oldest of what is in flight has been under way.",
-        },
-        serial={**_COUNT, "description": "Of its last beat; it grows as long as the node lives."},
-        schema={**_COUNT, "description": "Of the store's data, that it knows; 0: an older bgproxy."},
-        protocol={**_COUNT, "description": "In which it deals with the others; 0: an older bgproxy."},
-        live={"type": "boolean", "description": "Heard within node_ttl. One that is not may still serve somewhere."},
+    "Node": _all(**_NODE),
+    "NodeForgotten": _all(**_NODE, forgotten={"const": True}),
+    "Nodes": _all(
+        nodes={"type": "array", "items": ref("Node")},
+        complete={"type": "boolean", "description": "false: the store is away, these are this host's alone."},
     ),
-    "Nodes": _all(nodes={"type": "array", "items": ref("Node")}),
     "Status": _all(
         fleet=TEXT,
         active=TEXT,

@@ -28,6 +28,7 @@ _UPSTREAM = {"healthy": None, "reason": "", "in_flight": 0, "open": 0, "idle": 0
 class View:
     """One look. `metrics`: of this host, merged; `nodes`: of every host, this one's first-hand.
 
+    `complete`: the store was there to tell of the other hosts.
     `sessions`: live pins of the whole fleet by color and release; None while the store is away. `flip`: what became of
     those that the last flip left; None where the pointer has not moved yet, and while the store is away.
     """
@@ -35,6 +36,7 @@ class View:
     metrics: Mapping[str, Any]
     nodes: list[dict[str, Any]]
     elsewhere: list[dict[str, Any]]
+    complete: bool
     sessions: Mapping[tuple[str, str], PinCount] | None
     store: Mapping[str, Any]
     workers: int
@@ -97,13 +99,15 @@ async def look(deps: AdminDeps) -> View:
     # This worker alone where no worker reported.
     stores = [snapshot["store"] for snapshot in snapshots] or [store_report(deps.mirror, deps.store.kind)]
     here = [snapshot["node"] for snapshot in snapshots]
-    elsewhere, sessions, flip = await asyncio.gather(
+    told, sessions, flip = await asyncio.gather(
         _elsewhere(deps, {node["id"] for node in here}), _sessions(deps), _flip(deps)
     )
+    elsewhere = told or []
     return View(
         metrics=merge([snapshot["metrics"] for snapshot in snapshots]),
         nodes=sorted((*here, *elsewhere), key=lambda node: (node["host"], node["id"])),
         elsewhere=elsewhere,
+        complete=told is not None,
         sessions=sessions,
         store=_store(stores),
         workers=len(snapshots),
@@ -111,13 +115,13 @@ async def look(deps: AdminDeps) -> View:
     )
 
 
-async def _elsewhere(deps: AdminDeps, here: set[str]) -> list[dict[str, Any]]:
+async def _elsewhere(deps: AdminDeps, here: set[str]) -> list[dict[str, Any]] | None:
     if not deps.mirror.connected:  # known to be away: not even its time-out is waited for
-        return []
+        return None
     try:
         return [node_json(node) for node in await deps.store.nodes() if node.id not in here]
     except Problem:
-        return []
+        return None
 
 
 async def _sessions(deps: AdminDeps) -> Mapping[tuple[str, str], PinCount] | None:
@@ -159,7 +163,7 @@ def _upstream(url: str, found: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def node_json(node: NodeReport) -> dict[str, Any]:
-    """A node as the status shows it."""
+    """A node as it is shown."""
     return {
         "id": node.id,
         "host": node.host,
@@ -173,5 +177,5 @@ def node_json(node: NodeReport) -> dict[str, Any]:
         "serial": node.serial,
         "schema": node.schema,
         "protocol": node.protocol,
-        "live": node.live,
+        "state": "live" if node.live else "silent",
     }

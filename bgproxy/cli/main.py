@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from bgproxy import __version__
-from bgproxy.cli import audit, changes, drain, events, flips, look, plan, serve, sessions, settings
+from bgproxy.cli import audit, changes, drain, events, flips, look, nodes, plan, serve, sessions, settings
 from bgproxy.cli.demo import demo
 
 app = typer.Typer(
@@ -47,6 +47,7 @@ app.command(epilog='Example: bgproxy flip green --reason "v2" --if-epoch 7')(cha
 app.command(epilog='Example: bgproxy rollback --reason "v2 answers 500"')(changes.rollback)
 app.command(epilog="Example: bgproxy drain blue --wait --timeout 600 --deadline 300")(drain.drain)
 app.add_typer(sessions.app, name="sessions")
+app.add_typer(nodes.app, name="nodes")
 app.command(epilog="Example: bgproxy flips 7 --json")(flips.flips)
 app.command(epilog="Example: bgproxy audit --limit 5 --json")(audit.audit)
 app.command(epilog="Example: bgproxy events --follow --json")(events.events)

@@ -30,6 +30,7 @@ REMEDIES: Mapping[str, str] = {
     "unauthorized": "give --token, or better set BGPROXY_TOKEN",
     "unknown_color": "`bgproxy status` lists the colors",
     "unknown_flip": "`bgproxy flips` lists those that are known",
+    "unknown_node": "`bgproxy nodes` lists those that are registered",
     "unknown_session": "`bgproxy sessions list` lists those that live",
 }
 """By the problem's code, where its detail may not say what to do."""

@@ -17,6 +17,7 @@ _NAMED_LIKE_THEMSELVES = frozenset({"blue", "green", "red", "yellow", "magenta",
 _PHASES = {"active": "bold", "baking": "yellow", "rejected": "red", "rolled_back": "red", "retired": "dim"}
 _OUTCOMES = ("kept", "moved", "ended", "lost", "turns_cut")
 _STORE = {"up": "green", "degraded": "yellow", "down": "red"}
+_STATES = {"live": "green", "silent": "yellow"}
 _LOADS = ("in\nflight", "streams", "web-\nsockets")  # two lines, so that all fits into 80 columns
 _WIDE = 4_000  # columns where there is no terminal: nothing is cut off that a program may look for
 
@@ -52,6 +53,21 @@ def show_audit(document: Mapping[str, Any]) -> None:
     console.print(table)
     if document.get("next"):
         console.print(Text(f"older ones: bgproxy audit --before {clean(document['next'])}", style="dim"))
+
+
+def show_nodes(document: Mapping[str, Any]) -> None:
+    """The answer of /v1/nodes."""
+    right = {"pid", "epoch", "age", "in\nflight", "streams"}
+    rows = grid("id", "host", "pid", "version", "epoch", "age", "state", "in\nflight", "streams", right=right)
+    for node in document["nodes"]:
+        facts = (node.get(key) for key in ("id", "host", "pid", "version", "epoch"))
+        loads = (sum(node.get(key, {}).values()) for key in ("in_flight", "streams"))
+        state = Text(clean(node.get("state")), style=_STATES.get(str(node.get("state")), ""))
+        rows.add_row(*(Text(clean(cell)) for cell in (*facts, _age(node.get("age")))), state, *map(clean, loads))
+    console = terminal()
+    console.print(rows)
+    if not document.get("complete", True):
+        console.print(Text("the store is away: only the nodes of this host are known", style="yellow"))
 
 
 def show_flips(flips: Sequence[Mapping[str, Any]]) -> None:
@@ -145,7 +161,9 @@ def _nodes(nodes: list[Mapping[str, Any]]) -> Table:
     for node in nodes:
         loads = (sum(node.get(key, {}).values()) for key in ("in_flight", "streams", "websockets"))
         facts = (node.get(key) for key in ("id", "host", "pid", "version", "epoch"))
-        table.add_row(*(Text(clean(cell)) for cell in (*facts, *loads)), f"{_age(node.get('age'))} ago")
+        silent = node.get("state") == "silent"
+        heard = Text(f"{'silent, ' if silent else ''}{_age(node.get('age'))} ago", style="yellow" if silent else "")
+        table.add_row(*(Text(clean(cell)) for cell in (*facts, *loads)), heard)
     return table
 
 

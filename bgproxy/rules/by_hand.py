@@ -1,4 +1,5 @@
-"""What an operator does to single sessions: one is moved to another release, or forgotten.
+"""What an operator does to single sessions and nodes: a session is moved to another release, or forgotten; a node that
+is gone for good is forgotten.
 
 Decides purely, as `fleet` does, and nothing of the state changes but its orders. An order is on record in the same
 change by which it counts, so nothing is moved that is not on record. Carrying it out is the store's business, between
@@ -7,7 +8,7 @@ two turns of the session.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from typing import Final
 
@@ -59,3 +60,23 @@ def forget_session(state: FleetState, pin: Pin, *, actor: str, reason: str) -> C
 def _ordered(what: str, pin: Pin) -> dict[str, object]:
     """What the record says of both. It is written before anything is done, and so says what was ordered, not done."""
     return {"ordered": what, "id": pin.id.hex(), "from": pin.color, "left": pin.release}
+
+
+def forget_node(
+    state: FleetState,
+    node: str,
+    last: Mapping[str, object],
+    *,
+    live: bool,
+    actor: str,
+    reason: str,
+    force: bool = False,
+) -> Change:
+    """Put on record that a node is to be forgotten, with what it said last. Raises `Refused` for a live one."""
+    if live and not force:
+        raise Refused(
+            f"node {node} is live: end its process, or wait until it is silent; force overrides, and it joins anew at "
+            "its next beat"
+        )
+    facts = {"node": node, **last, **({"forced": ["it was live"]} if live else {})}
+    return changed(state, {}, "forget", facts, actor, reason)

@@ -5,7 +5,8 @@ race reads and decides anew. What was committed is applied to this process's mir
 that flips has flipped. A store that is away makes each verb fail fast, with nothing half-done.
 
 What is done to a session by hand goes through here too. To move it is an order, which counts from the change on that
-puts it on record; the nodes carry it out between two turns. To forget it is put on record first and done second.
+puts it on record; the nodes carry it out between two turns. To forget it, or a node, is put on record first and done
+second.
 """
 
 from __future__ import annotations
@@ -15,13 +16,14 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
-from bgproxy.errors import KeyReused, Refused, StoreBroken, StoreUnavailable
+from bgproxy.errors import KeyReused, Refused, StoreBroken, StoreUnavailable, UnknownNode
 from bgproxy.rules import by_hand, deadline, fleet
 from bgproxy.rules.fleet import Change, FleetState
 from bgproxy.rules.pin import Order, Pin
 from bgproxy.rules.release import Event, Release
-from bgproxy.store.base import AuditEntry, Conflict, Store
+from bgproxy.store.base import AuditEntry, Conflict, NodeReport, Store
 from bgproxy.store.mirror import Mirror
+from bgproxy.store.node_record import last_words
 from bgproxy.store.once import AlreadyDone, Done, Once
 from bgproxy.store.pinning import unknown_session
 
@@ -199,6 +201,16 @@ class Ledger:
         """Forget a session: its next request begins a new one. The pin as it was. Raises `UnknownSession`."""
         return await self._bounded(self._forget_session(key, actor, reason))
 
+    async def forget_node(self, node_id: str, *, actor: str, reason: str, force: bool = False) -> NodeReport:
+        """Take a node off the list; what it said last. Raises `UnknownNode`, and `Refused` for one that is live."""
+        return await self._bounded(self._forget_node(node_id, actor, reason, force))
+
+    async def record_forgotten(self, node: NodeReport, *, actor: str, reason: str) -> Outcome:
+        """Put on record that a node has been taken off the list."""
+        return await self._make(
+            lambda state: by_hand.forget_node(state, node.id, last_words(node), live=False, actor=actor, reason=reason)
+        )
+
     async def audit(self, *, limit: int, before: str | None = None) -> list[AuditEntry]:
         """See `Store.audit`."""
         return await self._bounded(self._store.audit(limit=limit, before=before))
@@ -229,6 +241,25 @@ class Ledger:
                 "forget it again"
             ) from error
         return pin, outcome
+
+    async def _forget_node(self, node_id: str, actor: str, reason: str, force: bool) -> NodeReport:
+        node = next((one for one in await self._store.nodes() if one.id == node_id), None)
+        if node is None:
+            raise UnknownNode(f"no node {node_id[:128]!r} is registered: it has left, or was signed off or forgotten")
+        said = last_words(node)
+        await self._settle(
+            lambda state: by_hand.forget_node(
+                state, node_id, said, live=node.live, actor=actor, reason=reason, force=force
+            )
+        )
+        recorded = f"that node {node_id} is to be forgotten is on record"
+        try:
+            gone = await self._store.leave(node_id, None if force else node.serial)
+        except StoreUnavailable as error:
+            raise type(error)(f"{error.detail}; {recorded}, but it may be there still: forget it again") from error
+        if not gone:
+            raise Refused(f"it has beaten since it was looked at, or left by itself: look again; {recorded}")
+        return node
 
     async def _pin(self, key: bytes) -> Pin:
         pin = await self._store.pins.find(key)

@@ -35,15 +35,17 @@ class Neighbours:
         self,
         store: Store,
         badges: Badges,
+        forgotten: Callable[[NodeReport], Awaitable[object]],
         *,
         node_ttl: float,
         forget_after: float,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
-        """`badges`: of this host. Times in seconds."""
+        """`badges`: of this host. `forgotten` puts on record whom this process has taken off. Times in seconds."""
         self._store = store
         self._badges = badges
+        self._forgotten = forgotten
         self._forget_after = forget_after
         self._observer = Observer(node_ttl)
         self._clock = clock
@@ -75,6 +77,7 @@ class Neighbours:
         gone = await self._store.leave(node.id, node.serial)
         if gone:
             log.warning("node %s was silent for %.0f s and is forgotten", node.id, node.age)
+            await self._forgotten(node)
         return gone
 
     async def _look_for_ever(self) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any, TypeVar
 
@@ -23,20 +24,30 @@ def node_document(node: NodeReport) -> dict[str, Any]:
     return document
 
 
+def last_words(node: NodeReport) -> dict[str, object]:
+    """What the audit keeps of a node that is forgotten. `silent`: seconds."""
+    facts = {name: getattr(node, name) for name in ("host", "pid", "version", "epoch", "serial")}
+    loads = {name: dict(getattr(node, name)) for name in ("in_flight", "streams", "websockets")}
+    held = {name: counts for name, counts in loads.items() if any(counts.values())}
+    return {**facts, **held, "silent": round(node.age, 3)}
+
+
 def node_from(node_id: str, raw: bytes, now: float, node_ttl: float) -> NodeReport:
     """The report that a store keeps; `now` is unix seconds by its clock, `node_ttl` how long a beat counts.
 
-    One that cannot be understood, as another kind of bgproxy may have written it, is of a node that is there and of
-    which nothing else is known. A time still to come is from before the store's clock was set back.
+    One that cannot be understood, as another kind of bgproxy may have written it, is of a node that is there, and that
+    has applied nothing as far as is known. A time still to come is from before the store's clock was set back.
     """
-    at = 0.0
-    try:
+    document: Any = None
+    with contextlib.suppress(ValueError):
         document = orjson.loads(raw)
-        at = float(document["at"])
-        node = _report(document)
-    except (ValueError, KeyError, TypeError):
-        node = NodeReport(node_id, host="", pid=0, version="", epoch=0, schema=0, protocol=0)
-    age = abs(now - at)
+    members = document if isinstance(document, dict) else {}
+    try:
+        node = _report(members)
+    except (KeyError, TypeError):
+        node = _stranger(node_id, members)
+    at = members.get("at")
+    age = abs(now - (at if isinstance(at, int | float) else 0.0))
     return replace(node, id=node_id, age=age, live=age <= node_ttl)
 
 
@@ -56,7 +67,7 @@ def _speech(node: NodeReport) -> str:
     return f"{node.version or 'unknown version'}, schema {node.schema}, protocol {node.protocol}"
 
 
-def _report(document: Any) -> NodeReport:
+def _report(document: Mapping[str, Any]) -> NodeReport:
     return NodeReport(
         id=_of(str, document["id"]),
         host=_of(str, document["host"]),
@@ -73,6 +84,16 @@ def _report(document: Any) -> NodeReport:
         schema=_of(int, document.get("schema", 0)),
         protocol=_of(int, document.get("protocol", 0)),
     )
+
+
+def _stranger(node_id: str, document: Mapping[str, Any]) -> NodeReport:
+    """Of a report that is none of ours; whether it beats, and what it speaks, can be seen all the same."""
+    serial, schema, protocol = (
+        number if isinstance(number := document.get(name), int) else 0 for name in ("serial", "schema", "protocol")
+    )
+    version = document.get("version")
+    known = version if isinstance(version, str) else ""
+    return NodeReport(node_id, "", 0, known, epoch=0, serial=serial, schema=schema, protocol=protocol)
 
 
 def _of(kind: type[T], value: Any) -> T:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -103,6 +104,11 @@ class Plane:
             has_moved=lambda preset, color: self.moved.append((preset, color)),
             **more,
         )
+
+
+def hear_nothing(plane: Plane, seconds: float) -> None:
+    """From now on whoever has beaten has been silent for so long."""
+    plane.store._nodes._clock = lambda: time.monotonic() + seconds
 
 
 def release(label: str, port: int, phase: Phase = Phase.READY) -> Release:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from admin_plane import Plane, worker
+from admin_plane import Plane, hear_nothing, worker
 from jsonschema import Draft202012Validator
 
 from bgproxy.admin.shapes import ANSWERS
@@ -73,6 +73,18 @@ async def test_a_node_that_has_not_heard_of_the_flip(client, plane):
     await plane.store.beat(NodeReport("there-1", "there", 7, "0", 1))
     body = await ask(client)
     assert (kinds(body), body["drained"]) == ([("node", "there-1", 0)], False)
+
+
+async def test_a_silent_node_holds_it_by_what_it_said_last_and_may_be_forgotten(client, plane):
+    await leave_blue(plane)
+    await plane.store.beat(NodeReport("there-1", "there", 7, "0", 1, {"blue": 3}))
+    hear_nothing(plane, 75.0)
+    body = await ask(client)
+    assert kinds(body) == [("in_flight", "there-1", 3), ("node", "there-1", 0)]
+    remedy = "; it was last heard 75 s ago: if it is gone for good, `bgproxy nodes forget there-1`"
+    assert all(one["detail"].endswith(remedy) for one in body["blockers"])
+    await client.delete("/v1/nodes/there-1")
+    assert kinds(await ask(client)) == [("phase", None, 0)]
 
 
 async def test_it_is_drained_when_its_phase_says_so(client, plane):

@@ -29,7 +29,9 @@ async def problem_of(answer) -> tuple[int, str]:
 
 
 def path_of(route: Route, session: str = "0" * 32) -> str:
-    return route.path.replace("{color}", "green").replace("{id}", session).replace("{epoch}", "2")
+    return (
+        route.path.replace("{color}", "green").replace("{id}", session).replace("{epoch}", "2").replace("{node}", "n")
+    )
 
 
 async def test_without_a_token_nothing_but_the_probes_answers(connect):

@@ -68,6 +68,7 @@ def test_the_operations_are_all_there():
         ("GET", "/v1/audit/verify"),
         ("GET", "/v1/events"),
         ("GET", "/v1/nodes"),
+        ("DELETE", "/v1/nodes/{node}"),
         ("GET", "/livez"),
         ("GET", "/readyz"),
         ("GET", "/metrics"),

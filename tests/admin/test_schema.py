@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from jsonschema import Draft202012Validator
 
-from bgproxy.admin.asked import AUDIT_QUERY, NOTHING, REQUESTS
+from bgproxy.admin.asked import AUDIT_QUERY, FORGET_NODE_QUERY, NOTHING, REQUESTS
 from bgproxy.admin.schema import KEYWORDS, NOTES, check, query_values
 from bgproxy.admin.shapes import ANSWERS
 from bgproxy.errors import BadInput
@@ -124,6 +124,17 @@ def test_query_values(texts, values):
 def test_query_values_that_are_refused(texts):
     with pytest.raises(BadInput, match="'limit' must be"):
         query_values(texts, AUDIT_QUERY)
+
+
+@pytest.mark.parametrize(("text", "value"), [("true", True), ("false", False)])
+def test_yes_and_no_in_a_query(text, value):
+    assert query_values({"force": text}, FORGET_NODE_QUERY) == {"reason": "", "force": value}
+
+
+@pytest.mark.parametrize("text", ["", "1", "True", "yes"])
+def test_what_is_neither_yes_nor_no_in_a_query(text):
+    with pytest.raises(BadInput, match="'force' must be a boolean"):
+        query_values({"force": text}, FORGET_NODE_QUERY)
 
 
 def test_a_query_where_there_is_none():

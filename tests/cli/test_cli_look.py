@@ -68,6 +68,11 @@ def test_status_shows_everything_at_one_look(admin, run):
     assert "green - - - - 2 1 0" in lines
     assert "n1 h 42 0.1.0 7 5 0 0 0.2 s ago" in lines
     assert "store up (redis), heard 0.3 s ago" in lines
+    silent = {**STATUS["nodes"][0], "state": "silent", "age": 42.0}
+    admin.answers["GET", "/v1/status"] = {**STATUS, "nodes": [silent]}
+    assert "n1 h 42 0.1.0 7 5 0 0 silent, 42.0 s ago" in [
+        " ".join(line.split()) for line in run("status").stdout.splitlines()
+    ]
     assert "\x1b" not in result.stdout, "no colors where there is no terminal"
 
 

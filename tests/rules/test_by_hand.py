@@ -8,7 +8,7 @@ import pytest
 
 from bgproxy.errors import Refused, UnknownColor
 from bgproxy.rules import fleet
-from bgproxy.rules.by_hand import MOST_ORDERS, forget_session, move_session
+from bgproxy.rules.by_hand import MOST_ORDERS, forget_node, forget_session, move_session
 from bgproxy.rules.fleet import FleetState
 from bgproxy.rules.pin import Order, Pin
 from bgproxy.rules.pointer import Pointer
@@ -136,3 +136,18 @@ class TestWhatMakesThemVoid:
         assert [*change.state.orders] == [other.id]
         assert (change.state.revision, change.verb, change.reason) == (23, "session", "stuck")
         assert change.facts == {"ordered": "forget", "id": "0" * 32, "from": "blue", "left": "v1"}
+
+
+class TestNodes:
+    def test_a_silent_one_is_forgotten_with_what_it_said_last(self) -> None:
+        before = ordered(state(), "green")
+        change = forget_node(before, "n-1", {"host": "h", "silent": 61.5}, live=False, **WHO)
+        assert change.state == replace(before, revision=22)
+        assert (change.verb, change.actor, change.reason, change.moved) == ("forget", "ada", "because", False)
+        assert change.facts == {"node": "n-1", "host": "h", "silent": 61.5}
+
+    def test_a_live_one_by_force_only(self) -> None:
+        with pytest.raises(Refused, match="node n-1 is live: end its process"):
+            forget_node(state(), "n-1", {}, live=True, **WHO)
+        change = forget_node(state(), "n-1", {}, live=True, force=True, **WHO)
+        assert change.facts == {"node": "n-1", "forced": ["it was live"]}

@@ -46,7 +46,12 @@ async def test_the_living_are_back_at_their_next_beat_and_the_dead_are_forgotten
         put(name, step)
     now = 0.0
     badges = Badges(tmp_path, "none")
-    neighbours = Neighbours(store, badges, node_ttl=10.0, forget_after=HOUR, clock=lambda: now)
+
+    async def forgotten(node: NodeReport) -> None:
+        on_record.append(node.id)
+
+    on_record: list[str] = []
+    neighbours = Neighbours(store, badges, forgotten, node_ttl=10.0, forget_after=HOUR, clock=lambda: now)
     assert len(await neighbours.look()) == 2
     assert await store.beat(NodeReport("living", "h", 1, "1", 2, serial=2)) is True
     now = 59.0
@@ -54,3 +59,4 @@ async def test_the_living_are_back_at_their_next_beat_and_the_dead_are_forgotten
     now = 60.0
     assert [node.id for node in await neighbours.look()] == ["living"]
     assert [node.id for node in await store.nodes()] == ["living"]
+    assert on_record == ["dead"]

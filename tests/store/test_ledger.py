@@ -11,7 +11,7 @@ import pytest
 from bgproxy.errors import NotReady, Refused, StaleEpoch, StoreBroken, StoreUnavailable, UnknownColor, UnknownSession
 from bgproxy.rules.by_hand import MOST_ORDERS
 from bgproxy.rules.release import Event, Phase, Release
-from bgproxy.store.base import Conflict, Store
+from bgproxy.store.base import Conflict, NodeReport, Store
 from bgproxy.store.ledger import Ledger, Outcome
 from bgproxy.store.mirror import Mirror
 from bgproxy.store.pinning import Want
@@ -349,3 +349,12 @@ async def test_a_session_that_could_not_be_forgotten_is_told_to_live_still(node:
         await node.ledger.forget_session(KEY, **WHO)
     assert await node.store.pins.find(KEY) == pin
     assert [facts["ordered"] for _, facts in await record(node)] == ["forget"]
+
+
+async def test_a_node_that_was_taken_off_is_on_record(node: Node) -> None:
+    gone = NodeReport("n-1", "there", 7, "0.1", 1, {"blue": 2}, {"blue": 0}, age=3600.0004, live=False, serial=5)
+    outcome = await node.ledger.record_forgotten(gone, actor="bgproxy", reason="silent")
+    assert outcome.entry is not None
+    assert (outcome.entry.verb, outcome.entry.actor, outcome.entry.reason) == ("forget", "bgproxy", "silent")
+    last = {"host": "there", "pid": 7, "version": "0.1", "epoch": 1, "serial": 5, "in_flight": {"blue": 2}}
+    assert dict(outcome.entry.facts) == {"node": "n-1", **last, "silent": 3600.0}

@@ -46,8 +46,12 @@ class Bench:
         self.store: Any = Listed()
         self.now = 0.0
         self.badges = Badges(directory, "f")
+        self.on_record: list[str] = []
         times: dict[str, Any] = {"node_ttl": 10.0, "forget_after": forget_after, "clock": lambda: self.now}
-        self.neighbours = Neighbours(self.store, self.badges, **times, sleep=pauses)
+        self.neighbours = Neighbours(self.store, self.badges, self.forgotten, **times, sleep=pauses)
+
+    async def forgotten(self, node: NodeReport) -> None:
+        self.on_record.append(node.id)
 
     async def sees(self, now: float, age: float, serial: int = 4) -> list[str]:
         self.now = now
@@ -66,7 +70,7 @@ async def test_it_is_forgotten_after_its_time_and_under_our_eyes(
     assert await bench.sees(0.0, age=3000.0) == ["one"]
     assert await bench.sees(500.0, age=3500.0) == ["one"]
     assert await bench.sees(601.0, age=3601.0) == []
-    assert bench.store.reports == []
+    assert (bench.store.reports, bench.on_record) == ([], ["one"])
     assert "node one was silent for 3601 s and is forgotten" in caplog.text
 
 
@@ -94,6 +98,7 @@ async def test_one_that_beats_at_the_last_moment_stays(bench: Bench) -> None:
     await bench.sees(0.0, age=99_999.0)
     bench.store.beats_meanwhile = True
     assert await bench.sees(61.0, age=99_999.0) == ["one"]
+    assert bench.on_record == []
 
 
 @pytest.mark.parametrize("failure", [StoreUnavailable("away"), RuntimeError("a bug")])

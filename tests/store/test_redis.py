@@ -313,7 +313,9 @@ class TestData:
         store = await opened(redis_server.url)
         await store.beat(NODE)
         key = f"bgproxy:{{{fleet_name}}}:nodes"
-        redis_server.command("HSET", key, "list", "[]", "none", "x", "odd", f'{{"id":"else","at":{time.time()}}}')
+        redis_server.command(
+            "HSET", key, "list", "[]", "none", "x", "odd", f'{{"id":"else","serial":7,"at":{time.time()}}}'
+        )
         found = await store.nodes()
         assert [(node.id, node.live, node.epoch) for node in found] == [
             ("list", False, 0),
@@ -321,7 +323,8 @@ class TestData:
             ("none", False, 0),
             ("odd", True, 0),
         ]
-        assert await store.leave("odd", 0) is True
+        assert [node.serial for node in found] == [0, 0, 0, 7]
+        assert await store.leave("odd", 7) is True
         assert await store.leave("none", 0) is True
 
     async def test_a_live_node_of_an_older_bgproxy_keeps_others_out(
@@ -330,7 +333,7 @@ class TestData:
         store = await opened(redis_server.url)
         report = f'{{"id":"old","version":"0.0.9 \\"protocol\\":1,\\"schema\\":1","at":{time.time()}}}'
         redis_server.command("HSET", f"bgproxy:{{{fleet_name}}}:nodes", "old", report)
-        with pytest.raises(CannotJoin, match=r"old \(unknown version, schema 0, protocol 0\)"):
+        with pytest.raises(CannotJoin, match=r'old \(0\.0\.9 "protocol":1,"schema":1, schema 0, protocol 0\)'):
             await store.beat(NODE)
 
     @pytest.mark.parametrize("payload", ["", "x", "-1", "1.5", "9" * 400, "٣"])

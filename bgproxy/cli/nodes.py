@@ -1,0 +1,60 @@
+"""The verbs nodes and nodes forget: the processes that serve a fleet, and those that never will again."""
+
+from __future__ import annotations
+
+from typing import Annotated
+from urllib.parse import quote
+
+import typer
+
+from bgproxy.cli.client import Admin
+from bgproxy.cli.options import ADMIN, AdminUrl, Force, Json, Reason, Token
+from bgproxy.cli.report import clean, print_json, reported
+
+app = typer.Typer(epilog="Example: bgproxy nodes --json")
+
+
+@app.callback(invoke_without_command=True)
+def nodes(context: typer.Context, admin: AdminUrl = ADMIN, token: Token = "", as_json: Json = False) -> None:
+    """List the nodes: live, or silent (not heard for node_ttl). A silent one may still serve: flips wait for it."""
+    if context.invoked_subcommand is not None:
+        _nothing_before(context)
+        return
+    with reported(as_json):
+        document = Admin(admin, token).get("/v1/nodes", expect="nodes")
+        if as_json:
+            print_json(document)
+            return
+        from bgproxy.cli.screen import show_nodes
+
+        show_nodes(document)
+
+
+@app.command(epilog='Example: bgproxy nodes forget web-3-4711-9f86 --reason "host was replaced"')
+def forget(
+    node: Annotated[str, typer.Argument(metavar="NODE", show_default=False, help="Its id, as `nodes` shows it.")],
+    reason: Reason = "",
+    force: Force = False,
+    admin: AdminUrl = ADMIN,
+    token: Token = "",
+    as_json: Json = False,
+) -> None:
+    """Forget a node that is gone for good: flips and drains wait for it no more. It is on record.
+
+    Where its process lives after all it joins anew, and may have answered by an old pointer until then.
+    """
+    with reported(as_json):
+        query = {**({"reason": reason} if reason else {}), **({"force": "true"} if force else {})}
+        answer = Admin(admin, token).delete(f"/v1/nodes/{quote(node, safe='')}", expect="forgotten", **query)
+        if as_json:
+            print_json(answer)
+        else:
+            typer.echo(clean(f"{answer.get('id')} is forgotten; it was last heard {answer.get('age'):.0f} s ago"))
+
+
+def _nothing_before(context: typer.Context) -> None:
+    """An option that stands before a verb would count for nothing."""
+    for name in ("admin", "token", "as_json"):
+        source = context.get_parameter_source(name)
+        if source is not None and source.name == "COMMANDLINE":
+            raise typer.BadParameter(f"write options behind {context.invoked_subcommand}", context)
