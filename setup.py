@@ -14,6 +14,7 @@ from setuptools import setup
 # Not among them: modules whose dataclasses the configuration builds (pydantic looks into them as interpreted classes).
 HOT = [
     "bgproxy/http1/fields.py",
+    "bgproxy/http1/first_line.py",
     "bgproxy/http1/framing.py",
     "bgproxy/http1/head.py",
     "bgproxy/http1/parser.py",

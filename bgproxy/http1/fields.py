@@ -6,16 +6,22 @@ Heads are cut as bytes, line by line: a head that passed the grammar has a line 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection
+from typing import Final
+
+from mypy_extensions import i64
+
+from bgproxy.http1.scan import COMPILED
 
 # They end at this hop whether the Connection field names them or not.
-HOP_BY_HOP = frozenset((b"connection", b"keep-alive", b"proxy-connection", b"te", b"upgrade", b"http2-settings"))
+HOP_BY_HOP: Final = frozenset((b"connection", b"keep-alive", b"proxy-connection", b"te", b"upgrade", b"http2-settings"))
 
 # What a peer says about the client, believed only from trusted proxies: these, and every X-Forwarded-*.
-_IDENTITY = frozenset((b"x-real-ip", b"forwarded"))
+_IDENTITY: Final = frozenset((b"x-real-ip", b"forwarded"))
 
 # A Connection field names its own hop's fields; it cannot name these away (a known way to strip identity at a proxy).
-NOT_NAMED_AWAY = _IDENTITY | {
+NOT_NAMED_AWAY: Final = _IDENTITY | {
     b"host",
     b"content-length",
     b"transfer-encoding",
@@ -38,7 +44,7 @@ NOT_NAMED_AWAY = _IDENTITY | {
 }
 
 # Never in trailers: framing, routing, authentication, identity (RFC 9110 §6.5.1).
-NOT_IN_TRAILERS = (
+NOT_IN_TRAILERS: Final = (
     NOT_NAMED_AWAY
     | HOP_BY_HOP
     | {
@@ -65,8 +71,9 @@ NOT_IN_TRAILERS = (
     }
 )
 
-
-_FEW = 4  # names up to which a search for each is cheaper than a look at every line
+_LONGEST_ID: Final = 128
+_REQUEST_ID: Final = re.compile(rb"[\x21-\x7e]{1,%d}" % _LONGEST_ID)
+_FEW: Final = 4  # names up to which a search for each is cheaper than a look at every line
 
 
 def is_identity(name: bytes) -> bool:
@@ -77,6 +84,22 @@ def is_identity(name: bytes) -> bool:
 def is_ours(name: bytes) -> bool:
     """Whether this proxy takes a field (its name in lower case) off, or writes it itself."""
     return name in HOP_BY_HOP or name == b"x-request-id" or name.startswith(b"x-bgproxy-") or is_identity(name)
+
+
+def is_request_id(value: bytes) -> bool:
+    """Whether an X-Request-Id is one that may be kept: 1 to 128 visible ASCII characters."""
+    if not COMPILED:
+        return _REQUEST_ID.fullmatch(value) is not None
+    at: i64 = 0
+    size: i64 = len(value)
+    if size == 0 or size > _LONGEST_ID:
+        return False
+    while at < size:
+        byte: i64 = value[at]
+        if byte < 33 or byte > 126:
+            return False
+        at += 1
+    return True
 
 
 def may_trail(name: bytes) -> bool:
@@ -118,14 +141,6 @@ def cut(head: bytes, low: bytes, names: Collection[bytes]) -> bytes:
         at = end
     kept.append(head[at:])
     return b"".join(kept)
-
-
-def without_connection(head: bytes) -> bytes:
-    """The head, its empty line left off, without its one Connection field."""
-    start = head.find(b"\nConnection:")
-    if start < 0:
-        start = head.lower().index(b"\nconnection:")
-    return head[:start] + head[head.index(b"\n", start + 1) : -2]
 
 
 def values(head: bytes, low: bytes, name: bytes) -> list[bytes]:

@@ -7,17 +7,45 @@ sizes of plain hex digits. What goes on is framed by us: chunk extensions are dr
 from __future__ import annotations
 
 import re
+from typing import Final
+
+from mypy_extensions import i64
 
 from bgproxy.http1.fields import may_trail
 from bgproxy.http1.head import CHUNKED, FIELD_LINE, UNTIL_CLOSE, Malformed
+from bgproxy.http1.scan import COMPILED
 
-_DIGITS = re.compile(rb"[0-9]{1,18}")
+_DIGITS: Final = re.compile(rb"[0-9]{1,18}")
 # A size line: up to 16 hex digits, then extensions (RFC 9112 §7.1.1) of visible characters, spaces and tabs.
-_SIZE_LINE = re.compile(rb"([0-9A-Fa-f]{1,16})((?:;[\t\x20-\x7e\x80-\xff]*+)?)")
-_MAX_CHUNK = 1 << 60
+_SIZE_LINE: Final = re.compile(rb"([0-9A-Fa-f]{1,16})((?:;[\t\x20-\x7e\x80-\xff]*+)?)")
+_MAX_CHUNK: Final = 1 << 60
+# What a `ChunkReader` waits for.
+_SIZE: Final = 0
+_PAYLOAD: Final = 1
+_PAYLOAD_END: Final = 2
+_TRAILER: Final = 3
 
-MAX_EXTENSIONS = 4_096  # bytes of chunk extensions in one message: nobody has a use for them, and they are dropped
-LAST_CHUNK = b"0\r\n\r\n"
+# Bytes of chunk extensions in one message: nobody has a use for them, and they are dropped.
+MAX_EXTENSIONS: Final = 4_096
+LAST_CHUNK: Final = b"0\r\n\r\n"
+
+
+def plain_length(value: bytes) -> int:
+    """A Content-Length of at most 15 digits and nothing else, as they all are; -1 for what must be looked at again."""
+    if not COMPILED:
+        return int(value) if value.isdigit() and len(value) < 16 else -1
+    length: i64 = 0
+    at: i64 = 0
+    size: i64 = len(value)
+    if size == 0 or size > 15:
+        return -1
+    while at < size:
+        digit: i64 = value[at] - 48
+        if digit < 0 or digit > 9:
+            return -1
+        length = length * 10 + digit
+        at += 1
+    return length
 
 
 def content_length(value: bytes) -> int:
@@ -156,9 +184,7 @@ class ChunkReader:
             raise Malformed("bad_chunk", "the trailers are too long")
 
 
-_SIZE, _PAYLOAD, _PAYLOAD_END, _TRAILER = range(4)
-
-_WHOLE_CHUNK_SIZE = re.compile(rb"([1-9A-Fa-f][0-9A-Fa-f]{0,6})\r\n")
+_WHOLE_CHUNK_SIZE: Final = re.compile(rb"([1-9A-Fa-f][0-9A-Fa-f]{0,6})\r\n")
 
 
 def is_whole_chunk(data: bytes) -> bool:

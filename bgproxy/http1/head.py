@@ -8,24 +8,25 @@ What does not match is never forwarded; `why_request_fails` tells why in words.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
-from functools import lru_cache
+from typing import Final
 
 from bgproxy.errors import BgproxyError
 
-CHUNKED = -1  # `length` of a message framed by chunks (RFC 9112 §7.1)
-UNTIL_CLOSE = -2  # `length` of a response that ends with its connection (RFC 9112 §6.3, item 8)
+CHUNKED: Final = -1  # `length` of a message framed by chunks (RFC 9112 §7.1)
+UNTIL_CLOSE: Final = -2  # `length` of a response that ends with its connection (RFC 9112 §6.3, item 8)
 
 _TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]"
 _VALUE = rb"[\t\x20-\x7e\x80-\xff]"
 # RFC 3986 §2: no space, control character, raw non-ASCII byte; `#` starts a fragment, which is never sent.
 _TARGET = rb"[\x21\x22\x24-\x7e]"
 
-METHODS = frozenset((b"GET", b"HEAD", b"POST", b"PUT", b"PATCH", b"DELETE", b"OPTIONS", b"QUERY", b"TRACE"))
-IDEMPOTENT = frozenset((b"GET", b"HEAD", b"PUT", b"DELETE", b"OPTIONS", b"QUERY", b"TRACE"))  # RFC 9110 §9.2.2
+METHODS: Final = frozenset((b"GET", b"HEAD", b"POST", b"PUT", b"PATCH", b"DELETE", b"OPTIONS", b"QUERY", b"TRACE"))
+IDEMPOTENT: Final = frozenset((b"GET", b"HEAD", b"PUT", b"DELETE", b"OPTIONS", b"QUERY", b"TRACE"))  # RFC 9110 §9.2.2
 
-_HOST = re.compile(rb"(?:[0-9A-Za-z._\-]++|\[[0-9A-Fa-f:.]++\])(?::[0-9]{1,5})?")
-_MAX_HOST = 300  # bytes: a DNS name has at most 253, a port five more
+_HOST: Final = re.compile(rb"(?:[0-9A-Za-z._\-]++|\[[0-9A-Fa-f:.]++\])(?::[0-9]{1,5})?")
+_MAX_HOST: Final = 300  # bytes: a DNS name has at most 253, a port five more
+_HOSTS: Final[dict[bytes, bytes]] = {}  # good values of Host: the same few come again and again
+_MOST_HOSTS: Final = 1024
 
 
 class Malformed(BgproxyError):
@@ -37,45 +38,65 @@ class Malformed(BgproxyError):
         self.detail = detail
 
 
-@dataclass(slots=True)
 class RequestHead:
-    """A request's head as it goes on: `fields` ends behind the last field's CRLF, the empty line is not in it."""
+    """A request's head as it goes on: `fields` ends behind the last field's CRLF, the empty line is not in it.
 
-    method: bytes
-    target: bytes  # origin-form or `*`
-    minor: int  # 0 or 1: of the client's HTTP version
-    host: bytes  # lower case, port included; empty where an HTTP/1.0 client sent none
-    length: int  # of the body: bytes, or CHUNKED
-    keep_alive: bool
-    fields: bytes  # request line and fields, hop-by-hop ones removed
-    upgrade: bytes  # the protocol asked for, lower case; empty: none
-    has_request_id: bool
-    dropped: int = 0  # fields taken out for the `_` in their names
-    marks: list[tuple[bytes, bytes]] | None = None  # the fields that were asked for, name in lower case, value as sent
-    made_id: bytes = b""  # the X-Request-Id that we gave it
-    forwarded_for: bytes = b""  # what a trusted proxy in front has said (X-Forwarded-For)
-    forwarded_proto: bytes = b""
-    forwarded_host: bytes = b""
-    forwarded: bytes = b""  # RFC 7239, of a trusted proxy
+    `marks`: the fields that were asked for, name in lower case, value as sent.
+    """
+
+    # Class-level values are defaults of what only some requests have.
+    upgrade = b""  # the protocol asked for, lower case
+    made_id = b""  # the X-Request-Id that we gave it
+    forwarded_for = b""  # what a trusted proxy in front has said (X-Forwarded-For)
+    forwarded_proto = b""
+    forwarded_host = b""
+    forwarded = b""  # RFC 7239, of a trusted proxy
+
+    def __init__(
+        self,
+        method: bytes,
+        target: bytes,
+        minor: int,
+        host: bytes,
+        length: int,
+        fields: bytes,
+        has_request_id: bool,
+        marks: list[tuple[bytes, bytes]] | None,
+        dropped: int,
+    ) -> None:
+        self.method = method
+        self.target = target  # origin-form or `*`
+        self.minor = minor  # 0 or 1: of the client's HTTP version
+        self.host = host  # lower case, port included; empty where an HTTP/1.0 client sent none
+        self.length = length  # of the body: bytes, or CHUNKED
+        self.keep_alive = minor == 1
+        self.fields = fields  # request line and fields, hop-by-hop ones removed
+        self.has_request_id = has_request_id
+        self.marks = marks
+        self.dropped = dropped  # fields taken out for the `_` in their names
 
 
-@dataclass(slots=True)
 class ResponseHead:
-    """A response's head as it goes on."""
+    """A response's head as it goes on. `marks`: as of a request."""
 
-    status: int
-    length: int  # of the body as declared: bytes, CHUNKED or UNTIL_CLOSE; whether there is one depends on the request
-    keep_alive: bool  # whether the agent's connection may serve again
-    fields: bytes  # status line and fields with CRLF, hop-by-hop ones removed, without the empty line
-    has_date: bool
-    event_stream: bool  # and without a length: its parts are events, which a client waits for one by one
-    upgrade: bytes  # of a 101: the protocol, lower case
-    marks: list[tuple[bytes, bytes]] | None = None  # the fields that were asked for, name in lower case, value as sent
+    event_stream = False  # and without a length: its parts are events, which a client waits for one by one
+    upgrade = b""  # of a 101: the protocol, lower case
 
-
-def request_line(max_target: int) -> re.Pattern[bytes]:
-    """A request's first line: groups method, target, minor version."""
-    return re.compile(rb"(%s++) (%s{1,%d}+) HTTP/1\.([01])\r\n" % (_TOKEN, _TARGET, max_target))
+    def __init__(
+        self,
+        status: int,
+        length: int,
+        keep_alive: bool,
+        fields: bytes,
+        has_date: bool,
+        marks: list[tuple[bytes, bytes]] | None,
+    ) -> None:
+        self.status = status
+        self.length = length  # of the body as declared: bytes, CHUNKED or UNTIL_CLOSE; the request says if there is one
+        self.keep_alive = keep_alive  # whether the agent's connection may serve again
+        self.fields = fields  # status line and fields with CRLF, hop-by-hop ones removed, without the empty line
+        self.has_date = has_date
+        self.marks = marks
 
 
 def why_hopeless(part: bytes, max_bytes: int) -> str:
@@ -87,23 +108,24 @@ def why_hopeless(part: bytes, max_bytes: int) -> str:
     return ""
 
 
-FIELD_LINE = re.compile(rb"(%s++):%s*+" % (_TOKEN, _VALUE))
-REQUEST_LINE = re.compile(rb"(%s++) (%s++) HTTP/([0-9])\.([0-9])" % (_TOKEN, _TARGET))
-# An empty reason may lack its space, as many send it. A status from 600 on belongs to no class of RFC 9110 §15: nobody
-# downstream would know what to make of it.
-STATUS_LINE = re.compile(rb"HTTP/1\.([01]) ([1-5][0-9][0-9])(?: %s*+)?\r\n" % _VALUE)
-_LINE_CONTROLS = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
+FIELD_LINE: Final = re.compile(rb"(%s++):%s*+" % (_TOKEN, _VALUE))
+REQUEST_LINE: Final = re.compile(rb"(%s++) (%s++) HTTP/([0-9])\.([0-9])" % (_TOKEN, _TARGET))
+_LINE_CONTROLS: Final = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 
 
-@lru_cache(1024)
 def host_of(value: bytes) -> bytes:
     """The host and port of a Host field's value; one that is not `name` or `name:port` is refused (RFC 9110 §7.2).
 
-    The same few come again and again. Only good ones are remembered, and those are short.
+    Only good ones are remembered, and those are short.
     """
-    host = value.rstrip(b" \t")
-    if len(value) > _MAX_HOST or _HOST.fullmatch(host) is None:
-        raise Malformed("bad_host", "Host is not `name` or `name:port` (RFC 9110 §7.2)")
+    host = _HOSTS.get(value)
+    if host is None:
+        host = value.rstrip(b" \t")
+        if len(value) > _MAX_HOST or _HOST.fullmatch(host) is None:
+            raise Malformed("bad_host", "Host is not `name` or `name:port` (RFC 9110 §7.2)")
+        if len(_HOSTS) >= _MOST_HOSTS:
+            _HOSTS.clear()
+        _HOSTS[value] = host
     return host
 
 
@@ -134,9 +156,9 @@ def why_request_fails(head: bytes, max_fields: int, max_target: int) -> Malforme
     return why_fields_fail(lines, max_fields)
 
 
-def why_response_fails(head: bytes, max_fields: int) -> Malformed:
-    """What is wrong with an agent's head, in words."""
-    line, *lines = head[:-4].split(b"\r\n")
-    if STATUS_LINE.fullmatch(line + b"\r\n") is None:
+def why_response_fails(head: bytes, line_end: int, max_fields: int) -> Malformed:
+    """What is wrong with an agent's head, in words. `line_end`: of its status line; 0 where that is what is wrong."""
+    if not line_end:
         return Malformed("bad_response", "the agent's status line is malformed")
+    lines = head[line_end:-4].split(b"\r\n")
     return Malformed("bad_response", "of the agent's answer: " + why_fields_fail(lines, max_fields).detail)

@@ -7,7 +7,7 @@ not pass is looked at again the slow way, only to say what is wrong with it.
 from __future__ import annotations
 
 import re
-from typing import Literal
+from typing import Final, Literal
 
 from bgproxy.errors import ConfigError
 from bgproxy.http1.fields import (
@@ -15,44 +15,41 @@ from bgproxy.http1.fields import (
     cut,
     is_identity,
     is_ours,
+    is_request_id,
     named_away,
     names_with_underscore,
     tokens,
     values,
-    without_connection,
 )
-from bgproxy.http1.framing import request_length, response_length
+from bgproxy.http1.first_line import VERSION_END, RequestLine, status_line
+from bgproxy.http1.framing import plain_length, request_length, response_length
 from bgproxy.http1.head import (
     CHUNKED,
     METHODS,
-    STATUS_LINE,
     UNTIL_CLOSE,
     Malformed,
     RequestHead,
     ResponseHead,
     host_of,
-    request_line,
     why_request_fails,
     why_response_fails,
 )
 from bgproxy.http1.scan import TOKEN, FieldScanner, Found
 
-_FRAMING = frozenset((b"transfer-encoding", b"content-length"))
-_REQUEST_FIELDS = HOP_BY_HOP | _FRAMING | {b"host", b"expect", b"forwarded", b"x-request-id", b"x-real-ip"}
-_REQUEST_PREFIXES = (b"x-forwarded-", b"x-bgproxy-")
-_RESPONSE_FIELDS = HOP_BY_HOP | _FRAMING | {b"date"}
-_EVENTS = re.compile(rb"\ncontent-type:[ \t]*+(?:text/event-stream|application/x-ndjson)")
-_REQUEST_ID = re.compile(rb"[\x21-\x7e]{1,128}")
-_ABSOLUTE = re.compile(rb"http://([^/?#@]++)(/[^#]*+|(?=\?)[^#]*+|)", re.IGNORECASE)
-_PROTOCOL = re.compile(rb"[!#$%&'*+\-.^_`|~0-9a-z]++(?:/[!#$%&'*+\-.^_`|~0-9a-z]++)?")
-_HOPS = re.compile(rb"[0-9]{1,9}")
+_FRAMING: Final = frozenset((b"transfer-encoding", b"content-length"))
+_REQUEST_FIELDS: Final = HOP_BY_HOP | _FRAMING | {b"host", b"expect", b"forwarded", b"x-request-id", b"x-real-ip"}
+_REQUEST_PREFIXES: Final = (b"x-forwarded-", b"x-bgproxy-")
+_RESPONSE_FIELDS: Final = HOP_BY_HOP | _FRAMING | {b"date"}
+_EVENTS: Final = re.compile(rb"\ncontent-type:[ \t]*+(?:text/event-stream|application/x-ndjson)")
+_ABSOLUTE: Final = re.compile(rb"http://([^/?#@]++)(/[^#]*+|(?=\?)[^#]*+|)", re.IGNORECASE)
+_PROTOCOL: Final = re.compile(rb"[!#$%&'*+\-.^_`|~0-9a-z]++(?:/[!#$%&'*+\-.^_`|~0-9a-z]++)?")
+_HOPS: Final = re.compile(rb"[0-9]{1,9}")
 
-# By far the most frequent thing to be taken out of a head; many clients send it though it says nothing.
-_KEEP_ALIVE = [(b"connection", b"keep-alive")]
-_PLAIN_METHODS = METHODS - {b"TRACE", b"OPTIONS"}
+_PLAIN_METHODS: Final = METHODS - {b"TRACE", b"OPTIONS"}
+_KEEP_ALIVE: Final = [(b"connection", b"keep-alive")]
 # What a field is read as that came again: a list (RFC 9110 §5.3). Host, Content-Length and Transfer-Encoding are none,
 # so whatever checks them refuses it.
-_SEVERAL = b","
+_SEVERAL: Final = b","
 
 Underscores = Literal["drop", "refuse", "pass"]
 
@@ -69,9 +66,9 @@ class Parser:
 
     __slots__ = (
         "_any_fields",
+        "_line",
         "_max_fields",
         "_max_target",
-        "_request",
         "_request_fields",
         "_request_marks",
         "_response_fields",
@@ -101,7 +98,7 @@ class Parser:
         self._max_target = max_target_bytes
         self._underscores = underscores
         self._trace = trace
-        self._request = request_line(max_target_bytes)
+        self._line = RequestLine(max_target_bytes)
         plain = TOKEN.replace(b"_", b"")
         self._request_fields = FieldScanner(_REQUEST_FIELDS, _REQUEST_PREFIXES, plain, max_fields, request_marks)
         self._any_fields = FieldScanner(_REQUEST_FIELDS, _REQUEST_PREFIXES, TOKEN, max_fields, request_marks)
@@ -114,40 +111,42 @@ class Parser:
         Raises `Malformed`, whose code names the answer, for everything that HTTP/1.1 does not allow or we do not serve.
         """
         dropped = 0
-        match = self._request.match(head)
-        found = self._request_fields.find(head, match.end(3) + 2) if match is not None else None
-        if match is None or found is None:
-            whole = head
-            match, found, head = self._with_underscores(match, head)
-            dropped = whole.count(b"\n") - head.count(b"\n")
-        method, target, version = match.groups()
-        minor = 1 if version == b"1" else 0
+        usual = True  # nothing has to be done to the head but for the most frequent thing
+        fields = self._request_fields
+        method_end, target_end = self._line.find(head)
+        found = fields.find(head, target_end + VERSION_END) if method_end else None
+        if found is None:
+            found, head, dropped = self._with_underscores(target_end, head)
+            usual = False
+        method = head[:method_end]
+        target = head[method_end + 1 : target_end]
+        minor = head[target_end + 8] - 48
+        plain = method == b"POST" or method == b"GET" or method in _PLAIN_METHODS
         host: bytes | None = None
         length_text: bytes | None = None
         encoding: bytes | None = None
         odd: Found = []
         marks: Found = []
-        ids = 0
+        keep_alives = ids = 0
         for name, value in found:
             if name == b"host":
                 host = value if host is None else _SEVERAL
             elif name == b"content-length":
                 length_text = value if length_text is None else _SEVERAL
             elif name == b"x-request-id":
-                ids += 1 if _REQUEST_ID.fullmatch(value) else 2
+                ids += 1 if is_request_id(value) else 2
             elif name == b"transfer-encoding":
                 encoding = value if encoding is None else _SEVERAL
+            elif name == b"connection" and value == b"keep-alive":
+                keep_alives += 1
             elif name in self._request_marks:
-                marks.append((name, value.rstrip(b" \t")))
+                marks.append((name, value))
             else:
                 odd.append((name, value))
-        if length_text is None and encoding is None:
-            length = 0
-        elif encoding is None and length_text is not None and length_text.isdigit() and len(length_text) < 16:
-            length = int(length_text)
-        else:
+        length = plain_length(length_text) if encoding is None and length_text is not None else -1
+        if length < 0:
             length = request_length(length_text, encoding, minor)
-        if method not in _PLAIN_METHODS:
+        if not plain:
             self._check_method(method)
         if host is not None:
             host = host_of(host)
@@ -156,16 +155,13 @@ class Parser:
         else:
             host = b""
         if ids > 1:
-            odd = [*odd, (b"x-request-id", b"")]
-        request = RequestHead(method, target, minor, host, length, minor == 1, head[:-2], b"", ids == 1)
-        request.marks = marks or None
-        request.dropped = dropped
-        if encoding is not None or minor == 0 or method not in _PLAIN_METHODS or not target.startswith(b"/"):
-            _finish(request, head, head.lower(), odd, trusted)
-        elif odd == _KEEP_ALIVE:
-            request.fields = without_connection(head)
-        elif odd:
-            _finish(request, head, head.lower(), odd, trusted)
+            odd.append((b"x-request-id", b""))
+        if usual and plain and minor and encoding is None and target[0] == 47 and not odd and keep_alives < 2:
+            # That is to take this one field out; many clients send it though it says nothing.
+            kept = head[: fields.line] + head[fields.line_end : -2] if keep_alives else head[:-2]
+            return RequestHead(method, target, minor, host, length, kept, ids == 1, marks or None, dropped)
+        request = RequestHead(method, target, minor, host, length, b"", ids == 1, marks or None, dropped)
+        _finish(request, head, head.lower(), odd + _KEEP_ALIVE * keep_alives, trusted)
         return request
 
     def response(self, head: bytes, telling: bool = True) -> ResponseHead:
@@ -173,17 +169,17 @@ class Parser:
 
         `telling`: the `response_marks` are wanted.
         """
-        match = STATUS_LINE.match(head)
+        status, line_end = status_line(head)
         fields = self._telling_fields if telling else self._response_fields
-        found = fields.find(head, match.end()) if match is not None else None
-        if match is None or found is None:
-            raise why_response_fails(head, self._max_fields)
-        version, status_text = match.groups()
+        found = fields.find(head, line_end) if status else None
+        if found is None:
+            raise why_response_fails(head, line_end, self._max_fields)
         length_text: bytes | None = None
         encoding: bytes | None = None
         odd: Found = []
         marks: Found = []
         has_date = False
+        keep_alives = 0
         for name, value in found:
             if name == b"content-length":
                 length_text = value if length_text is None else _SEVERAL
@@ -191,23 +187,21 @@ class Parser:
                 has_date = True
             elif name == b"transfer-encoding":
                 encoding = value if encoding is None else _SEVERAL
+            elif name == b"connection" and value == b"keep-alive":
+                keep_alives += 1
             elif name in self._response_marks:
-                marks.append((name, value.rstrip(b" \t")))
+                marks.append((name, value))
             else:
                 odd.append((name, value))
-        keep = version == b"1"
-        if encoding is None and length_text is not None and length_text.isdigit() and len(length_text) < 16:
-            length = int(length_text)
-        else:
+        keep = head[7] == 49
+        length = plain_length(length_text) if encoding is None and length_text is not None else -1
+        if length < 0:
             length = response_length(length_text, encoding, int(keep))
-        status = int(status_text)
-        response = ResponseHead(status, length, keep, head[:-2], has_date, False, b"", marks or None)
-        if length < 0 or not keep or status < 200 or status == 204:
-            _finish_response(response, head, head.lower(), odd)
-        elif odd == _KEEP_ALIVE:
-            response.fields = without_connection(head)
-        elif odd:
-            _finish_response(response, head, head.lower(), odd)
+        if not (odd or length < 0 or not keep or status < 200 or status == 204) and keep_alives < 2:
+            kept = head[: fields.line] + head[fields.line_end : -2] if keep_alives else head[:-2]
+            return ResponseHead(status, length, keep, kept, has_date, marks or None)
+        response = ResponseHead(status, length, keep, b"", has_date, marks or None)
+        _finish_response(response, head, head.lower(), odd + _KEEP_ALIVE * keep_alives)
         return response
 
     def _check_method(self, method: bytes) -> None:
@@ -216,12 +210,13 @@ class Parser:
         if method not in METHODS:
             raise Malformed("method_not_implemented", "the method is not one that this proxy passes on")
 
-    def _with_underscores(self, match: re.Match[bytes] | None, head: bytes) -> tuple[re.Match[bytes], Found, bytes]:
-        """A head that is well but for the underscores in its field names, and what the setting leaves of it.
+    def _with_underscores(self, target_end: int, head: bytes) -> tuple[Found, bytes, int]:
+        """A head that is well but for the underscores in its field names: what the setting leaves of it and its fields,
+        and how many it has taken out.
 
         Agents behind a CGI-like interface read `_` as `-`: what may not come in one spelling may not come in the other.
         """
-        if match is None or (found := self._any_fields.find(head, match.end(3) + 2)) is None:
+        if not target_end or (found := self._any_fields.find(head, target_end + VERSION_END)) is None:
             raise why_request_fails(head, self._max_fields, self._max_target)
         names = names_with_underscore(head)
         twins = {name: name.replace(b"_", b"-") for name in names}
@@ -230,7 +225,8 @@ class Parser:
         if self._underscores == "pass":
             names = {name for name, twin in twins.items() if is_ours(twin)}
         kept = [field for field in found if field[0] not in names]  # what goes may be one that matters: x-forwarded-a_b
-        return match, kept, cut(head, head.lower(), names)
+        left = cut(head, head.lower(), names)
+        return kept, left, head.count(b"\n") - left.count(b"\n")
 
 
 def _finish(request: RequestHead, head: bytes, low: bytes, odd: list[tuple[bytes, bytes]], trusted: bool) -> None:

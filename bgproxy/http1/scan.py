@@ -14,6 +14,7 @@ import re
 from types import FunctionType
 from typing import Final
 
+from librt.strings import read_i64_le
 from mypy_extensions import i64
 
 Found = list[tuple[bytes, bytes]]
@@ -21,14 +22,32 @@ Found = list[tuple[bytes, bytes]]
 TOKEN: Final = b"!#$%&'*+-.^_`|~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 _SPACES: Final = b" \t"
 _VALUE: Final = rb"[\t\x20-\x7e\x80-\xff]*+"
-_IN_VALUE: Final = bytes(c == 9 or (c >= 32 and c != 127) for c in range(256))
+IN_VALUE: Final = bytes(c == 9 or (c >= 32 and c != 127) for c in range(256))
 _SLOTS: Final = 1023  # of the table of hashed names, less one: few enough to stay in the cache, with hardly a false hit
+_ONES: Final = 0x0101010101010101  # the lowest bit of each of eight bytes
 
 
 class FieldScanner:
-    """Finds fields by name. `names` are in lower case; `prefixes` stand for every name that begins with one."""
+    """Finds fields by name. `names` are in lower case; `prefixes` stand for every name that begins with one.
 
-    __slots__ = ("_exact", "_grammar", "_hashes", "_limit", "_marks", "_names", "_prefixes", "_token", "_wanted")
+    `line` and `line_end` say where, in the head that was looked at last, the last line of the `noted` field stands.
+    """
+
+    __slots__ = (
+        "_exact",
+        "_fold",
+        "_grammar",
+        "_hashes",
+        "_limit",
+        "_marks",
+        "_names",
+        "_noted",
+        "_prefixes",
+        "_spelled",
+        "_wanted",
+        "line",
+        "line_end",
+    )
 
     def __init__(
         self,
@@ -37,21 +56,27 @@ class FieldScanner:
         token: bytes,
         limit: int,
         exact: frozenset[bytes] = frozenset(),
+        noted: bytes = b"connection",
     ) -> None:
         """`token`: the characters of a name; `limit`: how many fields there may be; `exact`: further names, whose
-        values are wanted in the sender's own letters."""
+        values are wanted in the sender's own letters, all white space around them off."""
         names |= exact
+        self.line = 0
+        self.line_end = 0
+        self._noted = noted
         self._exact = exact
         self._names = names
         self._prefixes = prefixes
         thirds = {prefix[2] for prefix in prefixes}
         self._marks = bytes(c in thirds for c in range(256))
-        self._token = bytes(c in token for c in range(256))
+        self._fold = bytes((c | 32 if 65 <= c <= 90 else c) if c in token else 0 for c in range(256))
         self._limit = limit
         hashes = bytearray(_SLOTS + 1)
         for name in names:
             hashes[_hash(name)] = 1
         self._hashes = bytes(hashes)
+        # As they are mostly written, to what they are.
+        self._spelled = {spelled: name for name in names for spelled in (name, name.title(), name.upper())}
         name_set = b"[" + re.escape(token) + b"]++"
         self._grammar = re.compile(rb"(?:%b:%b\r\n){0,%d}+\r\n" % (name_set, _VALUE, limit))
         wanted = [re.escape(name) for name in sorted(names)] + [re.escape(prefix) + b"[^:]*+" for prefix in prefixes]
@@ -71,8 +96,12 @@ class FieldScanner:
             return None
         low = head.lower()
         found: Found = self._wanted.findall(low, start - 1)
+        names = [name for name, _ in found]
+        if self._noted in names:
+            self.line = low.rfind(b"\n%b:" % self._noted) + 1
+            self.line_end = low.index(b"\n", self.line) + 1
         exact = self._exact
-        if not exact or exact.isdisjoint([name for name, _ in found]):
+        if not exact or exact.isdisjoint(names):
             return found
         at = start - 1
         for number, (name, value) in enumerate(found):
@@ -80,51 +109,98 @@ class FieldScanner:
                 at = low.find(b"\n%b:" % name, at) + len(name) + 2
                 while head[at] in _SPACES:
                     at += 1
-                found[number] = (name, head[at : at + len(value)])
+                found[number] = (name, head[at : at + len(value)].rstrip(_SPACES))
         return found
 
     def walk(self, head: bytes, start: i64) -> Found | None:
-        """`find` byte by byte. No index can run out: the head ends with CRLF, which neither a name nor a value has."""
+        """`find` byte by byte, but for values, where eight at a time are looked at.
+
+        No index can run out: the head ends with CRLF, which neither a name nor a value has.
+        """
         found: Found = []
-        token = self._token
+        fold = self._fold
         hashes = self._hashes
-        in_value = _IN_VALUE
+        in_value = IN_VALUE
         marks = self._marks
         end: i64 = len(head) - 2
+        eight: i64 = end - 6  # from here on there are less
         left: i64 = self._limit
         at = start
         while at < end:
             name: i64 = at
             mark: i64 = 0
-            byte: i64 = head[at]
-            while token[byte]:
-                mark = (mark * 33 + (byte | 32)) & 0xFFFFFF
+            byte: i64 = fold[head[at]]
+            while byte:
+                mark = (mark * 33 + byte) & 0xFFFFFF
                 at += 1
-                byte = head[at]
+                byte = fold[head[at]]
             colon: i64 = at
-            if byte != 58 or colon == name or left == 0:
+            if head[at] != 58 or colon == name or left == 0:
                 return None
             left -= 1
             at += 1
             while head[at] == 32 or head[at] == 9:
                 at += 1
             value: i64 = at
+            while at <= eight:
+                word: i64 = read_i64_le(head, at)
+                ones: i64 = word & (word >> 1)
+                ones = ones & (ones >> 2)
+                # Of each byte: are bits 5 to 7 zero, as in control characters, or bits 0 to 6 one, as in DEL?
+                odd: i64 = (~(word >> 5 | word >> 6 | word >> 7) | (ones & (ones >> 3))) & _ONES
+                if odd == 0:
+                    at += 8
+                    continue
+                while odd & 1 == 0:
+                    odd = odd >> 8
+                    at += 1
+                break
             while in_value[head[at]]:
                 at += 1
             if head[at] != 13 or head[at + 1] != 10:
                 return None
             if hashes[mark & _SLOTS] or (colon - name > 2 and marks[head[name + 2] | 32]):
-                text = head[name:colon].lower()
-                if text in self._names or text.startswith(self._prefixes):
-                    found.append((text, head[value:at] if text in self._exact else head[value:at].lower()))
+                text = self._name(head[name:colon])
+                if text is not None:
+                    found.append((text, _trimmed(head, value, at) if text in self._exact else _lowered(head[value:at])))
+                    if text == self._noted:
+                        self.line = name
+                        self.line_end = at + 2
             at += 2
         return found if at == end else None
+
+    def _name(self, spelled: bytes) -> bytes | None:
+        """A wanted name that may be spelled so."""
+        name = self._spelled.get(spelled)
+        if name is None:
+            name = spelled.lower()
+            if name not in self._names and not name.startswith(self._prefixes):
+                return None
+        return name
+
+
+def _trimmed(head: bytes, start: i64, end: i64) -> bytes:
+    while end > start and (head[end - 1] == 32 or head[end - 1] == 9):
+        end -= 1
+    return head[start:end]
+
+
+def _lowered(text: bytes) -> bytes:
+    """The text in lower case, as it mostly is."""
+    at: i64 = 0
+    end: i64 = len(text)
+    while at < end:
+        byte: i64 = text[at]
+        if 65 <= byte <= 90:
+            return text.lower()
+        at += 1
+    return text
 
 
 def _hash(name: bytes) -> int:
     mark = 0
     for byte in name:
-        mark = (mark * 33 + (byte | 32)) & 0xFFFFFF
+        mark = (mark * 33 + byte) & 0xFFFFFF
     return mark & _SLOTS
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from time import monotonic
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from bgproxy.http1.framing import ChunkReader, chunk, is_whole_chunk, last_chunk
 from bgproxy.http1.head import CHUNKED, UNTIL_CLOSE, ResponseHead
@@ -16,16 +16,21 @@ from bgproxy.http1.head import CHUNKED, UNTIL_CLOSE, ResponseHead
 if TYPE_CHECKING:
     from bgproxy.proxy.exchange import Exchange
 
-_LENGTH, _CHUNKED, _UNCHUNKED, _INTO_CHUNKS, _RAW = range(5)
+# How the body is framed towards the client.
+_LENGTH: Final = 0
+_CHUNKED: Final = 1
+_UNCHUNKED: Final = 2
+_INTO_CHUNKS: Final = 3
+_RAW: Final = 4
 
-_LINES = re.compile(rb"\ncontent-type:[ \t]*+application/x-ndjson", re.IGNORECASE)
-_CODED = re.compile(rb"\ncontent-encoding:[ \t]*+(?!identity[ \t]*+\r)", re.IGNORECASE)
+_LINES: Final = re.compile(rb"\ncontent-type:[ \t]*+application/x-ndjson", re.IGNORECASE)
+_CODED: Final = re.compile(rb"\ncontent-encoding:[ \t]*+(?!identity[ \t]*+\r)", re.IGNORECASE)
 # The last bytes of an event: an empty line, with any of the line ends (HTML §9.2.5).
-_EVENT_ENDS = (b"\n\n", b"\r\n\r\n", b"\r\r", b"\n\r", b"\n\r\n", b"\r\r\n")
-_SHORT = 9  # bytes of a chunk, framing and all, whose payload may be shorter than what `tail` keeps
+_EVENT_ENDS: Final = (b"\n\n", b"\r\n\r\n", b"\r\r", b"\n\r", b"\n\r\n", b"\r\r\n")
+_SHORT: Final = 9  # bytes of a chunk, framing and all, whose payload may be shorter than what `tail` keeps
 # The last word of a stream that ends early: come again in a second. A field counts from its line on (HTML §9.2.6); with
 # an empty line behind it some clients, OpenAI's among them, would take it for an event without data, and fail on that.
-RETRY = b"retry: 1000\n"
+RETRY: Final = b"retry: 1000\n"
 
 
 class Answer:

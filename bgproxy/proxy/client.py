@@ -37,7 +37,7 @@ class ClientConnection:
     transport: asyncio.Transport
     buffer = b""  # a head that is not whole yet, or requests ahead of their turn
     deadline = NEVER  # monotonic seconds
-    wait = Wait.REQUEST
+    wait: int = Wait.REQUEST
     stall_deadline = NEVER
     stalled = False  # holds back its agent, because the client does not read as fast
     stalled_at = 0  # bytes that waited for the client when it was last looked at
@@ -54,7 +54,7 @@ class ClientConnection:
         self.stream_idle = plane.timeouts.stream_idle_timeout
 
     def __repr__(self) -> str:
-        return f"<ClientConnection {self.peer or 'unix'} waits for {self.wait.value}>"
+        return f"<ClientConnection {self.peer or 'unix'} waits for {Wait.IN_WORDS[self.wait]}>"
 
     def connection_made(self, transport: asyncio.Transport) -> None:
         self.transport = transport
@@ -63,7 +63,7 @@ class ClientConnection:
         self.trusted = plane.trusts(self.peer)
         transport.set_write_buffer_limits(high=plane.limits.high_water_bytes)
         plane.joined(self)
-        self._expect(Wait.REQUEST, plane.timeouts.keepalive_timeout, monotonic())
+        self._expect(Wait.REQUEST, plane.keepalive_timeout, monotonic())
 
     # 1. bytes in
 
@@ -80,7 +80,7 @@ class ClientConnection:
         if data[:2] == b"\r\n":  # one empty line before a request is forgiven (RFC 9112 §2.2)
             data = data[2:]
             end = data.find(b"\r\n\r\n")
-        if end < 0 or end > plane.limits.max_head_bytes:
+        if end < 0 or end > plane.max_head_bytes:
             self._partial(data)
             return
         self.buffer = b""
@@ -99,7 +99,7 @@ class ClientConnection:
         if group is None:
             self._refuse_connection("no_route", "no route is configured for this host and path")
             return
-        limit = plane.limits.max_body_bytes
+        limit = plane.max_body_bytes
         if limit and request.length > limit:
             self._refuse_connection("body_too_large", f"the body is longer than {limit} bytes")
             return
@@ -127,7 +127,7 @@ class ClientConnection:
         elif data.startswith(b"\r\n"):
             self._refuse_connection("bad_request_line", "empty lines stand before the request")
         else:
-            if data and self.wait is not Wait.HEAD:  # an empty line behind the last request begins no next one
+            if data and self.wait != Wait.HEAD:  # an empty line behind the last request begins no next one
                 self._expect(Wait.HEAD, self.plane.timeouts.client_head_timeout, monotonic())
             self.buffer = data
             self.resume_reading()
@@ -146,7 +146,7 @@ class ClientConnection:
         """FIN from the client: requests that came whole are still answered; half a request is given up."""
         exchange = self.exchange
         if exchange is None:  # whole ones may wait for their turn, which comes with the loop's next
-            self.half_closed = bool(self.buffer) and self.wait is Wait.REQUEST
+            self.half_closed = bool(self.buffer) and self.wait == Wait.REQUEST
         else:
             self.half_closed = exchange.request_done
         return self.half_closed  # False: the transport closes, `connection_lost` follows
@@ -209,7 +209,7 @@ class ClientConnection:
         if not keep or (self.half_closed and not self.buffer):
             self._close_after(request_done)
             return
-        self._expect(Wait.REQUEST, self.plane.timeouts.keepalive_timeout, now)
+        self._expect(Wait.REQUEST, self.plane.keepalive_timeout, now)
         if self.stalled:
             self.pause_reading()  # who does not read gets no further answers; `resume_writing` goes on
         else:
@@ -320,15 +320,15 @@ class ClientConnection:
 
     # 4. deadlines
 
-    def _expect(self, wait: Wait, timeout: float, now: float) -> None:
+    def _expect(self, wait: int, timeout: float, now: float) -> None:
         self.wait = wait
         self.deadline = now + timeout if timeout else NEVER
 
     def expect_body(self, now: float) -> None:
-        self._expect(Wait.BODY, self.plane.timeouts.client_body_timeout, now)
+        self._expect(Wait.BODY, self.plane.body_timeout, now)
 
     def expect_answer(self, now: float) -> None:
-        self._expect(Wait.ANSWER, self.plane.timeouts.response_head_timeout, now)
+        self._expect(Wait.ANSWER, self.plane.answer_timeout, now)
 
     def expect_agent(self, now: float) -> None:
         """The agent takes no more of the body for now: it has as long as any slow reader has."""
@@ -367,17 +367,17 @@ class ClientConnection:
         exchange = self.exchange
         if self.closed or self.lingering:
             self.abort()
-        elif self.wait is Wait.HEAD:
+        elif self.wait == Wait.HEAD:
             self._refuse_connection("request_timeout", "the head did not come in time")
         elif exchange is None:
             self._close()
-        elif self.wait is Wait.BODY:
+        elif self.wait == Wait.BODY:
             exchange.refuse("request_timeout", "the body did not come in time")
-        elif self.wait is Wait.CONNECTION:
+        elif self.wait == Wait.CONNECTION:
             exchange.waited_too_long()
-        elif self.wait is Wait.STORE and exchange.turn is not None:
+        elif self.wait == Wait.STORE and exchange.turn is not None:
             exchange.turn.refuse()
-        elif self.wait is Wait.AGENT and 0 < self._agent_untaken() < self.agent_left:
+        elif self.wait == Wait.AGENT and 0 < self._agent_untaken() < self.agent_left:
             exchange.agent_slow()
         else:
             exchange.answer_timeout()

@@ -213,7 +213,7 @@ class Exchange(Sending):
                 self.client.transport.write(response.fields + b"\r\n")
             if not self.request_done:
                 self.expect_next(monotonic())
-        if why := why_hopeless(data, self.client.plane.limits.max_head_bytes):
+        if why := why_hopeless(data, self.client.plane.max_head_bytes):
             self._break("bad_response", why)
             return
         self.head_part = data

@@ -97,6 +97,13 @@ class DataPlane:
         self._health = health
         self.limits = options.limits
         self.timeouts = options.timeouts
+        # Those that each request needs once more, where compiled code finds them at once.
+        self.max_head_bytes = options.limits.max_head_bytes
+        self.max_body_bytes = options.limits.max_body_bytes
+        self.replay_bytes = options.limits.replay_bytes
+        self.keepalive_timeout = options.timeouts.keepalive_timeout
+        self.body_timeout = options.timeouts.client_body_timeout
+        self.answer_timeout = options.timeouts.response_head_timeout
         self.debug_header = options.forwarding.debug_header
         self.forward_trailers = options.forwarding.trailers == "forward"
         sessions = options.sessions

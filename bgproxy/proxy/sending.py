@@ -84,7 +84,7 @@ class Sending:
         """Keep what was sent while it is little enough to be sent once more."""
         assert self.replay is not None
         self.replay_size += len(data)
-        if self.replay_size > self.client.plane.limits.replay_bytes + len(self.request.fields):
+        if self.replay_size > self.client.plane.replay_bytes + len(self.request.fields):
             self.replay = None
         else:
             self.replay.append(data)

@@ -9,19 +9,19 @@ import socket
 import struct
 import termios
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from bgproxy.proxy.exchange import Exchange
     from bgproxy.proxy.pool import Upstream
 
 # A connection that has just been used cannot have been closed unseen for long; an older one is looked at before reuse.
-LOOK_AFTER = 0.5  # seconds
+LOOK_AFTER: Final = 0.5  # seconds
 
-LAST_WORDS = 65_536  # bytes of an early answer that are still looked for when its connection was reset
+LAST_WORDS: Final = 65_536  # bytes of an early answer that are still looked for when its connection was reset
 
-_ESTABLISHED = 1  # of the kernel's TCP states
-TCP_CLOSED = 7
+_ESTABLISHED: Final = 1  # of the kernel's TCP states
+TCP_CLOSED: Final = 7
 
 
 def keep_alive(sock: socket.socket) -> None:

@@ -2,20 +2,32 @@
 
 from __future__ import annotations
 
-from enum import Enum
+from typing import Final
 
-NEVER = float("inf")
+NEVER: Final = float("inf")
 
 
-class Wait(Enum):
-    """What a connection's deadline is about."""
+class Wait:
+    """What a connection's deadline is about. Plain numbers, which a compiler knows: it changes with every request."""
 
-    REQUEST = "a next request"
-    HEAD = "the rest of a head"
-    BODY = "more of a request's body"
-    STORE = "the place of a session"
-    CONNECTION = "a connection to an agent"
-    AGENT = "an agent to take more of a body"
-    ANSWER = "an agent's answer"
-    STREAM = "more of an answer"
-    LINGER = "the end of a refused request"
+    REQUEST: Final = 0
+    HEAD: Final = 1
+    BODY: Final = 2
+    STORE: Final = 3
+    CONNECTION: Final = 4
+    AGENT: Final = 5
+    ANSWER: Final = 6
+    STREAM: Final = 7
+    LINGER: Final = 8
+
+    IN_WORDS: Final = (
+        "a next request",
+        "the rest of a head",
+        "more of a request's body",
+        "the place of a session",
+        "a connection to an agent",
+        "an agent to take more of a body",
+        "an agent's answer",
+        "more of an answer",
+        "the end of a refused request",
+    )

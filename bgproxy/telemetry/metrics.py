@@ -6,12 +6,11 @@ The data path adds to the slot of its route, color and release; it pays one attr
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections.abc import Collection
-from typing import Any
+from typing import Any, Final
 
 # Seconds. Agents answer between a millisecond (a cache) and ten minutes (deep thought).
-BOUNDS: tuple[float, ...] = (
+BOUNDS: Final[tuple[float, ...]] = (
     0.001,
     0.0025,
     0.005,
@@ -29,6 +28,7 @@ BOUNDS: tuple[float, ...] = (
     60.0,
     300.0,
 )
+_BOUNDS: Final = len(BOUNDS)
 
 
 KEPT_RELEASES = 16
@@ -44,7 +44,10 @@ class Histogram:
 
     def add(self, seconds: float) -> None:
         """Count one duration."""
-        self.buckets[bisect_left(BOUNDS, seconds)] += 1
+        bucket = 0
+        while bucket < _BOUNDS and seconds > BOUNDS[bucket]:
+            bucket += 1
+        self.buckets[bucket] += 1
         self.sum += seconds
 
     def as_dict(self) -> dict[str, Any]:

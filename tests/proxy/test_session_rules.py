@@ -19,9 +19,7 @@ def rules() -> SessionRules:
 
 
 def request(*marks: tuple[bytes, bytes], method: bytes = b"POST", target: bytes = b"/mcp") -> RequestHead:
-    head = RequestHead(method, target, 1, b"agents", 9, True, b"", b"", False)
-    head.marks = list(marks) or None
-    return head
+    return RequestHead(method, target, 1, b"agents", 9, b"", False, list(marks) or None, 0)
 
 
 JSON = (b"content-type", b"application/json")
