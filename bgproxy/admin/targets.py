@@ -14,13 +14,12 @@ from urllib.parse import urlsplit
 
 from bgproxy.errors import BadInput
 from bgproxy.rules.release import Release
+from bgproxy.store.address import store_hosts
 
 RESOLVE_TIMEOUT = 2.0  # s for all names of a release together
 
 Address = IPv4Address | IPv6Address
 Place = tuple[str, int]
-
-_DEFAULT_PORTS = {"redis": 6379, "rediss": 6379}
 
 # Outside of the link-local range, where all the others are.
 _METADATA = frozenset({ip_address("fd00:ec2::254"), ip_address("100.100.100.200"), ip_address("168.63.129.16")})
@@ -32,7 +31,7 @@ async def refuse_targets(release: Release, reserved: Iterable[str]) -> None:
     `reserved`: listen addresses (`host:port`, `unix:/path`) and store URLs.
     """
     urls = dict.fromkeys((*release.upstreams, *(url for some in release.routes.values() for url in some)))
-    taken = [place for place in map(_place, reserved) if place is not None]
+    taken = [place for text in reserved for place in store_hosts(text) or (_place(text),) if place is not None]
     try:
         async with asyncio.timeout(RESOLVE_TIMEOUT):
             ours = {(address, port) for host, port in taken for address in await _addresses(host, port)}
@@ -71,7 +70,7 @@ def _place(text: str) -> Place | None:
         return None
     if not parts.hostname or parts.scheme == "memory":
         return None
-    return parts.hostname, port if port is not None else _DEFAULT_PORTS.get(parts.scheme, 80)
+    return parts.hostname, 80 if port is None else port
 
 
 async def _addresses(host: str, port: int) -> list[Address]:

@@ -26,7 +26,8 @@ def serve(
     ] = None,
     active: Annotated[str | None, typer.Option(metavar="COLOR", help="The color that a new fleet starts with.")] = None,
     store: Annotated[
-        str | None, typer.Option(metavar="URL", help="memory://, redis://host:port/db, rediss://… or unix:/path.")
+        str | None,
+        typer.Option(metavar="URL", help="memory://, redis://host:port/db, redis+sentinel://…, redis+cluster://…"),
     ] = None,
     workers: Annotated[int | None, typer.Option(help="Processes on the same address.")] = None,
     fleet: Annotated[str | None, typer.Option(metavar="NAME", help="The fleet's name in the store.")] = None,

@@ -9,7 +9,6 @@ import ipaddress
 import re
 from collections.abc import Callable, Iterator
 from typing import Any
-from urllib.parse import urlsplit
 
 from bgproxy.config import sessions
 from bgproxy.config.addresses import parse_address
@@ -18,7 +17,8 @@ from bgproxy.config.keys import Path, leaves
 from bgproxy.config.wording import mask_url, near, number_fault
 from bgproxy.errors import BadInput, ConfigError
 from bgproxy.rules.release import parse_label, parse_upstream
-from bgproxy.store.base import StoreOptions, open_store, redacted
+from bgproxy.store.address import SCHEMES, redacted, store_address, store_hosts
+from bgproxy.store.base import StoreOptions, open_store
 
 Found = Iterator[tuple[Path, str]]
 
@@ -28,12 +28,7 @@ _HOST = re.compile(r"[A-Za-z0-9-]{1,63}(?:\.[A-Za-z0-9-]{1,63})*\.?")
 _PATH = re.compile(r"/[!-~]*")
 _TOKEN_CHARACTERS = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110 §5.6.2
 
-_STORES = {
-    "memory": "memory://",
-    "redis": "redis://127.0.0.1:6379/0",
-    "rediss": "rediss://127.0.0.1:6379/0",
-    "unix": "unix:/run/redis.sock?db=0",
-}
+_STORES = "memory://, redis://127.0.0.1:6379/0, redis+sentinel://, redis+cluster://, rediss… (TLS), unix:/redis.sock"
 
 _ABOVE_ZERO: dict[Path, float] = {
     ("workers",): 1,
@@ -226,18 +221,19 @@ def _store(document: Document) -> Found:
 
 
 def _store_url(options: StoreOptions) -> str | None:
-    scheme = options.url.partition(":")[0]
-    if scheme not in _STORES:
-        return f"{redacted(options.url)} names no store that there is; use one of {', '.join(_STORES.values())}"
+    scheme = options.url.partition(":")[0].lower()
     try:
         if scheme == "memory":
             open_store(options)  # it opens nothing before its own `open`
-        elif scheme != "unix" and (not urlsplit(options.url).hostname or urlsplit(options.url).port == 0):
-            return f"{redacted(options.url)} has no host or no usable port; write for example {_STORES[scheme]}"
+        elif scheme not in SCHEMES:
+            return f"{redacted(options.url)} names no store that there is; use one of {_STORES}"
+        else:
+            store_address(options.url)
+            hosts = store_hosts(options.url)
+            if scheme != "unix" and (not hosts or any(port == 0 for _, port in hosts)):
+                return f"{redacted(options.url)} has no host or no usable port; write for example {scheme}://127.0.0.1:6379"
     except ConfigError as error:
-        return str(error)
-    except ValueError as error:
-        return f"{redacted(options.url)} is no URL: {error}; write for example {_STORES[scheme]}"
+        return str(error).removeprefix("store: ")
     return None
 
 

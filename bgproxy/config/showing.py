@@ -11,7 +11,7 @@ from bgproxy.config.keys import Leaf, Path, Table
 from bgproxy.config.secrets import name_of
 from bgproxy.config.settings import Settings
 from bgproxy.config.wording import MASK
-from bgproxy.store.base import redacted
+from bgproxy.store.address import redacted
 
 
 def as_tree(settings: Settings) -> dict[str, Any]:

@@ -20,7 +20,7 @@ _LISTS: dict[Any, tuple[str, str]] = {
 }
 _SECONDS = ("timeout", "interval", "ttl", "max_age")
 _PASSWORD = re.compile(r"(?<=://)([^/@\s]*):([^/\s]*)@")
-_QUERY_PASSWORD = re.compile(r"(?<=[?&])(password=)[^&#]*", re.IGNORECASE)
+_QUERY_PASSWORD = re.compile(r"(?<=[?&])((?:sentinel_)?password=)[^&#]*", re.IGNORECASE)
 
 
 def shown(path: Path, value: Any) -> str:

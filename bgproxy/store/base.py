@@ -32,9 +32,15 @@
 
 The sessions' pins stand beside it: `store/pinning.py`.
 
+In a Cluster the bell is plain pub/sub, which its nodes pass on to one another: it is rung and heard where the state is,
+so nothing has to be passed on until the slot moves, and a listener who is still elsewhere then hears it all the same.
+Sharded pub/sub would end the subscription instead, and needs Redis 7. Sentinel and Cluster: see `redis_client.py`.
+
 An ACL user needs: `~bgproxy:{FLEET}:* &bgproxy:{FLEET}:bell &bgproxy:{FLEET}:pins +@connection +exists +hget +hmget
 +hgetall +hkeys +hexists +hset +hdel +hincrby +get +mget +set +del +pexpireat +scan +xadd +xlen +xrange
-+xrevrange +publish +subscribe +unsubscribe +time +evalsha +script|load`.
++xrevrange +publish +subscribe +unsubscribe +time +evalsha +script|load`, in a Cluster also
+`+cluster|slots +asking`; a user of the sentinels
+`+sentinel|master +subscribe &+switch-master`.
 """
 
 from __future__ import annotations
@@ -43,11 +49,11 @@ import re
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol, runtime_checkable
-from urllib.parse import urlsplit
 
 from bgproxy.errors import BgproxyError, ConfigError
 from bgproxy.rules.chain import Head
 from bgproxy.rules.fleet import Change, FleetState
+from bgproxy.store.address import SCHEMES, redacted
 from bgproxy.store.flips import FlipRecord
 from bgproxy.store.once import Done, Once
 from bgproxy.store.pinning import PinStore
@@ -64,8 +70,10 @@ OLDEST: Final = "0"
 """In place of an entry's id: from the oldest entry on."""
 
 _FLEET = re.compile(r"[A-Za-z0-9._-]{1,64}")  # part of every key, and of the hash tag in it
-_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]{0,15}")
-_SCHEMES = "memory://, memory:///path/to/snapshot, redis://host:port/db, rediss://host:port/db, unix:/path/to/socket"
+_SCHEMES = (
+    "memory://, memory:///path/to/snapshot, redis://host:port/db, unix:/path/to/socket, "
+    "redis+sentinel://host:port,host:port/SERVICE/db, redis+cluster://host:port,host:port, rediss for TLS"
+)
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -226,23 +234,6 @@ class Store(Protocol):
         """Take this node off the list; whether it was there. With `serial` only if that was its last beat."""
 
 
-def redacted(url: str) -> str:
-    """The URL without user, password and query, for logs and error texts; of what cannot be split, the scheme alone."""
-    scheme, separator, rest = url.partition(":")
-    if not separator or not _SCHEME.fullmatch(scheme):
-        return "(no URL)"
-    try:
-        parts = urlsplit(url)
-        host = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname or ""
-        port = f":{parts.port}" if parts.port else ""
-    except ValueError:
-        return f"{scheme}:…"
-    if "@" in parts.path + parts.query or "#" in rest:  # a password with a raw / ? or # in it ended up behind the host
-        return f"{scheme}:…"
-    authority = "//" if rest.startswith("//") else ""
-    return f"{scheme}:{authority}{'***@' if '@' in parts.netloc else ''}{host}{port}{parts.path}"
-
-
 def open_store(options: StoreOptions) -> Store:
     """The store that the URL names, not opened yet. Raises `ConfigError` for a URL that names none."""
     # Imported here: both build on this module, and the Redis client is slow to load for whoever needs none.
@@ -254,7 +245,7 @@ def open_store(options: StoreOptions) -> Store:
     scheme = scheme.lower() if separator else ""
     if scheme == "memory":
         return MemoryStore(options)
-    if scheme in ("redis", "rediss", "unix"):
+    if scheme in SCHEMES:
         from bgproxy.store.redis import RedisStore
 
         return RedisStore(options)

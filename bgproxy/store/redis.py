@@ -1,7 +1,7 @@
 """The store that many nodes share: Redis 6 or newer, or Valkey, over RESP3.
 
-Keeps the promises of `store/base.py`, whose keyspace it is. All writing of state is one script (`commit.lua`). What the
-client library raises is mapped here, once, and no text of an error ever holds the password.
+Keeps the promises of `store/base.py`, whose keyspace it is. All writing of state is one script (`commit.lua`). Which
+server is meant, alone or of several, is the client's business (`redis_client.py`).
 """
 
 from __future__ import annotations
@@ -14,16 +14,13 @@ from importlib.resources import files
 from typing import Any, cast
 
 from redis import exceptions as redis_errors
-from redis.asyncio import BlockingConnectionPool, Connection, Redis, SSLConnection, UnixDomainSocketConnection
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
-from redis.maint_notifications import MaintNotificationsConfig
+from redis.asyncio.client import PubSub
 
-from bgproxy.errors import BadInput, NotRedis, StoreAuth, StoreBroken, StoreUnavailable
+from bgproxy.errors import BadInput
 from bgproxy.rules.chain import Head
 from bgproxy.rules.fleet import Change, FleetState
-from bgproxy.store.address import connection_arguments
-from bgproxy.store.base import OLDEST, RELEASE_FIELD, AuditEntry, Conflict, NodeReport, StoreOptions, redacted
+from bgproxy.store.address import redacted, store_address
+from bgproxy.store.base import OLDEST, RELEASE_FIELD, AuditEntry, Conflict, NodeReport, StoreOptions
 from bgproxy.store.document import (
     check_schema,
     done_from,
@@ -40,12 +37,12 @@ from bgproxy.store.flips import COUNTS, FlipRecord
 from bgproxy.store.node_record import cannot_join, node_document, node_from
 from bgproxy.store.once import KEPT_KEYS, KEY_TTL, AlreadyDone, Done, Once
 from bgproxy.store.pinning import PinStore
+from bgproxy.store.redis_border import Border
+from bgproxy.store.redis_client import connect
 from bgproxy.store.redis_commit import commit_arguments, outcome_text, unclosed
 from bgproxy.store.redis_pins import RedisPins
 
-_CONNECTIONS = 16  # commands at once from one process; more wait for their turn
 _ENTRY_ID = re.compile(r"[0-9]{1,18}-[0-9]{1,18}")
-_CONNECTION_CLASSES = {"tcp": Connection, "tls": SSLConnection, "unix": UnixDomainSocketConnection}
 
 
 class RedisStore:
@@ -56,10 +53,8 @@ class RedisStore:
 
     def __init__(self, options: StoreOptions) -> None:
         """Raises `ConfigError` for a URL that cannot be used."""
-        transport, arguments = connection_arguments(options.url)
         self._options = options
         self._address = redacted(options.url)
-        self._password = str(arguments.get("password") or "")
         prefix = f"bgproxy:{{{options.fleet}}}:"
         self._state_key = prefix + "state"
         self._audit_key = prefix + "audit"
@@ -68,20 +63,12 @@ class RedisStore:
         self._flips_key = prefix + "flips"
         self._once_key = prefix + "once"
         self._bell = prefix + "bell"
-        self._pool = BlockingConnectionPool(
-            connection_class=_CONNECTION_CLASSES[transport],
-            max_connections=_CONNECTIONS,
-            timeout=None,  # what waits for a connection is bounded from outside, with the command itself
-            protocol=3,
-            driver_info=None,  # no CLIENT SETINFO: a narrow ACL user may not
-            socket_timeout=None,  # each call is bounded as a whole, see _border
-            socket_connect_timeout=options.connect_timeout,
-            retry=Retry(NoBackoff(), 0),  # a commit that is sent twice would lose against itself
-            # With these notices on, a pooled connection that Redis has closed would not be found out before its use.
-            maint_notifications_config=MaintNotificationsConfig(enabled=False),
-            **arguments,
-        )
-        self._client = Redis(connection_pool=self._pool)
+        address = store_address(options.url)
+        self._lines: set[PubSub] = set()
+        self._client, self._primary = connect(address, options, self._state_key)
+        self._border = Border(self._address, address, options.command_timeout, self._primary)
+        if self._primary is not None:
+            self._primary.moved = self._break_lines
         self._commit_script = self._client.register_script(_ONCE + _script("sha256.lua") + _script("commit.lua"))
         self._once_script = self._client.register_script(_ONCE + _script("once_keep.lua"))
         self._tally_script = self._client.register_script(_script("tally.lua"))
@@ -102,7 +89,9 @@ class RedisStore:
         """See `Store.close`."""
         with contextlib.suppress(redis_errors.RedisError, OSError, TimeoutError):
             async with asyncio.timeout(self._options.command_timeout):
-                await self._pool.aclose()
+                await self._client.aclose(close_connection_pool=True)
+        if self._primary is not None:
+            await self._primary.close()
 
     async def read(self) -> FleetState | None:
         """See `Store.read`."""
@@ -242,6 +231,7 @@ class RedisStore:
     async def _hear(self, channel: str) -> AsyncGenerator[bytes | None, None]:
         """None once subscribed, then what is published on the channel; raises when the line breaks."""
         line = self._client.pubsub()
+        self._lines.add(line)
         try:
             async with self._border(self._options.connect_timeout):
                 await line.subscribe(channel)
@@ -253,8 +243,15 @@ class RedisStore:
                 if message and message["type"] == "message":
                     yield bytes(message["data"])
         finally:
+            self._lines.discard(line)
             with contextlib.suppress(redis_errors.RedisError, OSError):
                 await cast("Any", line).aclose()
+
+    async def _break_lines(self) -> None:
+        """What is heard where the primary was is not what it says: each listener subscribes anew."""
+        for line in [*self._lines]:
+            if (connection := cast("Any", line.connection)) is not None:
+                await connection.disconnect(nowait=True)
 
     def _state(self, fields: Mapping[bytes, bytes]) -> FleetState | None:
         """The state of the hash's fields; None where there is no hash."""
@@ -285,53 +282,6 @@ class RedisStore:
 
     def _where(self, key: str) -> str:
         return f"store {self._address}: key {key}"
-
-    @contextlib.asynccontextmanager
-    async def _border(self, timeout: float | None = -1.0, doing: str = "") -> AsyncIterator[None]:
-        """Bounds a call (seconds, None: no bound, default `command_timeout`) and names what goes wrong in it."""
-        bound = self._options.command_timeout if timeout == -1.0 else timeout
-        try:
-            async with asyncio.timeout(bound):
-                yield
-        except TimeoutError:
-            within = f" within {bound:g} s" if bound else ""
-            problem = StoreUnavailable(f"no answer{within}: it cannot be reached, is overloaded, or is no Redis")
-        except (redis_errors.RedisError, OSError) as error:
-            problem = self._named(error)
-        else:
-            return
-        text = f"store {self._address}: {problem.detail}" + (f"; {doing}" if doing else "")
-        raise type(problem)(text) from None  # the chain could hold what was sent, the password included
-
-    def _named(self, error: BaseException) -> StoreUnavailable:
-        """Our name for what the client library raised."""
-        while isinstance(error.__cause__, redis_errors.RedisError):  # unix sockets wrap what happened in the greeting
-            error = error.__cause__
-        text = str(error)
-        if self._password:
-            text = text.replace(self._password, "***")
-        if isinstance(error, redis_errors.InvalidResponse):
-            return NotRedis("what answers there does not speak Redis' protocol: check host and port")
-        if isinstance(error, redis_errors.AuthenticationError | redis_errors.AuthenticationWrongNumberOfArgsError):
-            return StoreAuth(f"the user or password is refused ({text}): correct the store URL")
-        # What goes wrong inside a script is told by older versions within a longer text, without its own code in front.
-        if isinstance(error, redis_errors.NoPermissionError) or "user executing the script can't" in text:
-            return StoreAuth(f"the user may not do this ({text}): give it the rights listed in bgproxy/store/base.py")
-        if isinstance(error, redis_errors.ReadOnlyError) or "-READONLY" in text:
-            return StoreUnavailable("it is a read-only replica: name the primary in the store URL")
-        if "unknown command" in text.lower():  # such an answer repeats what was sent: it is not passed on
-            return NotRedis("it does not know a command that Redis 6 and newer know: use Redis 6 or newer, or Valkey")
-        if "WRONGTYPE" in text:
-            return StoreBroken("a key of this fleet holds something else; remove it, or name another fleet")
-        if "CERTIFICATE_VERIFY_FAILED" in text:
-            return StoreUnavailable(
-                "its certificate is not trusted: name its authority with ?ssl_ca_certs=/path/ca.pem"
-            )
-        if "Connection closed by server" in text or "reset by peer" in text:
-            return StoreUnavailable(
-                "it closed the connection; if that happens each time, it may expect TLS (rediss://)"
-            )
-        return StoreUnavailable(text or type(error).__name__)
 
 
 def _check_id(entry_id: str, name: str) -> None:

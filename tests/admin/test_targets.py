@@ -24,6 +24,7 @@ RESERVED = (
     "memory://",
     "memory:///var/lib/state.json",
     "redis://broken:port",
+    "redis+sentinel://user:word@10.0.0.8,10.0.0.9:7/mymaster",
 )
 
 
@@ -77,6 +78,8 @@ def names(monkeypatch):
         "http://127.0.0.1:7001",
         "http://10.0.0.7:6379",
         "http://redis.test:6379",
+        "http://10.0.0.8:26379",
+        "http://10.0.0.9:7",
         "unix:/run/redis.sock",
         "unix:/run/proxy.sock",
     ],

@@ -201,8 +201,13 @@ BAD_VALUE = {
     ),
     "store port": (
         'store = "redis://h:123456"',
-        "is no URL: Port out of range 0-65535; write for example redis://127.0.0.1",
+        "store.url: the URL cannot be used: its host or port cannot be read. Write redis://",
     ),
+    "store of sentinels": (
+        'store = "redis+sentinel://h:1,h:2"',
+        "store.url: the URL cannot be used: behind the sentinels stands no name by which they know the store",
+    ),
+    "store option": ('store = "redis://h/0?dbb=1"', "store.url: the URL cannot be used: it has an option that is not"),
     "store path": ('store = "memory://x"', "write memory:// or memory:///absolute/path"),
     "network": (
         '[forwarding]\ntrusted_proxies = ["x"]',
@@ -325,6 +330,7 @@ def test_a_byte_order_mark_is_no_fault(tmp_path):
         ("redis://u:p@h:1/0", "redis://u:********@h:1/0"),
         ("redis://:p@h", "redis://:********@h"),
         ("redis://h/0?password=p&db=1", "redis://h/0?password=********&db=1"),
+        ("redis+sentinel://h/m?sentinel_password=p&db=1", "redis+sentinel://h/m?sentinel_password=********&db=1"),
         ("redis://h:1/0", "redis://h:1/0"),
     ],
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,8 @@ from bgproxy.rules.pin import Pin
 from bgproxy.rules.release import Phase, Release
 from bgproxy.store.base import AuditEntry, NodeReport, Store, StoreOptions, open_store
 from bgproxy.store.pins import PinCache
-from tests.store import pin_rig
+from tests.redis_servers import Cluster, Sentinels
+from tests.store import pin_rig, rights
 
 _numbers = itertools.count()
 
@@ -97,11 +98,55 @@ async def opened(fleet_name: str) -> AsyncIterator[Opened]:
         await store.close()
 
 
-@pytest.fixture(params=["memory", "snapshot", pytest.param("redis", marks=pytest.mark.redis)])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    if request.param == "redis":
-        return str(request.getfixturevalue("redis_server").url)
-    return "memory://" if request.param == "memory" else f"memory://{tmp_path}/state.json"
+STORES = ("memory", "snapshot", "redis")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """What is promised of every store is tried on those that the test's class or module names, else on `STORES`."""
+    if "store_kind" in metafunc.fixturenames:
+        kinds = getattr(metafunc.cls, "stores", None) or getattr(metafunc.module, "stores", STORES)
+        real = {"redis", "sentinel", "cluster"}
+        marked = [pytest.param(kind, marks=[pytest.mark.redis] if kind in real else []) for kind in kinds]
+        metafunc.parametrize("store_kind", marked)
+
+
+@pytest.fixture(scope="session")
+def sentinels() -> Iterator[Sentinels]:
+    """One set for the whole session, which no test may leave without its master."""
+    found = Sentinels()
+    found.start()
+    yield found
+    found.close()
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[Cluster]:
+    """Likewise."""
+    found = Cluster()
+    found.start()
+    yield found
+    found.close()
+
+
+@pytest.fixture
+def url(store_kind: str, request: pytest.FixtureRequest, tmp_path: Path, fleet_name: str) -> str:
+    """A store of that kind, as a user who may do what is documented and nothing else."""
+    if store_kind == "memory":
+        return "memory://"
+    if store_kind == "snapshot":
+        return f"memory://{tmp_path}/state.json"
+    more: list[str] = []
+    if store_kind == "redis":
+        server = request.getfixturevalue("redis_server")
+        found, servers = server.url, [server]
+    else:
+        several = request.getfixturevalue("sentinels" if store_kind == "sentinel" else "cluster")
+        found, servers = several.url, several.servers
+        more = rights.documented("in a Cluster also") if store_kind == "cluster" else []
+    user = f"user-of-{fleet_name}"
+    for server in servers:
+        rights.give(server, fleet_name, rights.documented() + more, user)
+    return rights.with_user(found, user)
 
 
 @pytest.fixture

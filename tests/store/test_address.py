@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from bgproxy.errors import ConfigError
-from bgproxy.store.address import connection_arguments
-from bgproxy.store.base import StoreOptions, open_store, redacted
+from bgproxy.store.address import redacted, store_address, store_hosts
+from bgproxy.store.base import StoreOptions, open_store
 
 SECRET = "p@ss/w#rd?:%"
 QUOTED = "p%40ss%2Fw%23rd%3F%3A%25"
@@ -48,7 +48,108 @@ QUOTED = "p%40ss%2Fw%23rd%3F%3A%25"
     ],
 )
 def test_what_a_url_means(url: str, transport: str, arguments: dict[str, Any]) -> None:
-    assert connection_arguments(url) == (transport, arguments)
+    address = store_address(url)
+    assert (address.kind, address.transport, dict(address.arguments)) == ("server", transport, arguments)
+    assert (address.service, address.sentinel) == ("", {})
+    assert address.hosts == ((arguments["host"], arguments["port"]),) if transport != "unix" else not address.hosts
+
+
+LISTS = "a:1,[::1]:2,B"
+
+
+@pytest.mark.parametrize(
+    ("url", "hosts", "service", "arguments", "sentinel"),
+    [
+        (
+            f"redis+sentinel://{LISTS}/mymaster",
+            (("a", 1), ("::1", 2), ("b", 26379)),
+            "mymaster",
+            {"db": 0},
+            {},
+        ),
+        (
+            f"redis+sentinel://us%40er:{QUOTED}@h/main-1/3?client_name=x",
+            (("h", 26379),),
+            "main-1",
+            {"username": "us@er", "password": SECRET, "db": 3, "client_name": "x"},
+            {},
+        ),
+        (
+            f"redis+sentinel://h/m?db=2&sentinel_username=watch&sentinel_password={QUOTED}",
+            (("h", 26379),),
+            "m",
+            {"db": 2},
+            {"username": "watch", "password": SECRET},
+        ),
+        (
+            "rediss+sentinel://h/m?ssl_ca_certs=/ca.pem",
+            (("h", 26379),),
+            "m",
+            {"db": 0, "ssl_ca_certs": "/ca.pem"},
+            {"ssl": True, "ssl_ca_certs": "/ca.pem"},
+        ),
+        (
+            "rediss+sentinel://h/m?ssl_ca_certs=/ca.pem&sentinel_ssl=no",
+            (("h", 26379),),
+            "m",
+            {"db": 0, "ssl_ca_certs": "/ca.pem"},
+            {},
+        ),
+    ],
+)
+def test_what_a_url_of_sentinels_means(
+    url: str, hosts: Any, service: str, arguments: dict[str, Any], sentinel: dict[str, Any]
+) -> None:
+    address = store_address(url)
+    assert (address.kind, address.hosts, address.service) == ("sentinel", hosts, service)
+    assert address.transport == ("tls" if url.startswith("rediss") else "tcp")
+    assert (dict(address.arguments), dict(address.sentinel)) == (arguments, sentinel)
+    assert store_hosts(url) == hosts
+
+
+@pytest.mark.parametrize(
+    ("url", "hosts", "arguments"),
+    [
+        (f"redis+cluster://{LISTS}", (("a", 1), ("::1", 2), ("b", 6379)), {}),
+        (f"redis+cluster://u:{QUOTED}@a/0", (("a", 6379),), {"username": "u", "password": SECRET}),
+        ("rediss+cluster://a:1/?ssl_ca_certs=/ca.pem", (("a", 1),), {"ssl_ca_certs": "/ca.pem"}),
+    ],
+)
+def test_what_a_url_of_a_cluster_means(url: str, hosts: Any, arguments: dict[str, Any]) -> None:
+    address = store_address(url)
+    assert (address.kind, address.hosts, dict(address.arguments)) == ("cluster", hosts, arguments)
+    assert address.transport == ("tls" if url.startswith("rediss") else "tcp")
+
+
+def test_an_address_shows_no_password() -> None:
+    address = store_address(f"redis+sentinel://u:{QUOTED}@h/m?sentinel_password=hush")
+    assert address.secrets == (SECRET, "hush")
+    assert not [secret for secret in address.secrets if secret in repr(address)]
+
+
+def test_what_names_no_host_has_none() -> None:
+    assert [store_hosts(url) for url in ("memory://", "unix:/x", "redis://", "redis://h:x", "127.0.0.1:1")] == [()] * 5
+
+
+@pytest.mark.parametrize(
+    ("url", "told"),
+    [
+        ("redis+sentinel://h:1,h:2", "no name by which they know the store.*redis\\+sentinel://.*SERVICE"),
+        ("redis+sentinel://h/a b", "no name"),
+        ("redis+sentinel://h/m/x", "database's number"),
+        ("redis+sentinel:///m", "a host is missing"),
+        ("redis+sentinel://h,/m", "a host is missing"),
+        ("redis+sentinel://h?sentinel_password=x", "no name"),
+        ("redis+sentinel://h/m?sentinel_ssl=no", "option that is not known; there are.*sentinel_password"),
+        ("redis+cluster://h/1", "no database but 0.*redis\\+cluster://"),
+        ("redis+cluster://h?db=1", "option that is not known"),
+        ("redis+cluster://", "a host is missing"),
+        ("redis://a,b/0", "several hosts.*redis\\+sentinel"),
+    ],
+)
+def test_what_is_wrong_with_a_url_of_several(url: str, told: str) -> None:
+    with pytest.raises(ConfigError, match=told):
+        store_address(url)
 
 
 BAD = [
@@ -74,6 +175,14 @@ BAD = [
     "unix:relative",
     "unix://host/path",
     "unix:",
+    "redis+sentinel://user:hunter2@h",
+    "redis+sentinel://user:hunter2#@h/m",
+    "redis+sentinel://user:hunter2/@h,g/m",
+    "redis+sentinel://h:1,user:hunter2@g:x/m",
+    "redis+sentinel://h/m?sentinel_password=hunter2&sentinel_password2=x",
+    "redis+sentinel://h:1,hunter2:x/m",
+    "redis+cluster://user:hunter2@h:99999",
+    "redis+cluster://h:1;g:2",
 ]
 
 
@@ -116,6 +225,11 @@ def test_a_fleet_that_cannot_be_part_of_a_key(fleet: str) -> None:
         ("unix:/run/redis.sock?db=1", "unix:/run/redis.sock"),
         ("unix:///run/redis.sock?db=1", "unix:///run/redis.sock"),
         ("rediss://[::1]:1", "rediss://[::1]:1"),
+        (
+            "redis+sentinel://u:secret@a:1,[::1]:2/m/0?sentinel_password=x",
+            "redis+sentinel://***@a:1,[::1]:2/m/0",
+        ),
+        ("rediss+cluster://:secret@a:1,b", "rediss+cluster://***@a:1,b"),
     ],
 )
 def test_what_is_shown_of_a_url(url: str, shown: str) -> None:

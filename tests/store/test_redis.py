@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import replace
 from typing import Any
@@ -18,12 +18,12 @@ from bgproxy.store.mirror import Mirror
 from bgproxy.store.once import Done, Once
 from bgproxy.store.pinning import Learned, PinStore, Turn, Want
 from bgproxy.store.trail import verify
+from tests.store import rights
+from tests.store.rights import QUOTED, SECRET
 
 pytestmark = pytest.mark.redis
 
 Opened = Callable[..., Awaitable[Store]]
-SECRET = "p@ss/w#rd?:%"
-QUOTED = "p%40ss%2Fw%23rd%3F%3A%25"
 NODE = NodeReport("n", "h", 1, "0.1", 1)
 WANT = Want((b"c" * 16,), "chat", "mcp", 60.0)
 
@@ -155,15 +155,7 @@ class TestCredentials:
         assert await store.read() is None
 
     async def test_a_user_with_the_rights_that_are_documented(self, opened: Opened, own_redis: Any, flips: Any) -> None:
-        rights = [
-            "resetchannels",
-            "~bgproxy:{agents}:*",
-            "&bgproxy:{agents}:bell",
-            "&bgproxy:{agents}:pins",
-            "-@all",
-            *documented_rights(),
-        ]
-        assert own_redis.command("ACL", "SETUSER", "bg", "on", f">{SECRET}", *rights).startswith(b"+OK")
+        rights.give(own_redis, "agents")
         store = await opened(self.url(own_redis, f"bg:{QUOTED}"), fleet="agents", audit_keep=100)
         state, entry = await store.commit(flips.first(), create=True)
         async with aclosing(store.watch()) as bells:  # type: ignore[type-var]
@@ -219,27 +211,10 @@ class TestCredentials:
         assert report.first > 1
 
     async def test_a_user_of_another_fleet(self, opened: Opened, own_redis: Any) -> None:
-        rights = [
-            "resetchannels",
-            "~bgproxy:{agents}:*",
-            "&bgproxy:{agents}:bell",
-            "&bgproxy:{agents}:pins",
-            "-@all",
-            *documented_rights(),
-        ]
-        own_redis.command("ACL", "SETUSER", "bg", "on", f">{SECRET}", *rights)
+        rights.give(own_redis, "agents")
         with pytest.raises(StoreAuth, match=r"may not do this.*store/base\.py") as refused:
             await opened(self.url(own_redis, f"bg:{QUOTED}"), fleet="others")
         assert SECRET not in everything_said(refused.value)
-
-
-def documented_rights() -> Iterator[str]:
-    """The commands that the keyspace's description grants, so that it cannot go stale."""
-    from bgproxy.store import base
-
-    text = (base.__doc__ or "").replace("\n", " ")
-    granted = text[text.index("~bgproxy:") : text.index("`", text.index("~bgproxy:"))]
-    yield from (word for word in granted.split() if word.startswith("+"))
 
 
 class TestData:
