@@ -10,7 +10,6 @@ memory store. The successor in its place goes on from there.
 from __future__ import annotations
 
 import asyncio
-import gc
 import logging
 import os
 import socket
@@ -18,12 +17,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from time import monotonic, time
+from time import time
 from typing import Any
 
-import uvloop
-
-from bgproxy import __version__
+from bgproxy import __version__, orders
 from bgproxy.admin.peers import HostPeers
 from bgproxy.admin.seams import AdminDeps
 from bgproxy.admin.server import AdminServer
@@ -46,19 +43,16 @@ from bgproxy.store.mirror import Mirror
 from bgproxy.store.neighbours import Neighbours
 from bgproxy.store.nodes import Heartbeat
 from bgproxy.store.pins import PinCache
-from bgproxy.tasks import spawn, stop
-from bgproxy.telemetry import legacy, logs
+from bgproxy.tasks import first_of, spawn, stop
+from bgproxy.telemetry import logs
 from bgproxy.telemetry.access import AccessLog
+from bgproxy.telemetry.legacy import Estate
 from bgproxy.telemetry.metrics import Metrics
 
 log = logging.getLogger(__name__)
 
 FATAL = 78  # exit status (EX_CONFIG): a restart would meet the same
-SAVE_INTERVAL = 1.0  # seconds between two savings of the counters for a successor
 HANDOVER = "memory.json"  # in the runtime directory: a memory store's state, for a successor
-READY = b"y"  # a worker to its supervisor: it serves
-# The supervisor to its workers. HURRY: what is left of the grace time is over. BURY: another worker has died.
-RELOAD, END, HURRY, BURY = b"r", b"e", b"h", b"b"
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,8 +63,9 @@ class Place:
     listening: Sequence[socket.socket]
     admin: Sequence[socket.socket]
     runtime_dir: Path
-    supervisor: socket.socket  # the line to it: READY goes there, orders come, and at its end an EOF
+    supervisor: socket.socket  # the line to it (bgproxy/orders.py)
     successor: bool = False  # of a worker that served
+    beside: bool = False  # the workers that it is to replace: they accept until it is told to
 
 
 class Worker:
@@ -93,6 +88,7 @@ class Worker:
         self.ledger = Ledger(self.store, self.mirror, time, timeout=options.connect_timeout + options.command_timeout)
         self.metrics = Metrics()
         self.access = AccessLog(settings.access_log())
+        self.estate = Estate(place.runtime_dir, place.slot, self.metrics, self._collect)
         self.losses = Losses(self.store, lambda: self.mirror.state)
         self.pins = PinCache(self.store.pins, self.mirror, self.node_id, settings.pins(), strayed=self.losses.lost)
         self.plane = DataPlane(
@@ -112,9 +108,16 @@ class Worker:
         forgotten = partial(self.ledger.record_forgotten, actor="bgproxy", reason="silent for node_forget_after")
         self.neighbours = Neighbours(self.store, self.badges, forgotten, node_ttl=ttl, forget_after=forget_after)
         self.admin = AdminServer(place.admin)
+        self._line = orders.Line(place.supervisor)
         self._started = asyncio.Event()
-        self._ending = asyncio.Event()
-        self._hurry = asyncio.Event()
+        self._accepting, self._finishing = asyncio.Event(), asyncio.Event()
+        self._ending, self._hurry = asyncio.Event(), asyncio.Event()
+        self._events = {
+            orders.ACCEPT: self._accepting,
+            orders.FINISH: self._finishing,
+            orders.END: self._ending,
+            orders.HURRY: self._hurry,
+        }
         self._reloading = asyncio.Lock()
         self._saver: asyncio.Task[None] | None = None
 
@@ -127,14 +130,18 @@ class Worker:
             await self.start()
         except BgproxyError as error:
             log.error("%s", error)
+            self._line.say(orders.FAILED, str(error))
             await self._leave_fleet()
             return FATAL
-        await self._ending.wait()
+        await first_of(self._ending, self._finishing)
+        if not self._ending.is_set():
+            await self.finish()
         await self.stop()
         return 0
 
     async def start(self) -> None:
-        held = self._carry_on()
+        """Be ready, then open the doors: at once, or once told so where others still accept."""
+        held = self.estate.carry_on()
         self.badges.wear(self.node_id)
         self.access.start()
         self.mirror.listen(self.plane.apply)
@@ -144,12 +151,23 @@ class Worker:
         for part in (self.health, self.validator, self.drainer, self.heartbeat, self.neighbours, self.pins):
             part.start()
         await self.peers.start()
-        await self.admin.start(self.deps(self.settings))
+        self._saver = spawn(self.estate.save_for_ever(), "save counters")
+        if self.place.beside:
+            self._line.say(orders.READY)
+            await first_of(self._ending, self._accepting)
+        if not self._ending.is_set() or not self.place.beside:
+            await self._open_doors()
+        self._started.set()
+
+    async def _open_doors(self) -> None:
         for listener in self.listeners:
             listener.start()
-        self._saver = spawn(self._save_for_successor(), "save counters")
-        self._started.set()
-        self.place.supervisor.send(READY)
+        await self.admin.start(self.deps(self.settings))
+        if self.place.beside:
+            # Not sooner: had it not come to this, those that go on would stand on a configuration that is not theirs.
+            await self._reconfigure_at_start()
+        else:
+            self._line.say(orders.READY)
         state = self.mirror.state
         log.info(
             "worker %d serves fleet %s, active %s",
@@ -157,6 +175,24 @@ class Worker:
             self.settings.fleet,
             f"{state.pointer.active} (epoch {state.pointer.epoch})" if state else "unknown",
         )
+
+    async def finish(self) -> None:
+        """Others accept from now on: what is in flight may take its time, until told to end.
+
+        A client between two requests keeps its connection for one more, which is answered with the word that it was the
+        last: one that is closed while its next request is on the way would see an error.
+        """
+        for listener in self.listeners:
+            listener.stop()
+        await self.admin.stop()
+        log.info("worker %d finishes what it holds, others accept", self.place.slot)
+        timeout = self.settings.upgrade().finish_timeout or None
+        finished = spawn(self.plane.finish(), "finish")
+        ending = spawn(self._ending.wait(), "wait for the end")
+        await asyncio.wait({finished, ending}, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
+        if not finished.done() and not ending.done():
+            self._hurry.set()  # the time is up: what is left is ended politely
+        await stop(finished, ending)
 
     async def stop(self) -> None:
         """Stop accepting, finish what is in flight within the grace, then end."""
@@ -173,7 +209,7 @@ class Worker:
             await self.plane.end_politely()
             self.losses.cut(sum(self.metrics.by_color("in_flight").values()))
         await self.plane.stop()
-        self._save()
+        self.estate.save()
         await self.admin.stop()
         await self.peers.stop()
         for part in (self.validator, self.drainer, self.health, self.neighbours):
@@ -201,10 +237,11 @@ class Worker:
             await self.ledger.bootstrap(
                 settings.colors(), settings.active, settings.releases(), actor="bgproxy", reason="start"
             )
-            if refused := await self._reconfigure("start"):
-                log.error("%s", refused)
+            if not self.place.beside:
+                await self._reconfigure_at_start()
         except StoreUnavailable as error:
-            if not known or not (self.place.successor or type(error) is StoreUnavailable):
+            # Beside others that serve nothing is gained by less than they know: their sessions' pins.
+            if self.place.beside or not known or not (self.place.successor or type(error) is StoreUnavailable):
                 raise
             log.error("the store cannot be used, the last known pointer is: %s", error)
         await self.mirror.start()
@@ -212,6 +249,10 @@ class Worker:
     async def _leave_fleet(self) -> None:
         if await self.heartbeat.stop():
             self.badges.take_off()
+
+    async def _reconfigure_at_start(self) -> None:
+        if refused := await self._reconfigure("start"):
+            log.error("%s", refused)
 
     async def _reconfigure(self, reason: str) -> str:
         """Bring the configuration's releases into the fleet's state; why they were not taken over, or nothing."""
@@ -238,6 +279,7 @@ class Worker:
             ready=self.ready,
             version=__version__,
             has_moved=self.pins.counts.moved,
+            runtime_dir=os.fspath(self.place.runtime_dir),
             reserved=(settings.store().url, *listening),
         )
 
@@ -270,41 +312,18 @@ class Worker:
             serial=self.heartbeat.serial,
         )
 
+    def _collect(self) -> dict[str, Any]:
+        return self.metrics.snapshot(self.plane.report(), self.plane.sessions())
+
     def snapshot(self) -> dict[str, Any]:
         """Everything that a sibling needs to speak for this worker; saved before it is told."""
-        metrics = self._save()
+        metrics = self.estate.save()
         return {
             "node": node_json(self.report()),
             "metrics": metrics,
             "store": store_report(self.mirror, self.store.kind),
             "started": self.started,
         }
-
-    # Counters outlive a worker
-
-    def _carry_on(self) -> int:
-        """Go on from where a dead predecessor in this place stood, so that the host's totals never fall.
-
-        How many exchanges it held when it died.
-        """
-        left = legacy.read(self.place.runtime_dir, self.place.slot)
-        if left is None:
-            return 0
-        try:
-            return self.metrics.carry(left)
-        except (KeyError, TypeError, ValueError) as error:
-            log.warning("the counters of the worker before are lost: %s", error)
-        return 0
-
-    def _save(self) -> dict[str, Any]:
-        metrics = self.metrics.snapshot(self.plane.report(), self.plane.sessions())
-        legacy.save(self.place.runtime_dir, self.place.slot, metrics)
-        return metrics
-
-    async def _save_for_successor(self) -> None:
-        while True:
-            await asyncio.sleep(SAVE_INTERVAL)
-            self._save()
 
     # Orders
 
@@ -314,28 +333,22 @@ class Worker:
         Terminals and service managers signal every process of a group. A worker that ended by itself would close its
         socket while the supervisor's copy still lets clients in, and twice told would be once too often.
         """
-        self.place.supervisor.setblocking(False)
         asyncio.get_running_loop().add_reader(self.place.supervisor.fileno(), self._supervisor_says)
 
     def _supervisor_says(self) -> None:
-        try:
-            said = self.place.supervisor.recv(64)
-        except BlockingIOError:
-            return
-        except ConnectionError:  # it had not read our READY when it died
-            said = b""
-        if RELOAD in said:
-            spawn(self.reload(), "reload")
-        if BURY in said:
-            spawn(self.neighbours.sign_off_dead(), "sign off a dead worker")
-        if END in said:
-            self._ending.set()
-        if HURRY in said:
-            self._hurry.set()
-        if not said:
+        said = self._line.hear()
+        if said is None:
             asyncio.get_running_loop().remove_reader(self.place.supervisor.fileno())
             log.error("the supervisor is gone: worker %d ends", self.place.slot)
             self._ending.set()
+            return
+        for word, _ in said:
+            if word == orders.RELOAD:
+                spawn(self.reload(), "reload")
+            elif word == orders.BURY:
+                spawn(self.neighbours.sign_off_dead(), "sign off a dead worker")
+            elif (event := self._events.get(word)) is not None:
+                event.set()
 
     async def reload(self) -> None:
         """Take over what can be while running, and say what cannot. A bad configuration changes nothing."""
@@ -372,21 +385,3 @@ class Worker:
         logs.setup(new.log().level, new.log().format, str(self.place.slot))
         if old.admin() != new.admin():
             await self.admin.replace(self.deps(new))
-
-
-def main(settings: Settings, place: Place) -> int:
-    """Run a worker in this process until it ends; its exit status."""
-    logs.setup(settings.log().level, settings.log().format, str(place.slot))
-
-    async def run() -> int:
-        return await Worker(settings, place).run()
-
-    # What was loaded stays for good: the collector need not look at it again, and seldom at the rest, of which the
-    # data path makes no cycles.
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(50_000, 20, 50)
-    began = monotonic()
-    status = uvloop.run(run())
-    log.debug("worker %d ended after %.1f s", place.slot, monotonic() - began)
-    return status

@@ -13,10 +13,11 @@ from typing import Any
 
 import pytest
 
-from bgproxy import app
+from bgproxy import app, orders
 from bgproxy.app import Place, Worker
 from bgproxy.config import Settings
 from bgproxy.errors import ConfigError, StoreAuth, StoreBroken, StoreUnavailable
+from bgproxy.orders import Line
 from bgproxy.proxy import plane
 from bgproxy.rules.fleet import Change, FleetState
 from bgproxy.store.badge import Badges
@@ -89,16 +90,12 @@ class Bench:
         self._monkeypatch.setattr(app, "open_store", lambda options: store)
         return store
 
-    def worker(self, *, successor: bool = False, slot: int = 0, **flags: Any) -> Worker:
+    def worker(self, *, successor: bool = False, beside: bool = False, slot: int = 0, **flags: Any) -> Worker:
         settings = Settings.load(None, {"colors": UPSTREAMS} | flags, {})
         ours, theirs = socket.socketpair()
         self.lines += (ours, theirs)
-        return Worker(settings, Place(slot, [], [], self.directory, theirs, successor))
-
-    @property
-    def line(self) -> socket.socket:
-        """The supervisor's end of the last worker's line."""
-        return self.lines[-2]
+        self.line = Line(ours)  # the supervisor's end of the last worker's
+        return Worker(settings, Place(slot, [], [], self.directory, theirs, successor, beside))
 
     def close(self) -> None:
         for line in self.lines:
@@ -117,8 +114,8 @@ async def ends(worker: Worker, bench: Bench) -> int:
     """Tell it to end as soon as it serves; its exit status."""
     running = asyncio.create_task(worker.run())
     await worker._started.wait()
-    assert bench.line.recv(10) == app.READY
-    bench.line.send(app.END)
+    assert bench.line.hear() == [(orders.READY, "")]
+    bench.line.say(orders.END)
     return await asyncio.wait_for(running, PATIENCE)
 
 
@@ -186,7 +183,7 @@ async def test_a_start_that_fails_leaves_no_node_behind(bench, monkeypatch):
 
 async def test_told_to_end_while_it_starts_it_does_so_when_it_has_started(bench):
     worker = bench.worker()
-    bench.line.send(app.END)
+    bench.line.say(orders.END)
     assert await asyncio.wait_for(worker.run(), PATIENCE) == 0
 
 
@@ -198,13 +195,15 @@ async def test_orders(bench, monkeypatch):
         reloads.append(1)
 
     monkeypatch.setattr(worker, "reload", reload)
-    for order, ending, hurry, reloaded in (
-        (app.RELOAD, False, False, 1),
-        (app.END, True, False, 1),
-        (app.HURRY, True, True, 1),
-        (app.RELOAD + app.END + app.HURRY, True, True, 2),
+    for words, ending, hurry, reloaded in (
+        ((orders.RELOAD,), False, False, 1),
+        (("a-word-of-a-later-version",), False, False, 1),
+        ((orders.END,), True, False, 1),
+        ((orders.HURRY,), True, True, 1),
+        ((orders.RELOAD, orders.END, orders.HURRY), True, True, 2),
     ):
-        bench.line.send(order)
+        for word in words:
+            bench.line.say(word)
         worker._supervisor_says()
         await asyncio.sleep(0)
         assert (worker._ending.is_set(), worker._hurry.is_set(), len(reloads)) == (ending, hurry, reloaded)
@@ -220,6 +219,91 @@ async def test_a_supervisor_that_is_gone_is_an_order_to_end(bench, unread, caplo
     await asyncio.wait_for(worker._ending.wait(), PATIENCE)
     assert "the supervisor is gone: worker 0 ends" in caplog.text
     assert not worker._hurry.is_set()
+
+
+# Beside others
+
+
+async def becomes(what: Callable[[], Any]) -> Any:
+    """What is true at last."""
+    for _ in range(round(PATIENCE / 0.002)):
+        if found := what():
+            return found
+        await asyncio.sleep(0.002)
+    raise AssertionError("it never came true")
+
+
+async def test_beside_others_it_is_ready_and_waits_for_its_word(bench):
+    """Until then it has touched nothing: not even the configured releases."""
+    store = bench.share()
+    await joined(bench.worker())
+    colors = UPSTREAMS | {"green": {"upstreams": ["http://127.0.0.1:3"]}}
+    worker = bench.worker(beside=True, slot=1, colors=colors)
+    opened: list[str] = []
+    worker.admin.start = lambda deps: record(opened)  # type: ignore[method-assign,assignment]
+    running = asyncio.create_task(worker.run())
+    assert await becomes(bench.line.hear) == [(orders.READY, "")]
+    assert (opened, worker._started.is_set()) == ([], False)
+    standing = await store.read()
+    assert standing is not None
+    assert standing.releases["green"].upstreams == ("http://127.0.0.1:2",)
+    bench.line.say(orders.ACCEPT)
+    await asyncio.wait_for(worker._started.wait(), PATIENCE)
+    assert opened == ["admin"]
+    standing = await store.read()
+    assert standing is not None
+    assert standing.releases["green"].upstreams == ("http://127.0.0.1:3",)
+    bench.line.say(orders.END)
+    assert await asyncio.wait_for(running, PATIENCE) == 0
+
+
+async def record(opened: list[str]) -> None:
+    opened.append("admin")
+
+
+async def test_beside_others_that_are_not_to_be_replaced_after_all_it_ends_unseen(bench):
+    worker = bench.worker(beside=True)
+    worker.admin.start = None  # type: ignore[method-assign,assignment]
+    running = asyncio.create_task(worker.run())
+    assert await becomes(bench.line.hear) == [(orders.READY, "")]
+    bench.line.close()
+    assert await asyncio.wait_for(running, PATIENCE) == 0
+
+
+async def test_beside_others_a_store_that_is_away_is_no_start_and_its_reason_is_told(bench, known):
+    """They know sessions that it could not ask for; alone it would start on what is known."""
+    assert bench.store is not None
+    bench.store.failure = AWAY
+    worker = bench.worker(successor=True, beside=True)
+    assert await worker.run() == app.FATAL
+    assert bench.line.hear() == [(orders.FAILED, "connection refused")]
+
+
+async def test_who_finishes_has_no_doors_any_more_and_ends_when_nothing_is_left(bench):
+    worker = bench.worker()
+    holds = worker.plane.arriving
+    holds.add("a client")  # type: ignore[arg-type]
+    running = asyncio.create_task(worker.run())
+    await worker._started.wait()
+    bench.line.say(orders.FINISH)
+    await becomes(lambda: worker.plane.draining)
+    assert worker.admin._runner is None
+    assert not running.done()
+    assert worker.settings.upgrade().finish_timeout == 0.0
+    holds.clear()
+    assert await asyncio.wait_for(running, PATIENCE) == 0
+
+
+@pytest.mark.parametrize("words", [[orders.END, orders.HURRY], []])
+async def test_who_finishes_ends_politely_when_told_or_when_its_time_is_up(bench, words):
+    worker = bench.worker(upgrade={"finish_timeout": 0.0 if words else 0.01})
+    worker.plane.arriving.add("a client")  # type: ignore[arg-type]
+    running = asyncio.create_task(worker.run())
+    await worker._started.wait()
+    bench.line.say(orders.FINISH)
+    for word in words:
+        bench.line.say(word)
+    assert await asyncio.wait_for(running, PATIENCE) == 0
 
 
 # The pointer at the start
@@ -338,14 +422,14 @@ async def test_what_is_told_was_saved_first(bench):
     left = legacy.read(bench.directory, 0)
     assert left == told["metrics"]
     successor = bench.worker(successor=True)
-    assert successor._carry_on() == 2
+    assert successor.estate.carry_on() == 2
     assert successor.snapshot()["metrics"]["series"][0]["classes"][2] == 3
 
 
 async def test_counters_that_cannot_be_carried_on_do_not_stop_it(bench, caplog):
     legacy.save(bench.directory, 0, {"bounds": [1.0]})
     worker = bench.worker()
-    assert worker._carry_on() == 0
+    assert worker.estate.carry_on() == 0
     assert "the counters of the worker before are lost" in caplog.text
     assert worker.snapshot()["metrics"]["series"] == []
 
@@ -363,7 +447,7 @@ async def test_those_before_are_signed_off_before_it_joins(bench, caplog):
     assert sorted(store.left) == sorted(worker.node_id for worker in dead)
     assert [node.id for node in await store.nodes()] == [successor.node_id]
     assert caplog.text.count("has died and is signed off") == 2
-    bench.line.send(app.END)
+    bench.line.say(orders.END)
     assert await asyncio.wait_for(running, PATIENCE) == 0
     assert await store.nodes() == []
     assert len({successor.node_id, *store.left}) == 3, "one process, three workers: a host and a pid are no name"
@@ -374,12 +458,12 @@ async def test_a_sibling_signs_off_who_has_died(bench):
     dead, living = [await joined(bench.worker(slot=slot)) for slot in range(2)]
     for worker in (dead, living):
         worker.badges.wear(worker.node_id)
-    bench.line.send(app.BURY)
+    bench.line.say(orders.BURY)
     living._supervisor_says()
     await asyncio.sleep(0.01)
     assert len(await store.nodes()) == 2, "nobody has died yet"
     release(dead.badges)
-    bench.line.send(app.BURY)
+    bench.line.say(orders.BURY)
     living._supervisor_says()
     await asyncio.sleep(0.01)
     assert [node.id for node in await store.nodes()] == [living.node_id]
@@ -394,7 +478,7 @@ async def test_who_leaves_by_itself_needs_no_sign_off(bench, failure):
     [badge] = (bench.directory / "nodes-default").iterdir()
     assert badge.name == worker.node_id
     store.failure = failure
-    bench.line.send(app.END)
+    bench.line.say(orders.END)
     assert await asyncio.wait_for(running, PATIENCE) == 0
     assert badge.exists() is bool(failure), "whoever comes after it signs it off"
 

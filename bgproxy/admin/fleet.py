@@ -22,4 +22,5 @@ async def status(call: Call) -> dict[str, Any]:
         "store": view.store,
         "flip": view.flip.document() if view.flip is not None else None,
         "version": call.deps.version,
+        "runtime_dir": call.deps.runtime_dir,
     }

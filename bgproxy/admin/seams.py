@@ -81,6 +81,7 @@ class AdminDeps:
     ready: Callable[[], tuple[bool, dict[str, Any]]]  # facts beside the yes or no stand in the answer of /readyz
     version: str
     has_moved: Callable[[str, str], None]  # told of a session that an operator's order has moved: its preset, its color
+    runtime_dir: str = ""  # of this host's workers, where its operators find their supervisor
     reserved: tuple[
         str, ...
     ] = ()  # what no upstream may be, beside `options.listen`: the proxy's doors, the store's URL

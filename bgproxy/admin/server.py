@@ -80,14 +80,20 @@ class AdminServer:
         self._runner = runner
 
     async def replace(self, deps: AdminDeps) -> None:
-        """Serve with other options (tokens, allowed hosts) from now on; calls under way finish on the old ones."""
+        """Serve with other options (tokens, allowed hosts) from now on; calls under way finish on the old ones.
+
+        Nothing is done before `start` and after `stop`.
+        """
         runner, doors = self._runner, self._doors
+        if runner is None:
+            return
         await self.start(deps)
         await _end(runner, doors)
 
     async def stop(self) -> None:
         """End event streams, let calls under way finish, close the sockets."""
-        await _end(self._runner, self._doors)
+        runner, self._runner = self._runner, None
+        await _end(runner, self._doors)
         for sock in self._sockets:
             sock.close()
 

@@ -271,6 +271,7 @@ ANSWERS: Final[dict[str, Schema]] = {
             "description": "Of the epoch that stands; null: the pointer has not moved yet, or the store is away.",
         },
         version=TEXT,
+        runtime_dir={**TEXT, "description": "Of the proxy that answers, on its host: `bgproxy upgrade` asks there."},
     ),
     "Moved": closed([*_MOVED], **_MOVED, detail={"type": "string", "description": "Why nothing changed."}),
     "AuditEntry": _all(

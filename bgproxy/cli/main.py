@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from bgproxy import __version__
-from bgproxy.cli import audit, changes, drain, events, flips, look, nodes, plan, serve, sessions, settings
+from bgproxy.cli import audit, changes, drain, events, flips, look, nodes, plan, serve, sessions, settings, upgrade
 from bgproxy.cli.demo import demo
 
 app = typer.Typer(
@@ -52,6 +52,7 @@ app.command(epilog="Example: bgproxy flips 7 --json")(flips.flips)
 app.command(epilog="Example: bgproxy audit --limit 5 --json")(audit.audit)
 app.command(epilog="Example: bgproxy events --follow --json")(events.events)
 app.add_typer(plan.app, name="plan")
+app.command(epilog="Example: bgproxy upgrade --program /opt/bgproxy-2/bin/bgproxy")(upgrade.upgrade)
 app.add_typer(settings.app, name="config")
 app.command(epilog="Example: bgproxy demo")(demo)
 

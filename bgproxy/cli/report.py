@@ -24,6 +24,7 @@ REMEDIES: Mapping[str, str] = {
     "forbidden": "use a token with the role operator",
     "key_reused": "repeat the first request as it was, or use another --idempotency-key",
     "not_ready": "repair what is named, or overrule it with --force, which is on record",
+    "not_upgraded": "the running proxy is untouched; mend what is named, then try again",
     "stale_epoch": "look with `bgproxy status`, then try again with the epoch that stands",
     "store_unavailable": "nothing was half-done, traffic flows on; try again when the store is back",
     "too_many_failures": "wait a minute and use the right token",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Annotated, Any
 
 import typer
@@ -9,6 +10,7 @@ import typer
 from bgproxy.cli.changes import pairs
 from bgproxy.cli.options import ConfigFile
 from bgproxy.cli.report import reported
+from bgproxy.workers import RESUME, TRIAL
 
 
 def serve(
@@ -58,13 +60,26 @@ def serve(
         "colors": _colors(blue, green, upstream),
     }
     with reported():
-        from bgproxy.config import Settings
-
-        settings = Settings.load(config, {name: value for name, value in flags.items() if value is not None})
-        from bgproxy.workers import run
-
-        code = run(settings)
+        code = _run(config, {name: value for name, value in flags.items() if value is not None})
     raise typer.Exit(code)
+
+
+def _run(config: str | None, flags: dict[str, Any]) -> int:
+    """As what this process was started: for itself, as the new one of an upgrade, or by a supervisor that goes on."""
+    if RESUME in os.environ:
+        from bgproxy.workers.supervisor import go_on
+
+        return go_on()
+    from bgproxy.config import Settings
+
+    if TRIAL in os.environ:
+        from bgproxy.workers import trial
+
+        return trial.run(lambda: Settings.load(config, flags))
+    settings = Settings.load(config, flags)
+    from bgproxy.workers.supervisor import run
+
+    return run(settings)
 
 
 def _colors(blue: list[str] | None, green: list[str] | None, others: list[str] | None) -> dict[str, Any] | None:

@@ -107,6 +107,14 @@ class LogSection:
     format: Literal["text", "json"] = "text"
 
 
+@dataclass(frozen=True, slots=True)
+class UpgradeSection:
+    """[upgrade]: the exchange of the proxy's own processes while they serve."""
+
+    start_timeout: float = 60.0
+    finish_timeout: float = 0.0
+
+
 class Document(BaseSettings):
     """All sections. Built by `build` only: no source is read here."""
 
@@ -118,6 +126,7 @@ class Document(BaseSettings):
     workers: int = 1
     grace_timeout: float = 30.0
     runtime_dir: str = ""
+    upgrade: UpgradeSection = UpgradeSection()
     admin: AdminOptions = AdminOptions()
     store: StoreOptions = StoreOptions()
     colors: dict[str, ColorSection] = {}

@@ -15,7 +15,7 @@ from typing import Any
 from bgproxy.admin.options import AdminOptions, Token
 from bgproxy.config import checks, secrets, sessions
 from bgproxy.config.addresses import Address, parse_address
-from bgproxy.config.document import ROOT, Document, LogSection, build
+from bgproxy.config.document import ROOT, Document, LogSection, UpgradeSection, build
 from bgproxy.config.keys import Path, dotted
 from bgproxy.config.sources import from_environment, from_file, from_flags
 from bgproxy.errors import ConfigError
@@ -124,6 +124,10 @@ class Settings:
     def runtime_dir(self) -> str:
         """The directory for the workers' own sockets; empty: one is made."""
         return self._document.runtime_dir
+
+    def upgrade(self) -> UpgradeSection:
+        """How long the proxy's own upgrade may take, seconds."""
+        return self._document.upgrade
 
     @property
     def active(self) -> str:

@@ -184,7 +184,7 @@ class ClientConnection:
 
     def must_close(self) -> bool:
         """Whether the connection ends after the answer whatever the client wishes."""
-        return self.plane.draining or (self.half_closed and not self.buffer)
+        return (self.plane.draining or self.half_closed) and not self.buffer
 
     def refuse(self, code: str, detail: str, *, close: bool, rpc: RpcError | None = None) -> int:
         """Answer by ourselves, with a problem document or an error of JSON-RPC; returns the status."""

@@ -40,6 +40,7 @@ log = logging.getLogger(__name__)
 
 SWEEP_INTERVAL = 0.25  # seconds: how late a timeout may come, and how soon a gone client is noticed
 IDLE_GRACE = 0.5  # seconds that idle clients have for a last request once a shutdown has begun
+LONGEST_IDLE = 75.0  # seconds that an idle client holds the end of an upgrade up where `keepalive_timeout` is off
 TOUCH_INTERVAL = 0.75  # seconds between two looks at which sessions are in use; config.sessions.LEAST_TTL hangs on it
 ENDING_GRACE = 1.0  # seconds in which streams may reach the end of an event, once the deadline has passed
 
@@ -154,12 +155,27 @@ class DataPlane:
         """
         self.draining = True
         deadline = monotonic() + grace
-        await asyncio.sleep(min(IDLE_GRACE, grace))
+        if self.connections or self.tunnels or self.arriving:
+            await asyncio.sleep(min(IDLE_GRACE, grace))
         while monotonic() < deadline and (self.connections or self.tunnels):
             for client in list(self.connections):
                 client.close_if_idle()
             await asyncio.sleep(0.02)
         return not self.connections and not self.tunnels
+
+    async def finish(self) -> None:
+        """Finish what is in flight, for as long as that takes, while others serve whoever comes.
+
+        The caller has stopped accepting. No client is closed between two requests: its next one is answered, and that
+        answer tells it to connect anew. Whoever sends none is closed when it has been idle for as long as ever.
+        """
+        self.draining = True
+        patience = monotonic() + LONGEST_IDLE
+        while self.connections or self.tunnels or self.arriving:
+            await asyncio.sleep(SWEEP_INTERVAL)
+            if not self.timeouts.keepalive_timeout and monotonic() > patience:
+                for client in list(self.connections):
+                    client.close_if_idle()
 
     async def end_politely(self) -> None:
         """The time is up: WebSockets get a close frame, event streams end between two events, and who still waits for

@@ -7,13 +7,19 @@ it has to survive is a process, not the machine.
 
 from __future__ import annotations
 
+import asyncio
 import logging
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import orjson
 
+from bgproxy.telemetry.metrics import Metrics
+
 log = logging.getLogger(__name__)
+
+SAVE_INTERVAL = 1.0  # seconds between two savings of the counters for a successor
 
 
 def path_of(directory: Path, slot: int) -> Path:
@@ -45,3 +51,40 @@ def read(directory: Path, slot: int) -> dict[str, Any] | None:
     except (OSError, ValueError, KeyError, TypeError) as error:
         log.warning("the counters in %s are lost: %s", path, error)
         return None
+
+
+class Estate:
+    """What a worker takes over from the one before it in its place, and leaves to the next one."""
+
+    def __init__(self, directory: Path, slot: int, metrics: Metrics, collect: Callable[[], dict[str, Any]]) -> None:
+        """`collect`: all that this worker has counted, with what it has taken over."""
+        self._directory = directory
+        self._slot = slot
+        self._metrics = metrics
+        self._collect = collect
+
+    def carry_on(self) -> int:
+        """Go on from where a dead predecessor in this place stood, so that the host's totals never fall.
+
+        How many exchanges it held when it died.
+        """
+        left = read(self._directory, self._slot)
+        if left is None:
+            return 0
+        try:
+            return self._metrics.carry(left)
+        except (KeyError, TypeError, ValueError) as error:
+            log.warning("the counters of the worker before are lost: %s", error)
+        return 0
+
+    def save(self) -> dict[str, Any]:
+        """Leave what is counted by now; that."""
+        metrics = self._collect()
+        save(self._directory, self._slot, metrics)
+        return metrics
+
+    async def save_for_ever(self) -> None:
+        """Save every second."""
+        while True:
+            await asyncio.sleep(SAVE_INTERVAL)
+            self.save()

@@ -17,14 +17,14 @@ from bgproxy.cli.main import app
 from bgproxy.config import Address, Settings
 from bgproxy.errors import StoreUnavailable
 
-VERBS = ["serve", "status", "stage", "flip", "rollback", "drain", "flips", "audit", "events", "demo"]
+VERBS = ["serve", "status", "stage", "flip", "rollback", "drain", "flips", "audit", "events", "upgrade", "demo"]
 GROUPS = {"config": ["check", "show"], "plan": ["check"], "sessions": ["list", "show", "move", "forget", "stats"]}
 
 
 @pytest.fixture
 def workers(monkeypatch):
-    """`bgproxy.workers` with a `run` that keeps the settings it was given."""
-    module = types.ModuleType("bgproxy.workers")
+    """A supervisor whose `run` keeps the settings that it was given."""
+    module = types.ModuleType("bgproxy.workers.supervisor")
     module.given = []
 
     def start(settings: Settings) -> int:
@@ -34,7 +34,7 @@ def workers(monkeypatch):
         return module.end
 
     module.end, module.run = 0, start
-    monkeypatch.setitem(sys.modules, "bgproxy.workers", module)
+    monkeypatch.setitem(sys.modules, "bgproxy.workers.supervisor", module)
     return module
 
 
@@ -162,7 +162,7 @@ def test_the_client_verbs_import_no_server():
         "pydantic_settings",
         "rich.table",
         "bgproxy.config",
-        "bgproxy.workers",
+        "bgproxy.workers.supervisor",
         "mcp",
     )
     code = "import sys, bgproxy.cli.main; print([name for name in sys.argv[1:] if name in sys.modules])"

@@ -386,3 +386,42 @@ async def test_a_drain_waits_for_what_is_in_flight_and_closes_what_rests(rig: Ri
     assert (answer.body, answer.get(b"connection")) == (b"done", b"close")
     assert await busy.end() == "fin"
     assert await drain
+
+
+async def test_who_rests_while_others_take_over_has_one_more_answer_and_no_close_crosses_its_request(rig: Rig) -> None:
+    """It learns from that answer that it must connect anew; what it has sent ahead is answered before."""
+    agent = rig.agent(Serving(lambda request: ok(request.target)))
+    proxy = await rig.proxy(agent)
+    idle, ahead = await proxy.connect(), await proxy.connect()
+    for client in (idle, ahead):
+        await client.send(get("/first"))
+        assert (await client.answer()).body == b"/first"
+    finish = asyncio.create_task(proxy.plane.finish())
+    await asyncio.sleep(0)
+    await ahead.send(get("/1"), get("/2"), get("/3"))
+    answers = [await ahead.answer() for _ in range(3)]
+    assert [(answer.body, answer.get(b"connection")) for answer in answers] == [
+        (b"/1", None),
+        (b"/2", None),
+        (b"/3", b"close"),
+    ]
+    assert await ahead.end() == "fin"
+    await asyncio.sleep(0.6)  # longer than a shutdown has patience with it
+    assert not finish.done()
+    await idle.send(get("/last"))
+    answer = await idle.answer()
+    assert (answer.body, answer.get(b"connection")) == (b"/last", b"close")
+    assert await idle.end() == "fin"
+    await asyncio.wait_for(finish, 5)
+
+
+@pytest.mark.parametrize("keepalive", [0.0, 0.3])
+async def test_who_sends_nothing_more_holds_the_end_of_an_upgrade_up_no_longer_than_ever(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch, keepalive: float
+) -> None:
+    monkeypatch.setattr("bgproxy.proxy.plane.LONGEST_IDLE", 0.3)
+    proxy = await rig.proxy(rig.agent(Serving()), timeouts={"keepalive_timeout": keepalive})
+    idle = await proxy.connect()
+    await until(lambda: proxy.metrics.connections == 1)
+    await asyncio.wait_for(proxy.plane.finish(), 5)
+    assert await idle.end() == "fin"

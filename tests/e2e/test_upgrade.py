@@ -1,0 +1,240 @@
+"""The proxy is exchanged for a new one while it serves: nobody who talks to it can tell."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import re
+import signal
+import tempfile
+from collections import Counter
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from serving import Serve, cli, is_alive, until
+from websockets.asyncio.client import connect
+
+POST = "POST {path} HTTP/1.1\r\nHost: a\r\nMcp-Session-Id: {session}\r\nContent-Length: 2\r\n{more}\r\n{{}}"
+
+
+class Traffic:
+    """Clients that notice everything: raw connections, on which nothing is tried twice."""
+
+    def __init__(self, serve: Serve) -> None:
+        self.serve = serve
+        self.faults: list[str] = []
+        self.answered: Counter[str] = Counter()
+        self.sessions: dict[str, set[str]] = {}  # which releases have answered each
+        self.closes = 0  # answers that said that they were the last on their connection
+        self._stop = asyncio.Event()
+        self._tasks: list[asyncio.Task[None]] = []
+
+    @contextlib.asynccontextmanager
+    async def flowing(self) -> AsyncIterator[Traffic]:
+        """All of it, until the block's end."""
+        kinds = [*[self._fresh] * 4, *[self._kept] * 4, *[self._stream] * 3, *[self._socket] * 3]
+        self._tasks = [asyncio.create_task(kind(f"s-{number}")) for number, kind in enumerate(kinds)]
+        try:
+            yield self
+        finally:
+            self._stop.set()
+            await asyncio.gather(*self._tasks)
+
+    async def _fresh(self, session: str) -> None:
+        """A connection for each request."""
+        while not self._stop.is_set():
+            await self._turn(session, await self.serve.connect(), last=True)
+
+    async def _kept(self, session: str) -> None:
+        """One connection for as long as the proxy lets it be used."""
+        while not self._stop.is_set():
+            wire = await self.serve.connect()
+            while not self._stop.is_set():
+                if not await self._turn(session, wire):
+                    break
+            wire.close()
+
+    async def _turn(self, session: str, wire: Any, *, last: bool = False) -> bool:
+        """Whether the connection may be used for another."""
+        more = "Connection: close\r\n" if last else ""
+        try:
+            await wire.send(POST.format(path="/mcp", session=session, more=more).encode())
+            answer = await wire.answer()
+        except Exception as error:
+            self.faults.append(f"{session}: {error!r}")
+            return False
+        finally:
+            if last:
+                wire.close()
+        if answer.status != 200:
+            self.faults.append(f"{session}: {answer.status} {answer.body!r}")
+        said = answer.body.decode()
+        self.sessions.setdefault(session, set()).add(said)
+        self.answered[said] += 1
+        closes = answer.get(b"connection") == b"close"
+        self.closes += closes and not last
+        return not closes
+
+    async def _stream(self, session: str) -> None:
+        """Numbered events, for as long as all of it lasts."""
+        wire = await self.serve.connect()
+        try:
+            await wire.send(b"GET /events?every=0.01 HTTP/1.1\r\nHost: a\r\n\r\n")
+            await wire.head()
+            number = 0
+            while not self._stop.is_set():
+                number += 1
+                chunk = await wire.chunk()
+                assert chunk.startswith(b"id: %d\n" % number), chunk
+        except Exception as error:
+            self.faults.append(f"{session}: the stream broke: {error!r}")
+        finally:
+            wire.close()
+
+    async def _socket(self, session: str) -> None:
+        """Words there and back."""
+        try:
+            async with connect(f"ws://127.0.0.1:{self.serve.port}/socket", ping_interval=None) as line:
+                label = ""
+                while not self._stop.is_set():
+                    await line.send(session)
+                    said = await line.recv()
+                    label = label or str(said).split()[0]
+                    assert said == f"{label} {session}", said
+                    await asyncio.sleep(0.01)
+        except Exception as error:
+            self.faults.append(f"{session}: the WebSocket broke: {error!r}")
+
+
+async def asked(serve: Serve, **what: Any) -> dict[str, Any]:
+    """What the supervisor answers to a request for an upgrade."""
+    return await ask_at(Path((await serve.status())["runtime_dir"]), verb="upgrade", **what)
+
+
+async def ask_at(runtime_dir: Path, **what: Any) -> dict[str, Any]:
+    reader, writer = await asyncio.open_unix_connection(runtime_dir / "supervisor.sock")
+    writer.write(json.dumps(what).encode() + b"\n")
+    answer = json.loads(await asyncio.wait_for(reader.readline(), 30))
+    writer.close()
+    return dict(answer)
+
+
+def names(directory: str) -> list[str]:
+    """What stands in it."""
+    return sorted(one.name for one in Path(directory).iterdir())
+
+
+async def supervises_again(serve: Serve, times: int) -> None:
+    """Its program has been exchanged so many times, and it heeds what it is told."""
+    await until(lambda: serve.log.count("listening on") == times + 1, "the supervisor's new program")
+
+
+@pytest.mark.redis
+async def test_upgrades_under_load_break_nothing_and_no_session_notices(town, agents, shared):
+    serve = await town.serve(*agents, *shared, workers=2)
+    pid, first = serve.process.pid, serve.workers
+    async with Traffic(serve).flowing() as traffic:
+        await until(lambda: len(traffic.sessions) == 8)
+        code, out, err = await cli("upgrade", "--admin", serve.admin)
+        assert (code, err) == (0, ""), serve.log
+        assert out == "upgraded from 0.1.0 to 0.1.0; 2 worker(s) finish what they hold\n"
+        began = {session: {*said} for session, said in traffic.sessions.items()}
+        await serve.flip("green")
+        assert await serve.all_say("v2")
+        assert [is_alive(worker) for worker in first] == [True, True], "their streams go on"
+        await supervises_again(serve, 1)
+        nodes = (await serve.status())["nodes"]
+        assert len(nodes) == 4
+        assert {node["epoch"] for node in nodes} == {2}, "those that finish follow flips, too"
+        assert sum(node["streams"].get("blue", 0) for node in nodes) == 3
+        before = await serve.counted("bgproxy_requests_total", **{"class": "2xx"})
+        serve.signal(signal.SIGUSR2)
+        await until(lambda: serve.log.count("upgraded from") == 2)
+        await supervises_again(serve, 2)
+        assert await serve.counted("bgproxy_requests_total", **{"class": "2xx"}) >= before
+    assert not traffic.faults
+    assert traffic.sessions == began
+    assert all(len(said) == 1 for said in traffic.sessions.values())
+    assert traffic.closes >= 4, "each kept connection was told once at least that it must connect anew"
+    assert serve.process.pid == pid
+    assert serve.process.poll() is None
+    await until(lambda: not any(map(is_alive, first)), "nothing is left to be finished")
+    assert serve.log.count(" error ") == 0, serve.log
+    serve.signal(signal.SIGTERM)
+    assert await serve.ended() == 0
+
+
+@pytest.mark.redis
+async def test_the_new_one_has_its_own_configuration_and_what_is_left_ends_when_its_time_is_up(
+    town, agents, shared, tmp_path
+):
+    """More workers, an address more and one less; what listens on both sides of it stays open throughout."""
+    blue, _ = agents
+    written = """
+        listen = ["127.0.0.1:0", "unix:{path}/{name}.sock"]
+        admin = "unix:{path}/a.sock"
+        workers = {workers}
+        runtime_dir = "{path}/run"
+        upgrade.finish_timeout = 0.4
+        colors.blue.upstreams = ["{blue.url}"]
+    """
+    config = tmp_path / "bgproxy.toml"
+    with tempfile.TemporaryDirectory(prefix="bgp-") as path:
+        config.write_text(written.format(path=path, name="old", workers=1, blue=blue))
+        serve = town.start("--config", str(config), *shared)
+        await serve.said("serves fleet")
+        found = re.search(r"listening on 127\.0\.0\.1:(\d+)", serve.log)
+        assert found
+        serve.address = "127.0.0.1", int(found[1])
+        stream = await serve.connect()
+        await stream.send(b"GET /events HTTP/1.1\r\nHost: a\r\n\r\n")
+        await stream.head()
+        assert await stream.chunk() == b"id: 1\ndata: v1\n\n"
+        config.write_text(written.format(path=path, name="new", workers=3, blue=blue))
+        told = await ask_at(Path(path, "run"), verb="upgrade")
+        assert (told["done"], told["finishing"]) == (True, 1), told
+        assert names(path) == ["a.sock", "new.sock", "run"]
+        assert await serve.all_say("v1", 30)
+        assert await stream.until(b"0\r\n\r\n") == b"c\r\nretry: 1000\n\r\n0\r\n\r\n", "ended politely, at last"
+        code, out, _ = await cli("status", "--json", "--admin", f"unix:{path}/a.sock")
+        assert (code, len(json.loads(out)["nodes"])) == (0, 3)
+        assert (await ask_at(Path(path, "run"), verb="else"))["why"] == "this proxy knows no such request"
+        serve.signal(signal.SIGTERM)
+        assert await serve.ended() == 0
+        assert names(path) == ["run"]
+
+
+@pytest.mark.redis
+async def test_one_that_fails_leaves_the_running_one_as_it_was_and_says_why(town, agents, shared, tmp_path):
+    config = tmp_path / "bgproxy.toml"
+    good = f"""
+        admin = "127.0.0.1:0"
+        workers = 2
+        colors.blue.upstreams = ["{agents[0].url}"]
+    """
+    config.write_text(f'listen = "127.0.0.1:0"\n{good}')
+    serve = await town.start("--config", str(config), *shared).ready(2)
+    workers = serve.workers
+    async with Traffic(serve).flowing() as traffic:
+        config.write_text(f"listem = 1\n{good}")
+        code, _, err = await cli("upgrade", "--admin", serve.admin)
+        assert (code, "listem" in err, "did you mean listen?" in err) == (1, True, True), err
+        config.write_text(f'listen = ["127.0.0.1:0", "127.0.0.1:{agents[0].port}"]\n{good}')
+        assert "Address already in use: another process listens there" in (await asked(serve))["why"]
+        config.write_text(f'listen = "127.0.0.1:0"\n{good}')
+        assert "/no/bgproxy cannot be started: No such file" in (await asked(serve, program="/no/bgproxy"))["why"]
+        assert "ended with status 1 before it was ready" in (await asked(serve, program="/bin/false"))["why"]
+        asking = asyncio.create_task(asked(serve))
+        trial = await until(lambda: [pid for pid in serve.workers if pid not in workers])
+        assert (await asked(serve))["why"] == "an upgrade is under way already"
+        os.kill(trial[0], signal.SIGKILL)
+        assert "was killed by signal 9 before it was ready" in (await asking)["why"]
+        await until(lambda: serve.workers == workers, "nothing of it is left")
+        assert serve.log.count("the upgrade failed, everything goes on as it was") == 4
+    assert not traffic.faults
+    assert traffic.closes == 0
+    assert len((await serve.status())["nodes"]) == 2
