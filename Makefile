@@ -8,6 +8,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PYTHON ?= python3
 WORKERS ?= 2
+PYTEST = $(CURDIR)/$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
 help:
 	@sed -n 's/^# \(make.*\)/\1/p' Makefile
@@ -25,13 +26,13 @@ demo: setup
 	$(BIN)/bgproxy demo
 
 test: setup
-	$(BIN)/python -m pytest -n $(WORKERS) tests
+	$(PYTEST) tests
 
 # The same tests on the compiled data path, in a copy: a checkout keeps running its source.
 test-compiled: setup
 	rm -rf build/compiled && mkdir -p build/compiled && git archive HEAD | tar -x -C build/compiled
 	cd build/compiled && BGPROXY_COMPILE=1 $(CURDIR)/$(BIN)/python setup.py --quiet build_ext --inplace
-	cd build/compiled && PYTHONPATH=$(CURDIR)/build/compiled $(CURDIR)/$(BIN)/python -m pytest -n $(WORKERS) tests
+	cd build/compiled && PYTHONPATH=$(CURDIR)/build/compiled $(PYTEST) tests
 
 check: setup
 	$(BIN)/ruff check .
