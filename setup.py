@@ -23,6 +23,7 @@ HOT = [
     "bgproxy/proxy/answer.py",
     "bgproxy/proxy/client.py",
     "bgproxy/proxy/exchange.py",
+    "bgproxy/proxy/hold.py",
     "bgproxy/proxy/plane.py",
     "bgproxy/proxy/pool.py",
     "bgproxy/proxy/record.py",

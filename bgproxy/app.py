@@ -30,6 +30,7 @@ from bgproxy.config.reloading import outcome, reload_diff
 from bgproxy.errors import BgproxyError, ConfigError, Problem, StoreUnavailable
 from bgproxy.proxy.listener import Listener
 from bgproxy.proxy.plane import DataPlane
+from bgproxy.rollout.barrier import Barrier
 from bgproxy.rollout.drain import Drainer
 from bgproxy.rollout.flip import Switch
 from bgproxy.rollout.health import HealthChecker
@@ -101,12 +102,17 @@ class Worker:
         self.validator = Validator(self.ledger, self.mirror, self.plane.warm_up)
         self.drainer = Drainer(self.ledger, self.mirror, self.store)
         self.peers = HostPeers(place.runtime_dir, place.slot, self.snapshot, self.mirror.refresh)
-        self.switch = Switch(self.ledger, self.mirror, self.plane.warm_up, self.validator, self.peers.catch_up)
         self.heartbeat = Heartbeat(self.store, self.report, self.mirror.refresh)
         ttl, forget_after = options.node_ttl, options.node_forget_after
         self.badges = Badges(place.runtime_dir, settings.fleet)
         forgotten = partial(self.ledger.record_forgotten, actor="bgproxy", reason="silent for node_forget_after")
         self.neighbours = Neighbours(self.store, self.badges, forgotten, node_ttl=ttl, forget_after=forget_after)
+        self.barrier = Barrier(
+            self.ledger, self.mirror, self.store, self.node_id, settings.flip(), lambda: self.plane.hold is not None
+        )
+        self.switch = Switch(
+            self.ledger, self.mirror, self.plane.warm_up, self.validator, self.peers.catch_up, self.barrier
+        )
         self.admin = AdminServer(place.admin)
         self._line = orders.Line(place.supervisor)
         self._started = asyncio.Event()
@@ -145,6 +151,7 @@ class Worker:
         self.badges.wear(self.node_id)
         self.access.start()
         self.mirror.listen(self.plane.apply)
+        self.mirror.listen(self.barrier.apply)
         await self.plane.start()
         await self._join_fleet()
         self.losses.cut(held)
@@ -212,7 +219,7 @@ class Worker:
         self.estate.save()
         await self.admin.stop()
         await self.peers.stop()
-        for part in (self.validator, self.drainer, self.health, self.neighbours):
+        for part in (self.barrier, self.validator, self.drainer, self.health, self.neighbours):
             await part.stop()
         await self._leave_fleet()
         await self.pins.stop()
@@ -378,6 +385,7 @@ class Worker:
             self.access = self.plane.access = access
             await before.stop()
         self.plane.configure(new.proxy(), new.health())
+        self.barrier.options = new.flip()
         self.health.options = new.health()
         self.plane.routes = RouteTable(new.routes())
         if self.mirror.state is not None:

@@ -129,6 +129,20 @@ class CannotJoin(Problem):
     title = "The fleet's nodes speak otherwise"
 
 
+class FlipOpen(Refused):
+    """Another flip is under way; the answer tells which."""
+
+    code = "flip_open"
+    title = "A flip is under way"
+
+
+class FlipAbandoned(Refused):
+    """A flip that was begun was given up, as not every node held new admissions in time; the answer names those."""
+
+    code = "flip_abandoned"
+    title = "The flip was given up"
+
+
 class KeyReused(Problem):
     """An idempotency key that was used for another request before."""
 

@@ -21,7 +21,7 @@ from bgproxy.orders import Line
 from bgproxy.proxy import plane
 from bgproxy.rules.fleet import Change, FleetState
 from bgproxy.store.badge import Badges
-from bgproxy.store.base import AuditEntry, NodeReport, StoreOptions, open_store
+from bgproxy.store.base import AuditEntry, Held, NodeReport, StoreOptions, open_store
 from bgproxy.store.document import state_document, write_safely
 from bgproxy.store.once import Once
 from bgproxy.telemetry import legacy
@@ -62,10 +62,10 @@ class SharedStore:
         return await self._memory.read()
 
     async def commit(
-        self, change: Change, *, create: bool = False, once: Once | None = None
+        self, change: Change, *, create: bool = False, once: Once | None = None, held: Held | None = None
     ) -> tuple[FleetState, AuditEntry]:
         self.calls.append("commit")
-        return await self._memory.commit(change, create=create, once=once)
+        return await self._memory.commit(change, create=create, once=once, held=held)
 
     async def leave(self, node_id: str, serial: int | None = None) -> bool:
         if self.failure is not None:

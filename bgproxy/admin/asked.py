@@ -6,6 +6,7 @@ from typing import Final
 
 from bgproxy.admin.schema import Schema
 from bgproxy.admin.shapes import TEXT, closed
+from bgproxy.rules.barrier import LONGEST_PAUSE
 from bgproxy.rules.deadline import LONGEST
 
 _REASON = {"type": "string", "maxLength": 1000, "default": "", "description": "Why, for the audit record."}
@@ -19,6 +20,18 @@ _IF_EPOCH = {
     "minimum": 0,
     "maximum": 2**53 - 1,
     "description": "Refuse (409) unless the pointer's epoch is this one.",
+}
+_STRATEGY = {
+    "type": "string",
+    "pattern": "^(auto|barrier|swap)$",
+    "description": "In place of the configured one. barrier: no node admits to the old color once one does to the new; "
+    "swap: each node by itself; auto: a barrier where there is more than one node.",
+}
+_EXCLUDE = {
+    "type": "array",
+    "maxItems": 256,
+    "items": {"type": "string", "maxLength": 256},
+    "description": "Ids of nodes that are left behind: the barrier does not wait for them. On record.",
 }
 _ADDRESS = {
     "type": "string",
@@ -68,13 +81,29 @@ REQUESTS: Final[dict[str, Schema]] = {
         reason=_REASON,
         if_epoch=_IF_EPOCH,
         force=_FORCE,
+        strategy=_STRATEGY,
+        exclude=_EXCLUDE,
     ),
     "MoveRequest": closed(
         ["to"],
         to={"type": "string", "maxLength": 64, "description": "The color to move it to.", "examples": ["green"]},
         reason=_REASON,
     ),
-    "RollbackRequest": closed([], reason=_REASON, if_epoch=_IF_EPOCH, force=_FORCE),
+    "PauseRequest": closed(
+        [],
+        max_hold={
+            "type": "number",
+            "minimum": 0,
+            "maximum": int(LONGEST_PAUSE),
+            "default": 30,
+            "description": "Seconds after which new requests go on by themselves.",
+        },
+        reason=_REASON,
+    ),
+    "ResumeRequest": closed([], reason=_REASON),
+    "RollbackRequest": closed(
+        [], reason=_REASON, if_epoch=_IF_EPOCH, force=_FORCE, strategy=_STRATEGY, exclude=_EXCLUDE
+    ),
     "StageRequest": closed(
         ["release"],
         release={"type": "string", "maxLength": 128, "description": "The version's label.", "examples": ["v2"]},

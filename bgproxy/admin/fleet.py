@@ -20,7 +20,13 @@ async def status(call: Call) -> dict[str, Any]:
         "colors": {color: view.color(state, color) for color in state.colors},
         "nodes": view.nodes,
         "store": view.store,
+        "pending": _members(state.pending, "verb", "to", "epoch", "actor", "reason"),
+        "pause": _members(state.pause, "actor", "reason", "max_hold"),
         "flip": view.flip.document() if view.flip is not None else None,
         "version": call.deps.version,
         "runtime_dir": call.deps.runtime_dir,
     }
+
+
+def _members(hold: object, *names: str) -> dict[str, Any] | None:
+    return None if hold is None else {name: getattr(hold, name) for name in names}

@@ -1,4 +1,4 @@
-"""`/v1/flip` and `/v1/rollback`: the pointer moves, through the switch and nothing else."""
+"""`/v1/flip`, `/v1/rollback`, `/v1/pause`, `/v1/resume`: what all nodes do together, through the switch alone."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ async def flip(call: Call) -> Mapping[str, Any] | web.StreamResponse:
     began = time.perf_counter()
 
     async def ask(once: Once | None) -> Outcome:
-        return await call.deps.switch.flip(to, actor=call.actor, once=once, **terms(call))
+        return await call.deps.switch.flip(to, actor=call.actor, once=once, **terms(call), **_nodes(call))
 
     async def tell(done: Done) -> dict[str, Any]:
         answer = _moved(done, began)
@@ -36,12 +36,31 @@ async def rollback(call: Call) -> Mapping[str, Any] | web.StreamResponse:
     began = time.perf_counter()
 
     async def ask(once: Once | None) -> Outcome:
-        return await call.deps.switch.rollback(actor=call.actor, once=once, **terms(call))
+        return await call.deps.switch.rollback(actor=call.actor, once=once, **terms(call), **_nodes(call))
 
     async def tell(done: Done) -> dict[str, Any]:
         return _moved(done, began)
 
     return await answered(call, ask, tell)
+
+
+async def pause(call: Call) -> Mapping[str, Any]:
+    """Let every node hold new requests, for work that needs a quiet moment."""
+    began = time.perf_counter()
+    max_hold = float(call.body.get("max_hold", 30))
+    state = await call.deps.switch.pause(max_hold, actor=call.actor, reason=call.body.get("reason", ""))
+    return {"paused": True, "max_hold": max_hold, "epoch": state.pointer.epoch, "took_ms": milliseconds(began)}
+
+
+async def resume(call: Call) -> Mapping[str, Any]:
+    """Let new requests go on."""
+    outcome = await call.deps.switch.resume(actor=call.actor, reason=call.body.get("reason", ""))
+    return {"paused": False, "changed": outcome.changed, "epoch": outcome.state.pointer.epoch}
+
+
+def _nodes(call: Call) -> dict[str, Any]:
+    """Which nodes the pointer waits for."""
+    return {"strategy": call.body.get("strategy"), "exclude": call.body.get("exclude", ())}
 
 
 def terms(call: Call) -> dict[str, Any]:

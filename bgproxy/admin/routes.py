@@ -13,7 +13,7 @@ from bgproxy.admin.events import events
 from bgproxy.admin.fleet import status
 from bgproxy.admin.flips import flip_ledger, flips
 from bgproxy.admin.nodes import forget_node, nodes
-from bgproxy.admin.pointer import flip, rollback
+from bgproxy.admin.pointer import flip, pause, resume, rollback
 from bgproxy.admin.probes import livez, metrics, openapi, readyz
 from bgproxy.admin.sessions import forget_session, move_session, session, session_stats, sessions
 
@@ -75,6 +75,26 @@ ROUTES: Final[tuple[Route, ...]] = (
         body="RollbackRequest",
         errors=_ONCE,
         once=True,
+    ),
+    Route(
+        "POST",
+        "/v1/pause",
+        pause,
+        "operator",
+        "Let every node hold new requests, for a bounded time; those of known sessions go on.",
+        "Paused",
+        body="PauseRequest",
+        errors=_CHANGE,
+    ),
+    Route(
+        "POST",
+        "/v1/resume",
+        resume,
+        "operator",
+        "Let new requests go on.",
+        "Resumed",
+        body="ResumeRequest",
+        errors=_CHANGE,
     ),
     Route(
         "GET",

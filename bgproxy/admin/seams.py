@@ -6,12 +6,13 @@ store or the workers of this host.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from bgproxy.admin.options import AdminOptions
 from bgproxy.errors import StoreUnavailable
+from bgproxy.rules.barrier import Strategy
 from bgproxy.rules.fleet import FleetState
 from bgproxy.rules.release import Release
 from bgproxy.store.base import Store
@@ -28,15 +29,40 @@ class Switch(Protocol):
         ...
 
     async def flip(
-        self, to: str, *, actor: str, reason: str, if_epoch: int | None, force: bool, once: Once | None
+        self,
+        to: str,
+        *,
+        actor: str,
+        reason: str,
+        if_epoch: int | None,
+        force: bool,
+        once: Once | None,
+        strategy: Strategy | None,
+        exclude: Collection[str],
     ) -> Outcome:
         """Make `to` the active color. Not changed where it is that already."""
         ...
 
     async def rollback(
-        self, *, actor: str, reason: str, if_epoch: int | None, force: bool, once: Once | None
+        self,
+        *,
+        actor: str,
+        reason: str,
+        if_epoch: int | None,
+        force: bool,
+        once: Once | None,
+        strategy: Strategy | None,
+        exclude: Collection[str],
     ) -> Outcome:
         """Make the previous color the active one again."""
+        ...
+
+    async def pause(self, max_hold: float, *, actor: str, reason: str) -> FleetState:
+        """Let every node hold new requests, at most `max_hold` seconds; returns when all do."""
+        ...
+
+    async def resume(self, *, actor: str, reason: str) -> Outcome:
+        """Let new requests go on. Not changed where they do."""
         ...
 
     async def stage(

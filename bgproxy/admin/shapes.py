@@ -266,6 +266,14 @@ ANSWERS: Final[dict[str, Schema]] = {
         colors={"type": "object", "additionalProperties": ref("Color")},
         nodes={"type": "array", "items": ref("Node")},
         store=_STORE,
+        pending={
+            "type": ["object", "null"],
+            "description": "The flip that is under way: verb, to, epoch, actor, reason; null: none.",
+        },
+        pause={
+            "type": ["object", "null"],
+            "description": "Why new requests are held: actor, reason, max_hold; null: they are not.",
+        },
         flip={
             "oneOf": [ref("Flip"), {"type": "null"}],
             "description": "Of the epoch that stands; null: the pointer has not moved yet, or the store is away.",
@@ -274,6 +282,8 @@ ANSWERS: Final[dict[str, Schema]] = {
         runtime_dir={**TEXT, "description": "Of the proxy that answers, on its host: `bgproxy upgrade` asks there."},
     ),
     "Moved": closed([*_MOVED], **_MOVED, detail={"type": "string", "description": "Why nothing changed."}),
+    "Paused": _all(paused={"type": "boolean"}, max_hold=_NUMBER, epoch=_COUNT, took_ms=_NUMBER),
+    "Resumed": _all(paused={"type": "boolean"}, changed={"type": "boolean"}, epoch=_COUNT),
     "AuditEntry": _all(
         id=TEXT,
         at=_SECONDS,

@@ -1,4 +1,4 @@
-"""The verbs that change something: flip, rollback, stage."""
+"""The verbs that change something: flip, rollback, pause, resume, stage."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from urllib.parse import quote
 import typer
 
 from bgproxy.cli.client import Admin
-from bgproxy.cli.options import ADMIN, AdminUrl, Force, IdempotencyKey, IfEpoch, Json, Reason, Token
+from bgproxy.cli.options import ADMIN, AdminUrl, Exclude, Force, IdempotencyKey, IfEpoch, Json, Reason, Strategy, Token
 from bgproxy.cli.report import clean, print_json, reported
 
 Color = Annotated[str, typer.Argument(metavar="COLOR", show_default=False, help="The color's name, such as green.")]
@@ -19,6 +19,8 @@ def flip(
     reason: Reason = "",
     if_epoch: IfEpoch = None,
     force: Force = False,
+    strategy: Strategy = "",
+    exclude: Exclude = None,
     key: IdempotencyKey = "",
     admin: AdminUrl = ADMIN,
     token: Token = "",
@@ -26,7 +28,7 @@ def flip(
 ) -> None:
     """Make COLOR the active one, in one step that no request can see half-done."""
     with reported(as_json):
-        asked = {"to": color, **_terms(reason, if_epoch, force)}
+        asked = {"to": color, **_terms(reason, if_epoch, force), **_nodes(strategy, exclude)}
         api = Admin(admin, token)
         _moved(api, api.post("/v1/flip", asked, expect="epoch", key=key), as_json)
 
@@ -35,6 +37,8 @@ def rollback(
     reason: Reason = "",
     if_epoch: IfEpoch = None,
     force: Force = False,
+    strategy: Strategy = "",
+    exclude: Exclude = None,
     key: IdempotencyKey = "",
     admin: AdminUrl = ADMIN,
     token: Token = "",
@@ -43,7 +47,41 @@ def rollback(
     """Make the previous color the active one again, as fast as a flip."""
     with reported(as_json):
         api = Admin(admin, token)
-        _moved(api, api.post("/v1/rollback", _terms(reason, if_epoch, force), expect="epoch", key=key), as_json)
+        asked = {**_terms(reason, if_epoch, force), **_nodes(strategy, exclude)}
+        _moved(api, api.post("/v1/rollback", asked, expect="epoch", key=key), as_json)
+
+
+def pause(
+    max_hold: Annotated[
+        float, typer.Option("--max-hold", metavar="SECONDS", help="After so long new requests go on by themselves.")
+    ] = 30.0,
+    reason: Reason = "",
+    admin: AdminUrl = ADMIN,
+    token: Token = "",
+    as_json: Json = False,
+) -> None:
+    """Hold new requests on all nodes, for work that needs a quiet moment; known sessions and streams go on."""
+    with reported(as_json):
+        answer = Admin(admin, token).post("/v1/pause", {"max_hold": max_hold, **_why(reason)}, expect="paused")
+        if as_json:
+            print_json(answer)
+        else:
+            typer.echo(f"new requests are held, for at most {max_hold:g} s, took {answer.get('took_ms')} ms")
+
+
+def resume(
+    reason: Reason = "",
+    admin: AdminUrl = ADMIN,
+    token: Token = "",
+    as_json: Json = False,
+) -> None:
+    """Let new requests go on after a pause."""
+    with reported(as_json):
+        answer = Admin(admin, token).post("/v1/resume", _why(reason), expect="paused")
+        if as_json:
+            print_json(answer)
+        else:
+            typer.echo("new requests go on" if answer.get("changed") else "nothing was paused")
 
 
 def stage(
@@ -97,8 +135,17 @@ def pairs(texts: list[str], option: str) -> list[tuple[str, str]]:
     return found
 
 
+def _why(reason: str) -> dict[str, Any]:
+    return {"reason": reason} if reason else {}
+
+
+def _nodes(strategy: str, exclude: list[str] | None) -> dict[str, Any]:
+    asked: dict[str, Any] = {"strategy": strategy} if strategy else {}
+    return asked | ({"exclude": exclude} if exclude else {})
+
+
 def _terms(reason: str, if_epoch: int | None, force: bool) -> dict[str, Any]:
-    terms: dict[str, Any] = {"reason": reason} if reason else {}
+    terms: dict[str, Any] = _why(reason)
     terms |= {"if_epoch": if_epoch} if if_epoch is not None else {}
     return terms | ({"force": True} if force else {})
 

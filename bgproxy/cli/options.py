@@ -26,6 +26,19 @@ IfEpoch = Annotated[
     int | None, typer.Option("--if-epoch", min=0, help="Refuse unless the pointer's epoch is this one.")
 ]
 Force = Annotated[bool, typer.Option("--force", help="Overrule what can be overruled; it is on record.")]
+Strategy = Annotated[
+    str,
+    typer.Option(
+        "--strategy",
+        metavar="HOW",
+        show_default=False,
+        help="barrier, swap or auto, in place of the configured one.",
+    ),
+]
+Exclude = Annotated[
+    list[str] | None,
+    typer.Option("--exclude", metavar="NODE", help="Leave this node behind: it is not waited for; may repeat."),
+]
 IdempotencyKey = Annotated[
     str,
     typer.Option(

@@ -52,6 +52,10 @@ _ABOVE_ZERO: dict[Path, float] = {
     ("store", "audit_keep"): 1,
     ("store", "node_ttl"): 1.0,
     ("store", "node_forget_after"): 1.0,
+    ("flip", "hold_timeout"): 0.05,
+    ("hold", "max_requests"): 1,
+    ("hold", "max_bytes"): 1,
+    ("hold", "max_age"): 0.05,
     ("admin", "max_body_bytes"): 256,
     ("admin", "failure_rate"): 1,
     ("sessions", "pin_ttl"): sessions.LEAST_TTL,
@@ -72,6 +76,7 @@ def faults(document: Document) -> list[tuple[Path, str]]:
         _routes,
         _store,
         _data_path,
+        _holds,
         sessions.faults,
     )
     return [found for rule in rules for found in rule(document)]
@@ -251,6 +256,16 @@ def _data_path(document: Document) -> Found:
         )
     if document.health.path and not _PATH.fullmatch(document.health.path):
         yield ("health", "path"), f'"{document.health.path}" does not begin with "/"; write for example "/healthz"'
+
+
+def _holds(document: Document) -> Found:
+    timeout, age = document.flip.hold_timeout, document.hold.max_age
+    if age < timeout:
+        yield (
+            ("hold", "max_age"),
+            f"{age:g} is less than flip.hold_timeout ({timeout:g}): requests would be refused while a flip may still "
+            "be made; write at least as much",
+        )
 
 
 def _is_network(text: str) -> bool:

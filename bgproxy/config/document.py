@@ -19,12 +19,14 @@ from bgproxy.errors import ConfigError
 from bgproxy.proxy.options import (
     Balance,
     Forwarding,
+    HoldOptions,
     Limits,
     PoolOptions,
     RouteSessions,
     SessionOptions,
     Timeouts,
 )
+from bgproxy.rollout.barrier import FlipOptions
 from bgproxy.rules.health import HealthOptions
 from bgproxy.rules.pin import OnRollback, Policy
 from bgproxy.sessions.presets import DEFAULT_PRESETS
@@ -140,6 +142,8 @@ class Document(BaseSettings):
     balance: Balance = Balance()
     forwarding: Forwarding = Forwarding()
     health: HealthOptions = HealthOptions()
+    flip: FlipOptions = FlipOptions()
+    hold: HoldOptions = HoldOptions()
     access_log: AccessLogOptions = AccessLogOptions()
     log: LogSection = LogSection()
 

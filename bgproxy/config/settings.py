@@ -20,6 +20,7 @@ from bgproxy.config.keys import Path, dotted
 from bgproxy.config.sources import from_environment, from_file, from_flags
 from bgproxy.errors import ConfigError
 from bgproxy.proxy.options import ProxyOptions
+from bgproxy.rollout.barrier import FlipOptions
 from bgproxy.rules.health import HealthOptions
 from bgproxy.rules.release import Release, checked
 from bgproxy.rules.route import Route
@@ -170,7 +171,12 @@ class Settings:
             forwarding=written.forwarding,
             balance=written.balance,
             sessions=sessions.options(written, [route.name for route in self.routes()]),
+            hold=written.hold,
         )
+
+    def flip(self) -> FlipOptions:
+        """How the pointer moves."""
+        return self._document.flip
 
     def pins(self) -> PinOptions:
         """What a node remembers of sessions, and what it does without the store."""

@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING
 from bgproxy.http1.head import Malformed, RequestHead
 from bgproxy.proxy.exchange import Exchange
 from bgproxy.proxy.forwarding import address_of
+from bgproxy.proxy.hold import waited_too_long
 from bgproxy.proxy.replies import REPLIES, RpcError, reply, rpc_reply
 from bgproxy.proxy.routing import Group
-from bgproxy.proxy.turn import STORE_WAIT, turn_of
+from bgproxy.proxy.turn import turn_of
 from bgproxy.proxy.upstream import TCP_CLOSED, reset_when_closed, tcp_state, untaken
 from bgproxy.proxy.wait import NEVER, Wait
 
@@ -63,7 +64,7 @@ class ClientConnection:
         self.trusted = plane.trusts(self.peer)
         transport.set_write_buffer_limits(high=plane.limits.high_water_bytes)
         plane.joined(self)
-        self._expect(Wait.REQUEST, plane.keepalive_timeout, monotonic())
+        self.expect(Wait.REQUEST, plane.keepalive_timeout, monotonic())
 
     # 1. bytes in
 
@@ -128,7 +129,7 @@ class ClientConnection:
             self._refuse_connection("bad_request_line", "empty lines stand before the request")
         else:
             if data and self.wait != Wait.HEAD:  # an empty line behind the last request begins no next one
-                self._expect(Wait.HEAD, self.plane.timeouts.client_head_timeout, monotonic())
+                self.expect(Wait.HEAD, self.plane.timeouts.client_head_timeout, monotonic())
             self.buffer = data
             self.resume_reading()
 
@@ -209,7 +210,7 @@ class ClientConnection:
         if not keep or (self.half_closed and not self.buffer):
             self._close_after(request_done)
             return
-        self._expect(Wait.REQUEST, self.plane.keepalive_timeout, now)
+        self.expect(Wait.REQUEST, self.plane.keepalive_timeout, now)
         if self.stalled:
             self.pause_reading()  # who does not read gets no further answers; `resume_writing` goes on
         else:
@@ -252,7 +253,7 @@ class ClientConnection:
         self.resume_reading()
         if self.transport.can_write_eof():
             self.transport.write_eof()
-        self._expect(Wait.LINGER, self.plane.timeouts.linger_timeout, monotonic())
+        self.expect(Wait.LINGER, self.plane.timeouts.linger_timeout, monotonic())
 
     def give_up(self, close_can_be_seen: bool) -> None:
         """The answer broke off. A close shows it where the framing tells; a reset where nothing else would."""
@@ -266,7 +267,7 @@ class ClientConnection:
     def _close(self) -> None:
         """Write what is left, then close; a client that does not take it has as long as any slow reader."""
         self.closed = True
-        self._expect(Wait.LINGER, self.plane.timeouts.write_stall_timeout, monotonic())
+        self.expect(Wait.LINGER, self.plane.timeouts.write_stall_timeout, monotonic())
         self.transport.close()
 
     def close_if_idle(self) -> None:
@@ -320,33 +321,31 @@ class ClientConnection:
 
     # 4. deadlines
 
-    def _expect(self, wait: int, timeout: float, now: float) -> None:
+    def expect(self, wait: int, timeout: float, now: float) -> None:
+        """What is waited for from now on, `timeout` seconds at most; 0: without an end."""
         self.wait = wait
         self.deadline = now + timeout if timeout else NEVER
 
     def expect_body(self, now: float) -> None:
-        self._expect(Wait.BODY, self.plane.body_timeout, now)
+        self.expect(Wait.BODY, self.plane.body_timeout, now)
 
     def expect_answer(self, now: float) -> None:
-        self._expect(Wait.ANSWER, self.plane.answer_timeout, now)
+        self.expect(Wait.ANSWER, self.plane.answer_timeout, now)
 
     def expect_agent(self, now: float) -> None:
         """The agent takes no more of the body for now: it has as long as any slow reader has."""
         self.agent_left = self._agent_untaken()
-        self._expect(Wait.AGENT, self.plane.timeouts.write_stall_timeout, now)
+        self.expect(Wait.AGENT, self.plane.timeouts.write_stall_timeout, now)
 
     def _agent_untaken(self) -> int:
         connection = self.exchange.connection if self.exchange is not None else None
         return untaken(connection.transport) if connection is not None else 0
 
     def expect_connection(self, now: float) -> None:
-        self._expect(Wait.CONNECTION, self.plane.options.pool.wait_timeout, now)
-
-    def expect_store(self, now: float) -> None:
-        self._expect(Wait.STORE, STORE_WAIT, now)
+        self.expect(Wait.CONNECTION, self.plane.options.pool.wait_timeout, now)
 
     def answer_begun(self, now: float) -> None:
-        self._expect(Wait.STREAM, self.stream_idle, now)
+        self.expect(Wait.STREAM, self.stream_idle, now)
 
     def look(self, now: float) -> None:
         """The sweep: is something overdue, or has the client gone without a word?"""
@@ -377,6 +376,8 @@ class ClientConnection:
             exchange.waited_too_long()
         elif self.wait == Wait.STORE and exchange.turn is not None:
             exchange.turn.refuse()
+        elif self.wait == Wait.HOLD:
+            waited_too_long(exchange)
         elif self.wait == Wait.AGENT and 0 < self._agent_untaken() < self.agent_left:
             exchange.agent_slow()
         else:

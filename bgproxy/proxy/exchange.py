@@ -14,6 +14,7 @@ from time import monotonic
 
 from bgproxy.http1.head import CHUNKED, IDEMPOTENT, Malformed, ResponseHead, why_hopeless
 from bgproxy.proxy.answer import Answer
+from bgproxy.proxy.hold import admitted
 from bgproxy.proxy.pool import Upstream
 from bgproxy.proxy.record import settle
 from bgproxy.proxy.replies import RpcError
@@ -90,11 +91,9 @@ class Exchange(Sending):
     def _go(self, now: float) -> None:
         """On to the agent, as soon as it is known to which."""
         turn = self.turn
-        if turn is None:
-            self._send_on(now)
-        elif turn.reading:
+        if turn is not None and turn.reading:
             self.client.expect_body(now)
-        elif (group := turn.place(now)) is not None:
+        elif (group := admitted(self, self.group, now) if turn is None else turn.place(now)) is not None:
             self.placed(group, now)
 
     def placed(self, group: Group, now: float) -> None:

@@ -101,6 +101,15 @@ class SessionOptions:
 
 
 @dataclass(frozen=True, slots=True)
+class HoldOptions:
+    """New admissions that one worker holds while a flip is made, or during a pause."""
+
+    max_requests: int = 1_024  # the next one gets 503 at once
+    max_bytes: int = 16_777_216  # their heads and what of their bodies has come, or may come
+    max_age: float = 10.0  # seconds that one waits for a flip; during a pause as long as that may last
+
+
+@dataclass(frozen=True, slots=True)
 class ProxyOptions:
     """All of the data path's options together."""
 
@@ -110,3 +119,4 @@ class ProxyOptions:
     forwarding: Forwarding = field(default_factory=Forwarding)
     balance: Balance = field(default_factory=Balance)
     sessions: SessionOptions = field(default_factory=SessionOptions)
+    hold: HoldOptions = field(default_factory=HoldOptions)

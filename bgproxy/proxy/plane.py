@@ -19,6 +19,7 @@ from bgproxy.errors import StoreUnavailable
 from bgproxy.http1.parser import Parser
 from bgproxy.proxy.ending import SHUTDOWN, Endings, end_exchange, end_tunnel
 from bgproxy.proxy.forwarding import Forwarder
+from bgproxy.proxy.hold import Hold, hold_by
 from bgproxy.proxy.options import ProxyOptions
 from bgproxy.proxy.pool import Upstream
 from bgproxy.proxy.resolve import Resolver
@@ -67,6 +68,7 @@ class DataPlane:
         self.access = access
         self.routes = routes
         self.state: FleetState | None = None
+        self.hold: Hold | None = None  # where new admissions wait now
         self.pins = pins
         self.busy: dict[bytes, int] = {}  # turns under way by their session's pin
         self.attended: dict[bytes, int] = {}  # streams on which clients only listen, by their session's pin: no turns
@@ -194,6 +196,7 @@ class DataPlane:
     def apply(self, state: FleetState) -> None:
         """A newer state of the fleet: from the next admitted request on, this is where requests go."""
         metrics = self.metrics
+        hold, before_hold = hold_by(self, state), self.hold
         groups: dict[tuple[str, str], Group] = {}
         used: dict[tuple[str, str], Upstream] = {}
         for color in state.colors:
@@ -214,8 +217,10 @@ class DataPlane:
                     policy,
                     self._sessions.get(route.name),
                     release is not None and release.ended,
+                    hold,
                 )
         before = self.state
+        self.hold = hold
         self.routing = Routing(state.pointer.epoch, state.pointer.active, self.routes, groups)
         self.state = state
         metrics.stand({group.release for group in groups.values()})
@@ -228,6 +233,14 @@ class DataPlane:
         self._upstreams = used
         self._resolver.watch(used.values())
         self._endings.apply(state)
+        if before_hold is not None and hold is None:
+            before_hold.release()
+
+    def active(self, admitted: Group) -> Group:
+        """What serves a group's route on the active color now. A route that was taken away serves those it let in."""
+        routing = self.routing
+        found = routing.groups.get((admitted.route, routing.active)) if routing is not None else None
+        return found or admitted
 
     def catch_up(self, done: Callable[[], None]) -> None:
         """A session was found on a release that is not known here: read what the store holds, then call `done`."""

@@ -15,6 +15,7 @@ from bgproxy.rules.route import RouteTable
 from bgproxy.telemetry.metrics import Slot
 
 if TYPE_CHECKING:
+    from bgproxy.proxy.hold import Hold
     from bgproxy.proxy.session_rules import SessionRules
 
 
@@ -32,8 +33,10 @@ class Group:
         policy: Literal["p2c", "round_robin"],
         sessions: SessionRules | None = None,
         ended: bool = False,
+        hold: Hold | None = None,
     ) -> None:
-        """`sessions`: how the route knows its sessions; None: it knows none. `ended`: those that live here are over."""
+        """`sessions`: how the route knows its sessions; None: it knows none. `ended`: those that live here are over.
+        `hold`: where new admissions wait; None: nowhere."""
         self.route = route
         self.color = color
         self.release = release
@@ -42,6 +45,7 @@ class Group:
         self.upstreams = upstreams
         self.sessions = sessions
         self.ended = ended
+        self.hold = hold
         self._by_url = {upstream.url: upstream for upstream in upstreams}
         self._single = upstreams[0] if len(upstreams) == 1 else None
         self._round_robin = policy == "round_robin"

@@ -15,8 +15,10 @@ from time import monotonic
 from typing import TYPE_CHECKING
 
 from bgproxy.proxy.ending import tell_end
+from bgproxy.proxy.hold import admitted
 from bgproxy.proxy.routing import Group
 from bgproxy.proxy.session_rules import SessionRules
+from bgproxy.proxy.wait import Wait
 from bgproxy.rules.choose import choose
 from bgproxy.rules.pin import Pin
 from bgproxy.sessions.keys import Key
@@ -115,7 +117,7 @@ class Turn:
         plane = self._plane
         if not sighting.keys:
             _overlooked(plane, sighting.unread, sighting.ignored)
-            return self._active()
+            return admitted(self._exchange, self._active(), now)
         keys = self.keys
         if not keys:
             keys = self.keys = self.rules.digests(sighting.keys, self._exchange.request.marks)
@@ -139,7 +141,7 @@ class Turn:
 
     def _park(self, now: float) -> None:
         self.parked = True
-        self._exchange.client.expect_store(now)
+        self._exchange.client.expect(Wait.STORE, STORE_WAIT, now)
 
     def _stand(self, pin: Pin, now: float) -> Group | None:
         """Where the session's pin leads; it may have to be moved first."""
@@ -229,9 +231,7 @@ class Turn:
         self._exchange.refuse("session_unavailable", "where this session lives cannot be found out at the moment")
 
     def _active(self) -> Group:
-        routing = self._plane.routing
-        assert routing is not None
-        return self._group(routing.active) or self._exchange.group
+        return self._plane.active(self._exchange.group)
 
     def _group(self, color: str) -> Group | None:
         """What serves this route on a color. A route that was taken away serves those whom it has let in."""

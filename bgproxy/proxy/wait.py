@@ -19,6 +19,7 @@ class Wait:
     ANSWER: Final = 6
     STREAM: Final = 7
     LINGER: Final = 8
+    HOLD: Final = 9
 
     IN_WORDS: Final = (
         "a next request",
@@ -30,4 +31,5 @@ class Wait:
         "an agent's answer",
         "more of an answer",
         "the end of a refused request",
+        "the end of a flip or a pause",
     )

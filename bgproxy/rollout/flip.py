@@ -6,10 +6,16 @@ Nothing is asked of the color that is left.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
+from contextlib import suppress
 
+from bgproxy.errors import BadInput
+from bgproxy.rollout.barrier import Barrier
 from bgproxy.rollout.validate import Validator
+from bgproxy.rules.barrier import Move, Strategy
+from bgproxy.rules.fleet import FleetState
 from bgproxy.rules.release import Release
+from bgproxy.store.base import Waiting
 from bgproxy.store.ledger import Ledger, Outcome
 from bgproxy.store.mirror import Mirror
 from bgproxy.store.once import Once
@@ -27,6 +33,7 @@ class Switch:
         probe: Probe,
         validator: Validator,
         spread: Callable[[], Awaitable[None]],
+        barrier: Barrier,
     ) -> None:
         """`probe`: warms a color and says why it cannot take traffic, or nothing; `spread`: returns when the other
         workers of this host have applied what was committed, so that none of them answers late for the old color."""
@@ -35,6 +42,7 @@ class Switch:
         self._probe = probe
         self._validator = validator
         self._spread = spread
+        self._barrier = barrier
 
     async def recall(self, once: Once) -> Outcome | None:
         """What came of a change under the same idempotency key; as after the change, all workers here know it."""
@@ -42,28 +50,64 @@ class Switch:
         return None if outcome is None else await self._told(outcome)
 
     async def flip(
-        self, to: str, *, actor: str, reason: str, if_epoch: int | None, force: bool, once: Once | None = None
+        self,
+        to: str,
+        *,
+        actor: str,
+        reason: str,
+        if_epoch: int | None,
+        force: bool,
+        once: Once | None = None,
+        strategy: Strategy | None = None,
+        exclude: Collection[str] = (),
     ) -> Outcome:
-        """Make `to` the active color."""
+        """Make `to` the active color. `strategy`: in place of the configured one; `exclude`: see `Barrier.move`."""
         problem = await self._prepare(to)
-        return await self._told(
-            await self._ledger.flip(
-                to, actor=actor, reason=reason, if_epoch=if_epoch, force=force, problem=problem or None, once=once
-            )
-        )
+        move = Move("flip", to, actor, reason, if_epoch, force, problem=problem or None)
+        return await self._moved(move, once, strategy, exclude)
 
     async def rollback(
-        self, *, actor: str, reason: str, if_epoch: int | None, force: bool, once: Once | None = None
+        self,
+        *,
+        actor: str,
+        reason: str,
+        if_epoch: int | None,
+        force: bool,
+        once: Once | None = None,
+        strategy: Strategy | None = None,
+        exclude: Collection[str] = (),
     ) -> Outcome:
         """Make the previous color the active one again: never onto a release that is down, unless forced."""
         state = self._mirror.state
         previous = state.pointer.previous if state is not None else None
         problem = await self._prepare(previous) if previous is not None else ""
-        return await self._told(
-            await self._ledger.rollback(
-                actor=actor, reason=reason, if_epoch=if_epoch, force=force, problem=problem or None, once=once
-            )
-        )
+        move = Move("rollback", "", actor, reason, if_epoch, force, problem=problem or None)
+        return await self._moved(move, once, strategy, exclude)
+
+    async def pause(self, max_hold: float, *, actor: str, reason: str) -> FleetState:
+        """Let every node hold new requests, at most `max_hold` seconds; the state when all do."""
+        return (await self._barrier.pause(max_hold, actor=actor, reason=reason)).state
+
+    async def resume(self, *, actor: str, reason: str) -> Outcome:
+        """Let new requests go on; not changed where they do."""
+        return await self._barrier.resume(actor=actor, reason=reason)
+
+    async def _moved(
+        self, move: Move, once: Once | None, strategy: Strategy | None, exclude: Collection[str]
+    ) -> Outcome:
+        """By the barrier, unless this node is alone or a swap is asked for."""
+        barrier = self._barrier
+        strategy = strategy or barrier.options.strategy
+        if strategy == "auto" and barrier.is_only:
+            strategy = "swap"
+        if exclude and strategy == "swap":
+            raise BadInput("exclude: a swap waits for no node, so there is none to leave out; say barrier, or neither")
+        if strategy == "swap":
+            return await self._told(await self._ledger.move(move, once=once))
+        if strategy == "auto" and barrier.alone and not exclude:
+            with suppress(Waiting):
+                return await self._ledger.move(move, once=once, held=barrier.all_but_this)
+        return await barrier.move(move, once, exclude)
 
     async def stage(
         self,

@@ -11,9 +11,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Final
 
-from bgproxy.errors import BadInput, NotReady, Refused, StaleEpoch, UnknownColor
+from bgproxy.errors import BadInput, FlipOpen, NotReady, Refused, StaleEpoch, UnknownColor
+from bgproxy.rules.holds import Pause, Pending
 from bgproxy.rules.pin import Order
 from bgproxy.rules.pointer import Pointer
 from bgproxy.rules.release import ENDED, POINTER_EVENTS, UNTRIED, Event, Phase, Release, checked
@@ -29,7 +29,7 @@ class FleetState:
     `colors` are in the order of the configuration; a color without a release has no entry in `releases`. `orders` are
     the moves of single sessions by hand, by their pins' ids. One stands until the pointer moves, its release is gone,
     or another takes its place; once it is carried out it says nothing any more. `run`: the release that is being
-    brought out by a plan, or the last one that was.
+    brought out by a plan, or the last one that was. `pending` and `pause`: why new admissions are held.
     """
 
     revision: int
@@ -38,6 +38,13 @@ class FleetState:
     colors: tuple[str, ...]
     orders: Mapping[bytes, Order] = field(default_factory=dict)
     run: Run | None = None
+    pending: Pending | None = None
+    pause: Pause | None = None
+
+    @property
+    def is_held(self) -> bool:
+        """Whether new admissions wait."""
+        return self.pending is not None or self.pause is not None
 
     @property
     def active(self) -> Release | None:
@@ -81,7 +88,7 @@ def bootstrap(
     Raises `BadInput` for a color name that cannot be one or a release without upstreams, `UnknownColor` for an
     active color, or a release on a color, that is not among `colors`.
     """
-    names = _color_names(colors)
+    names = color_names(colors)
     for color in (active, *releases):
         known(names, color)
     placed = {color: replace(checked(release), at=at) for color, release in releases.items()}
@@ -110,10 +117,11 @@ def flip(
     `problem` is why the target cannot serve now, as the caller found it (no healthy upstream). `force` overrides it,
     an empty color and a phase that is not READY, STANDBY or DRAINED, and each of these goes on record.
     Without `bake` the target is settled by the same change.
-    Raises `UnknownColor`, `StaleEpoch` (looked at before anything else of the state), `NotReady`, `Refused`.
+    Raises `UnknownColor`, `StaleEpoch` (looked at before anything else of the state), `FlipOpen`, `NotReady`.
     """
     known(state.colors, to)
     _fresh(state, if_epoch)
+    _settled(state)
     if state.pointer.active == to:
         return None
     forced = _overridden(state, to, problem, force)
@@ -137,6 +145,7 @@ def rollback(
     silence onto a release that is down. `force` overrides the last two. Raises as `flip` does.
     """
     _fresh(state, if_epoch)
+    _settled(state)
     to = state.pointer.previous
     if to is None:
         raise Refused("there is nothing to roll back to: the pointer has not moved yet; flip to a color instead")
@@ -175,6 +184,8 @@ def stage(
     old = state.releases.get(color)
     if old is not None and old.phase in UNTRIED and old.same_content(new):
         return None
+    if state.pending is not None and state.pending.to == color:
+        _settled(state)
     forced: list[str] = []
     if old is not None and state.run is not None and state.run.decides(color):
         if not force:
@@ -220,60 +231,6 @@ def step(
         return None
     facts = recorded(state, {color: after}, color=color, release=label, event=str(event), evidence=dict(evidence or {}))
     return changed(state, {color: after}, "phase", facts, actor, reason)
-
-
-# A color whose release serves or may still serve somebody: its label is not exchanged under its sessions.
-_LIVE: Final = frozenset({Phase.BAKING, Phase.ACTIVE, Phase.STANDBY, Phase.ROLLED_BACK})
-
-
-def reconfigure(
-    state: FleetState,
-    colors: Iterable[str],
-    releases: Mapping[str, Release],
-    *,
-    actor: str,
-    reason: str,
-    at: float,
-) -> Change | None:
-    """Bring the configuration's colors and releases into the state; None where they say nothing new.
-
-    A release that came by the API is never touched. One that came from the configuration takes its new upstreams
-    and metadata in its phase as it is. Another label counts as another release: it is placed where the old one is
-    idle, and refused (`Refused`) where the old one is live. Colors are added, never taken away: another node may
-    run on an older file, and a release that is left out may still hold sessions.
-    """
-    names = tuple(dict.fromkeys((*state.colors, *_color_names(colors))))
-    new: dict[str, Release] = {}
-    for color, wanted in releases.items():
-        known(names, color)
-        placed = _configured(state, color, replace(checked(wanted), at=at))
-        if placed is not None:
-            new[color] = placed
-    if not new and names == state.colors:
-        return None
-    facts = recorded(state, new, releases={color: release.label for color, release in new.items()})
-    if names != state.colors:
-        facts["colors"] = list(names)
-    return changed(replace(state, colors=names), new, "configure", facts, actor, reason)
-
-
-def _configured(state: FleetState, color: str, wanted: Release) -> Release | None:
-    """What the configuration's release makes of a color; None where it changes nothing."""
-    old = state.releases.get(color)
-    if old is None:
-        active = state.pointer.active == color
-        return replace(wanted, phase=Phase.ACTIVE) if active else wanted
-    if old.origin != "config" or old.same_content(wanted):
-        return None
-    if old.label == wanted.label:
-        lived = replace(wanted, phase=old.phase, rolled_back=old.rolled_back, left=old.left)
-        return replace(lived, deadline=old.deadline, ended=old.ended, ended_before=old.ended_before)
-    if old.phase in _LIVE:
-        raise Refused(
-            f"the configuration puts {wanted.label} on {color}, where {old.label} is {old.phase}: "
-            f"stage {wanted.label} on an idle color and flip to it"
-        )
-    return wanted.following(old)
 
 
 def _move(
@@ -339,13 +296,24 @@ def _fresh(state: FleetState, if_epoch: int | None) -> None:
         )
 
 
+def _settled(state: FleetState) -> None:
+    pending = state.pending
+    if pending is not None:
+        by = f" by {pending.actor}" if pending.actor else ""
+        raise FlipOpen(
+            f"a {pending.verb} to {pending.to}{by} is under way: it is made or given up within "
+            f"{pending.hold_timeout:g} s, try again then",
+            flip={"verb": pending.verb, "to": pending.to, "epoch": pending.epoch, "actor": pending.actor},
+        )
+
+
 def known(colors: tuple[str, ...], color: str) -> None:
     """Raises `UnknownColor` for one that the fleet has not."""
     if color not in colors:
         raise UnknownColor(f"there is no color {color[:64]!r}; this fleet has {', '.join(colors)}")
 
 
-def _color_names(colors: Iterable[str]) -> tuple[str, ...]:
+def color_names(colors: Iterable[str]) -> tuple[str, ...]:
     names = tuple(dict.fromkeys(colors))
     for name in names:
         if not _COLOR.fullmatch(name):

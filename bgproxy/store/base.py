@@ -18,15 +18,17 @@
 9. A commit under an idempotency key is remembered with it, in the same step, and is not made twice (`store/once.py`).
 10. A node is registered from its first beat until it leaves, or is taken off the list by its host, an operator, or
     after a long silence. Until then it is told with all that it said last, however silent: it may still serve.
+11. A commit that asks for all nodes to hold is made only where every registered node has said so, in the same step.
 
 **Keyspace** in Redis, all of one fleet under one hash tag, so that a script's keys live in one slot:
 
-    bgproxy:{FLEET}:state   hash    schema, revision, colors, pointer, release:COLOR, orders, run (JSON each but
-                                    the numbers), chain: the audit's "LAST FIRST HASH"
+    bgproxy:{FLEET}:state   hash    schema, revision, colors, pointer, release:COLOR, orders, run, pending, pause
+                                    (JSON each but the numbers), chain: the audit's "LAST FIRST HASH"
     bgproxy:{FLEET}:audit   stream  one entry per change: verb, actor, reason, epoch, revision, facts, at, seq, prev,
                                     hash
     bgproxy:{FLEET}:nodes   hash    node id → its last report with the time it came: the nodes that are registered
     bgproxy:{FLEET}:flips   hash    epoch → a flip's record (JSON); EPOCH:moved, :ended, :lost, :turns_cut → counts
+    bgproxy:{FLEET}:held    hash    node id → the revision of the newest state at which it holds new admissions
     bgproxy:{FLEET}:once    hash    digests of idempotency keys → what came of them first, see once.lua
     bgproxy:{FLEET}:bell    channel the revision that has just been written, nothing else
 
@@ -37,7 +39,7 @@ so nothing has to be passed on until the slot moves, and a listener who is still
 Sharded pub/sub would end the subscription instead, and needs Redis 7. Sentinel and Cluster: see `redis_client.py`.
 
 An ACL user needs: `~bgproxy:{FLEET}:* &bgproxy:{FLEET}:bell &bgproxy:{FLEET}:pins +@connection +exists +hget +hmget
-+hgetall +hkeys +hexists +hset +hdel +hincrby +get +mget +set +del +pexpireat +scan +xadd +xlen +xrange
++hgetall +hkeys +hlen +hexists +hset +hdel +hincrby +get +mget +set +del +pexpireat +scan +xadd +xlen +xrange
 +xrevrange +publish +subscribe +unsubscribe +time +evalsha +script|load`, in a Cluster also
 `+cluster|slots +asking`; a user of the sentinels
 `+sentinel|master +subscribe &+switch-master`.
@@ -150,6 +152,22 @@ class Conflict(BgproxyError):
         self.current = current
 
 
+@dataclass(frozen=True, slots=True)
+class Held:
+    """What a commit asks of the nodes: all that are registered, but those `without`, hold at this revision or later."""
+
+    revision: int
+    without: frozenset[str] = frozenset()
+
+
+class Waiting(BgproxyError):
+    """A commit that was not made: these nodes, by id, have not said that they hold new admissions."""
+
+    def __init__(self, nodes: Sequence[str]) -> None:
+        super().__init__(f"not every node holds: {', '.join(nodes)}")
+        self.nodes = tuple(nodes)
+
+
 @runtime_checkable
 class Store(Protocol):
     """See this module's promises. A store's methods may be called from many tasks of one event loop."""
@@ -171,14 +189,23 @@ class Store(Protocol):
         """The state that stands; None where there has never been one. Raises `StoreUnavailable` and its kinds."""
 
     async def commit(
-        self, change: Change, *, create: bool = False, once: Once | None = None
+        self, change: Change, *, create: bool = False, once: Once | None = None, held: Held | None = None
     ) -> tuple[FleetState, AuditEntry]:
         """Make the change, on the revision before its own; with `create` only where nothing stands.
 
-        Returns the state as written, with the store's times. `once`: the idempotency key under which it was asked for.
-        Raises `Conflict`, `AlreadyDone` where that key is known (looked at first), or `StoreUnavailable`: after that
-        it is not known whether the change was made.
+        Returns the state as written, with the store's times. `once`: the idempotency key under which it was asked for;
+        `held`: which nodes must hold. Raises `AlreadyDone` where that key is known, `Conflict`, `Waiting` (looked at in
+        this order), or `StoreUnavailable`: after that it is not known whether the change was made.
         """
+
+    async def hold(self, node_id: str, revision: int) -> int:
+        """This node has applied that state, and admits nothing new as long as no later one lets it.
+
+        Answers how many nodes are registered.
+        """
+
+    async def asleep(self, held: Held) -> list[str]:
+        """The nodes, by id, for which a commit that asks for `held` would wait."""
 
     async def recall(self, key: str) -> Done | None:
         """What came first of what was asked under an idempotency key (its digest); None where it is not known."""

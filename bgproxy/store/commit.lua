@@ -1,6 +1,7 @@
 -- The one way in which the fleet's state is written: compare, write, put on record, ring. Whole or not at all.
 --
 -- KEYS  1 state hash   2 audit stream   3 pins' counts hash   4 flips hash   5 hash of once.lua
+--       6 nodes hash   7 held hash
 -- ARGV  1 our schema          2 the revision that must stand, or "" where nothing may stand
 --       3 the bell's channel  4 about how many audit entries to keep
 --       5 verb  6 actor  7 reason  8 facts (JSON)  9 epoch  10 revision, both after the change
@@ -8,12 +9,14 @@
 --       12 how many epochs' records to keep  13 14 the epoch to whose flip so many ended sessions are put, or 0
 --       15 16 the color and the label that are active after the change
 --       17 the hash of the audit entry's content, see rules/chain.py
---       18 the digest of an idempotency key, or ""  19 what comes of it, as once.lua keeps it
+--       18 the digest of an idempotency key, or ""  19 what comes of it, as once.lua keeps it; "" where that is not to be kept
+--       20 the revision at which every node must hold, or ""  21 an object of nodes' ids that need not (JSON)
 --       then, for each field to write: its name, its value, and "stamp", a number of seconds or "".
 --       A value to be stamped is a JSON object without its closing brace: the time of this Redis is its last member,
 --       before it, with a number of seconds, the deadline that is so far away.
 --
--- Answers {"done", time, audit id, seq, prev, hash}, {"newer", schema}, {"known", record, answer or ""} or {"conflict", field, value, ...} with what stands.
+-- Answers {"done", time, audit id, seq, prev, hash}, {"newer", schema}, {"known", record, answer or ""},
+-- {"waiting", node, ...} with those that do not hold, or {"conflict", field, value, ...} with what stands.
 
 local standing = redis.call('HMGET', KEYS[1], 'schema', 'revision')
 local schema = tonumber(standing[1] or '0')
@@ -39,6 +42,21 @@ if not fits then
   local answer = redis.call('HGETALL', KEYS[1])
   table.insert(answer, 1, 'conflict')
   return answer
+end
+
+local asleep = {}
+if ARGV[20] ~= '' then
+  local without = cjson.decode(ARGV[21])
+  for _, node in ipairs(redis.call('HKEYS', KEYS[6])) do
+    if not without[node] and tonumber(redis.call('HGET', KEYS[7], node) or '0') < tonumber(ARGV[20]) then
+      asleep[#asleep + 1] = node
+    end
+  end
+end
+if #asleep > 0 then
+  table.sort(asleep)
+  table.insert(asleep, 1, 'waiting')
+  return asleep
 end
 
 local function member(entry, name)
@@ -67,7 +85,7 @@ local seq, first, prev = chain_head()
 local entries = redis.call('XLEN', KEYS[2])  -- asked before anything is written: a key that is no stream stops here
 
 local write = {'schema', ARGV[1], 'revision', ARGV[10]}
-for i = 20, #ARGV, 3 do
+for i = 22, #ARGV, 3 do
   write[#write + 1] = ARGV[i]
   local seconds = tonumber(ARGV[i + 2])
   if seconds then
@@ -112,9 +130,12 @@ local id = redis.call('XADD', KEYS[2], 'MAXLEN', '~', ARGV[4], '*', 'verb', ARGV
 if redis.call('XLEN', KEYS[2]) <= entries then  -- some were trimmed: which is the oldest that should be there from now on
   first = tonumber(member(redis.call('XRANGE', KEYS[2], '-', '+', 'COUNT', 1)[1], 'seq')) or first
 end
-if ARGV[18] ~= '' then
+if ARGV[19] ~= '' then
   remember(ARGV[18], now, ARGV[19])
 end
 redis.call('HSET', KEYS[1], 'chain', string.format('%d %d %s', seq, first, hash))
+if ARGV[20] ~= '' then
+  redis.call('DEL', KEYS[7])
+end
 redis.call('PUBLISH', ARGV[3], ARGV[10])
 return {'done', now, id, seq, prev, hash}

@@ -20,6 +20,7 @@ import orjson
 from bgproxy.errors import SchemaTooNew, StoreBroken
 from bgproxy.rules.chain import Head, content
 from bgproxy.rules.fleet import Change, FleetState
+from bgproxy.rules.holds import Pause, Pending
 from bgproxy.rules.pin import Order
 from bgproxy.rules.pointer import Pointer
 from bgproxy.rules.release import Phase, Release
@@ -54,6 +55,11 @@ def orders_document(orders: Mapping[bytes, Order]) -> list[dict[str, Any]]:
     return [{**asdict(order), "pin": order.pin.hex()} for order in orders.values()]
 
 
+def hold_document(hold: Pending | Pause | None) -> dict[str, Any] | None:
+    """What new admissions are held for, or None."""
+    return None if hold is None else asdict(hold)
+
+
 def state_document(state: FleetState) -> dict[str, Any]:
     """The whole state as one document, with its schema."""
     return {
@@ -64,6 +70,8 @@ def state_document(state: FleetState) -> dict[str, Any]:
         "releases": {color: release_document(release) for color, release in state.releases.items()},
         "orders": orders_document(state.orders),
         "run": run_document(state.run),
+        "pending": hold_document(state.pending),
+        "pause": hold_document(state.pause),
     }
 
 
@@ -77,8 +85,11 @@ def state_from(document: Any, where: str) -> FleetState:
             pointer=pointer_from(document["pointer"], where),
             releases=releases,
             colors=_texts(document["colors"]),
-            orders=orders_from(document.get("orders", []), where),  # data from before sessions were ordered have none
             run=run_from(document.get("run")),
+            # Data from before there were orders, and holds, have none.
+            orders=orders_from(document.get("orders", []), where),
+            pending=pending_from(document.get("pending"), where),
+            pause=pause_from(document.get("pause"), where),
         )
         if state.pointer.active not in state.colors or not set(releases) <= set(state.colors):
             raise ValueError(f"active {state.pointer.active!r} or a release stands on no color of {state.colors}")
@@ -113,6 +124,41 @@ def orders_from(documents: Any, where: str) -> dict[bytes, Order]:
             for document in _of(list, documents)
         ]
         return {order.pin: order for order in orders}
+
+
+def pending_from(document: Any, where: str) -> Pending | None:
+    """The flip of a document that was begun; None where there is none."""
+    if document is None:
+        return None
+    with understood(f"{where}, pending"):
+        return Pending(
+            revision=_of(int, document["revision"]),
+            verb=_text(document["verb"]),
+            to=_text(document["to"]),
+            epoch=_of(int, document["epoch"]),
+            actor=_text(document["actor"]),
+            reason=_text(document["reason"]),
+            force=_flag(document["force"]),
+            bake=_flag(document["bake"]),
+            problem=_text(document["problem"]),
+            exclude=_texts(document["exclude"]),
+            hold_timeout=float(document["hold_timeout"]),
+            key=_text(document["key"]),
+            request=_text(document["request"]),
+        )
+
+
+def pause_from(document: Any, where: str) -> Pause | None:
+    """The pause of a document; None where there is none."""
+    if document is None:
+        return None
+    with understood(f"{where}, pause"):
+        return Pause(
+            revision=_of(int, document["revision"]),
+            actor=_text(document["actor"]),
+            reason=_text(document["reason"]),
+            max_hold=float(document["max_hold"]),
+        )
 
 
 def release_from(document: Any, where: str) -> Release:

@@ -16,12 +16,13 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
-from bgproxy.errors import KeyReused, Refused, StoreBroken, StoreUnavailable, UnknownNode
-from bgproxy.rules import by_hand, deadline, fleet
+from bgproxy.errors import KeyReused, Problem, Refused, StoreBroken, StoreUnavailable, UnknownNode
+from bgproxy.rules import by_hand, configured, deadline, fleet
+from bgproxy.rules.barrier import Move
 from bgproxy.rules.fleet import Change, FleetState
 from bgproxy.rules.pin import Order, Pin
 from bgproxy.rules.release import Event, Release
-from bgproxy.store.base import AuditEntry, Conflict, NodeReport, Store
+from bgproxy.store.base import AuditEntry, Conflict, Held, NodeReport, Store
 from bgproxy.store.mirror import Mirror
 from bgproxy.store.node_record import last_words
 from bgproxy.store.once import AlreadyDone, Done, Once
@@ -56,6 +57,11 @@ class Ledger:
         self._clock = clock
         self._timeout = timeout
 
+    async def move(self, move: Move, *, once: Once | None = None, held: Held | None = None) -> Outcome:
+        """Move the pointer, in one step. `once`: under which idempotency key; raises `KeyReused` where that was
+        another request's. `held`: which nodes must hold new admissions; raises `Waiting` where they do not."""
+        return await self.make(lambda state: move.decided(state, self._clock()), once=once, held=held)
+
     async def flip(
         self,
         to: str,
@@ -68,21 +74,8 @@ class Ledger:
         problem: str | None = None,
         once: Once | None = None,
     ) -> Outcome:
-        """See `rules.fleet.flip`. `once`: under which idempotency key; `KeyReused` where it was another request's."""
-        return await self._make(
-            lambda state: fleet.flip(
-                state,
-                to,
-                actor=actor,
-                reason=reason,
-                at=self._clock(),
-                if_epoch=if_epoch,
-                force=force,
-                bake=bake,
-                problem=problem,
-            ),
-            once,
-        )
+        """See `rules.fleet.flip`, and `move`."""
+        return await self.move(Move("flip", to, actor, reason, if_epoch, force, bake, problem), once=once)
 
     async def rollback(
         self,
@@ -94,19 +87,8 @@ class Ledger:
         problem: str | None = None,
         once: Once | None = None,
     ) -> Outcome:
-        """See `rules.fleet.rollback`, and `flip` here."""
-        return await self._make(
-            lambda state: fleet.rollback(
-                state,
-                actor=actor,
-                reason=reason,
-                at=self._clock(),
-                if_epoch=if_epoch,
-                force=force,
-                problem=problem,
-            ),
-            once,
-        )
+        """See `rules.fleet.rollback`, and `move`."""
+        return await self.move(Move("rollback", "", actor, reason, if_epoch, force, problem=problem), once=once)
 
     async def stage(
         self,
@@ -119,12 +101,12 @@ class Ledger:
         force: bool = False,
         once: Once | None = None,
     ) -> Outcome:
-        """See `rules.fleet.stage`, and `flip` here."""
-        return await self._make(
+        """See `rules.fleet.stage`, and `move` here."""
+        return await self.make(
             lambda state: fleet.stage(
                 state, color, release, actor=actor, reason=reason, at=self._clock(), if_epoch=if_epoch, force=force
             ),
-            once,
+            once=once,
         )
 
     async def recall(self, once: Once) -> Outcome | None:
@@ -142,7 +124,7 @@ class Ledger:
         evidence: Mapping[str, object] | None = None,
     ) -> Outcome:
         """See `rules.fleet.step`."""
-        return await self._make(
+        return await self.make(
             lambda state: fleet.step(
                 state, color, label, event, actor=actor, reason=reason, at=self._clock(), evidence=evidence
             )
@@ -150,7 +132,7 @@ class Ledger:
 
     async def set_deadline(self, color: str, seconds: float | None, *, actor: str, reason: str) -> Outcome:
         """See `rules.deadline.set_deadline`."""
-        return await self._make(
+        return await self.make(
             lambda state: deadline.set_deadline(state, color, seconds, actor=actor, reason=reason, at=self._clock())
         )
 
@@ -158,7 +140,7 @@ class Ledger:
         self, color: str, label: str, *, actor: str, reason: str, at: float, evidence: Mapping[str, object]
     ) -> Outcome:
         """See `rules.deadline.end_sessions`; `at` is the store's time, and no other clock's."""
-        return await self._make(
+        return await self.make(
             lambda state: deadline.end_sessions(
                 state, color, label, actor=actor, reason=reason, at=at, evidence=evidence
             )
@@ -167,10 +149,10 @@ class Ledger:
     async def reconfigure(
         self, colors: Iterable[str], releases: Mapping[str, Release], *, actor: str, reason: str
     ) -> Outcome:
-        """See `rules.fleet.reconfigure`."""
+        """See `rules.configured.reconfigure`."""
         names = tuple(colors)
-        return await self._make(
-            lambda state: fleet.reconfigure(state, names, releases, actor=actor, reason=reason, at=self._clock())
+        return await self.make(
+            lambda state: configured.reconfigure(state, names, releases, actor=actor, reason=reason, at=self._clock())
         )
 
     async def bootstrap(
@@ -207,7 +189,7 @@ class Ledger:
 
     async def record_forgotten(self, node: NodeReport, *, actor: str, reason: str) -> Outcome:
         """Put on record that a node has been taken off the list."""
-        return await self._make(
+        return await self.make(
             lambda state: by_hand.forget_node(state, node.id, last_words(node), live=False, actor=actor, reason=reason)
         )
 
@@ -286,11 +268,13 @@ class Ledger:
             self._mirror.learn(lost.current)
             return Outcome(lost.current, changed=False, entry=None)
 
-    async def _make(self, decide: Decision, once: Once | None = None) -> Outcome:
-        return await self._bounded(self._settle(decide, once))
+    async def make(self, decide: Decision, *, once: Once | None = None, held: Held | None = None) -> Outcome:
+        """Any other change that the rules decide on; not changed where they find nothing to do. See `move`."""
+        return await self._bounded(self._settle(decide, once, held))
 
-    async def _settle(self, decide: Decision, once: Once | None = None) -> Outcome:
-        for _ in range(_TRIES):
+    async def _settle(self, decide: Decision, once: Once | None = None, held: Held | None = None) -> Outcome:
+        outcome = await self._at_once(decide, once, held)
+        for _ in range(_TRIES if outcome is None else 0):
             standing = await self._mirror.refresh()
             # Asked after the state was read: whoever was faster under this key is in the one, the other, or in our way.
             if once is not None and (known := await self._recall(once)) is not None:
@@ -299,16 +283,39 @@ class Ledger:
             change = decide(base)
             if change is None:
                 return await self._unchanged(base, once)
-            try:
-                if standing is None:
-                    return await self._commit(_restored(base, change), create=True, once=once)
-                return await self._commit(change, once=once)
-            except Conflict:
-                continue
-            except AlreadyDone as twin:
-                assert once is not None, "only a key can be known"
-                return await self._replay(once, twin.done)
-        raise Refused(f"{_TRIES} other changes came first, one after the other: look at the status and try again")
+            if standing is None:
+                outcome = await self._tried(_restored(base, change), once, held, create=True)
+            else:
+                outcome = await self._tried(change, once, held)
+            if outcome is not None:
+                break
+        if outcome is None:
+            raise Refused(f"{_TRIES} other changes came first, one after the other: look at the status and try again")
+        return outcome
+
+    async def _at_once(self, decide: Decision, once: Once | None, held: Held | None) -> Outcome | None:
+        """Decide on what this node holds: as long as bells come in that is mostly what stands, and the commit finds
+        out. None where it is not, or where anything but a change comes of it: that is to be told of what stands."""
+        state = self._mirror.state
+        if state is None or not self._mirror.subscribed:
+            return None
+        try:
+            change = decide(state)
+        except Problem:
+            return None
+        return None if change is None else await self._tried(change, once, held)
+
+    async def _tried(
+        self, change: Change, once: Once | None, held: Held | None, *, create: bool = False
+    ) -> Outcome | None:
+        """None: somebody else was faster. Raises `Waiting`."""
+        try:
+            return await self._commit(change, create=create, once=once, held=held)
+        except Conflict:
+            return None
+        except AlreadyDone as twin:
+            assert once is not None, "only a key can be known"
+            return await self._replay(once, twin.done)
 
     async def _recall(self, once: Once) -> Outcome | None:
         done = await self._store.recall(once.key)
@@ -338,6 +345,8 @@ class Ledger:
                 raise StoreBroken("the store holds no state of this fleet yet: start a proxy with its configuration")
             return held
         if held is not None and (held.revision, held.pointer) != (standing.revision, standing.pointer):
+            if not self._mirror.alarm:
+                return held  # a newer one has come in since it was read
             # The mirror has just seen it and would not have it: a change of that history would not reach this node.
             raise StoreBroken(
                 f"the store went back to revision {standing.revision}, epoch {standing.pointer.epoch}, as after "
@@ -346,8 +355,10 @@ class Ledger:
             )
         return standing
 
-    async def _commit(self, change: Change, *, create: bool = False, once: Once | None = None) -> Outcome:
-        state, entry = await self._store.commit(change, create=create, once=once)
+    async def _commit(
+        self, change: Change, *, create: bool = False, once: Once | None = None, held: Held | None = None
+    ) -> Outcome:
+        state, entry = await self._store.commit(change, create=create, once=once, held=held)
         self._mirror.learn(state)
         return Outcome(state, changed=True, entry=entry)
 

@@ -25,7 +25,7 @@ from bgproxy.errors import BadInput, BgproxyError, ConfigError, StoreBroken, Sto
 from bgproxy.rules.chain import EMPTY, Head
 from bgproxy.rules.fleet import Change, FleetState
 from bgproxy.store import lock
-from bgproxy.store.base import OLDEST, AuditEntry, Conflict, NodeReport, StoreOptions
+from bgproxy.store.base import OLDEST, AuditEntry, Conflict, Held, NodeReport, StoreOptions, Waiting
 from bgproxy.store.document import (
     entries_from,
     entry_content,
@@ -41,6 +41,7 @@ from bgproxy.store.document import (
 )
 from bgproxy.store.flips import FlipRecord, FlipTable, record_of
 from bgproxy.store.logged_pins import LoggedPins
+from bgproxy.store.memory_bell import RevisionBell
 from bgproxy.store.memory_nodes import NodeTable
 from bgproxy.store.memory_pins import MemoryPins
 from bgproxy.store.once import AlreadyDone, Done, Once, OnceTable
@@ -87,7 +88,7 @@ class MemoryStore:
         self._last_id = 0
         self._head: Head | None = None  # of the audit's chain; None before its first entry
         self._nodes = NodeTable(options.fleet, options.node_ttl)
-        self._bells: set[_Bell] = set()
+        self._bells: set[RevisionBell] = set()
         self._writing = asyncio.Lock()
         self._flips = FlipTable()
         self._once = OnceTable()
@@ -123,19 +124,29 @@ class MemoryStore:
         await self._loaded()
         return self._state
 
-    async def commit(self, change: Change, *, create: bool = False, once: Once | None = None) -> _Written:
+    async def commit(
+        self, change: Change, *, create: bool = False, once: Once | None = None, held: Held | None = None
+    ) -> _Written:
         """See `Store.commit`. With a snapshot, a caller that gives up does not stop a write half-way."""
         await self._loaded()
         if self._path is None or not self._synced:
-            step = self._next(change, create, once)
+            step = self._next(change, create, once, held)
             if self._path is not None:
                 await self._hand_over(step, self._path)
             return self._take(step)
-        writing = tasks.spawn(self._commit_on_disk(change, create, once, self._path), "store.snapshot")
+        writing = tasks.spawn(self._commit_on_disk(change, create, once, held, self._path), "store.snapshot")
         outcome: _Written | BgproxyError = await asyncio.shield(writing)
         if isinstance(outcome, BgproxyError):
             raise outcome
         return outcome
+
+    async def hold(self, node_id: str, revision: int) -> int:
+        """See `Store.hold`."""
+        return self._nodes.hold(node_id, revision)
+
+    async def asleep(self, held: Held) -> list[str]:
+        """See `Store.asleep`."""
+        return self._nodes.asleep(held)
 
     async def recall(self, key: str) -> Done | None:
         """See `Store.recall`."""
@@ -172,7 +183,7 @@ class MemoryStore:
 
     async def watch(self) -> AsyncIterator[int]:
         """See `Store.watch`."""
-        bell = _Bell()
+        bell = RevisionBell()
         self._bells.add(bell)
         try:
             yield 0
@@ -215,8 +226,8 @@ class MemoryStore:
     def _has_moved(self, epoch: int) -> None:
         self._flips.add(epoch, moved=1)
 
-    def _next(self, change: Change, create: bool, once: Once | None) -> _Step:
-        """What the change leads to; raises `AlreadyDone`, and `Conflict` where it was decided on another revision."""
+    def _next(self, change: Change, create: bool, once: Once | None, held: Held | None) -> _Step:
+        """What the change leads to; raises what `commit` raises."""
         now = round(time.time(), 6)
         if once is not None and (done := self._once.find(once.key, now)) is not None:
             raise AlreadyDone(done)
@@ -224,6 +235,8 @@ class MemoryStore:
         fits = standing is None if create else standing is not None and standing.revision == change.state.revision - 1
         if not fits:
             raise Conflict(standing)
+        if held is not None and (late := self._nodes.asleep(held)):
+            raise Waiting(late)
         state = change.stamped(now)
         before = self._head or EMPTY
         head = before.after(now, entry_content(change)[1])
@@ -233,7 +246,7 @@ class MemoryStore:
         becomes = (state.pointer.active, state.active.label if state.active is not None else "")
         left = sum(count.live for place, count in self._pins.live().items() if place != becomes) if change.moved else 0
         kept = self._once
-        if once is not None:
+        if once is not None and once.is_kept:
             kept = kept.after(once.key, Done.of(once.request, state, changed=True, at=now))
         return _Step(change, state, entry, head, record_of(change, now, left), kept)
 
@@ -248,13 +261,13 @@ class MemoryStore:
         return state, entry
 
     async def _commit_on_disk(
-        self, change: Change, create: bool, once: Once | None, path: Path
+        self, change: Change, create: bool, once: Once | None, held: Held | None, path: Path
     ) -> _Written | BgproxyError:
         """A failure is returned: it is the caller's, who may be gone, and no background task's."""
         async with self._writing:
             try:
-                step = self._next(change, create, once)
-            except (AlreadyDone, Conflict) as lost:
+                step = self._next(change, create, once, held)
+            except (AlreadyDone, Conflict, Waiting) as lost:
                 return lost
             try:
                 await self._write(path, step.state, step)
@@ -346,25 +359,6 @@ class MemoryStore:
             self._head = head and replace(head, first=max([head.first, *(entry.seq + 1 for entry in dropped)]))
             self._flips = FlipTable(flips)
             self._once = once
-
-
-class _Bell:
-    """Holds the newest revision until its watcher asks: one that is slow skips, it never queues up."""
-
-    __slots__ = ("_revision", "_rung")
-
-    def __init__(self) -> None:
-        self._rung = asyncio.Event()
-        self._revision = 0
-
-    def ring(self, revision: int) -> None:
-        self._revision = revision
-        self._rung.set()
-
-    async def rung(self) -> int:
-        await self._rung.wait()
-        self._rung.clear()
-        return self._revision
 
 
 def _snapshot_path(options: StoreOptions) -> Path | None:

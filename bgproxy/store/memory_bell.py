@@ -1,6 +1,7 @@
-"""The bell of the pins of a single process: the ids that have rung, held until their watcher asks.
+"""The bells of a single process, each one watcher's: what has rung is held until that watcher asks.
 
-Promises a bound: a watcher that has fallen behind by more is told so, and has to ask for all that it knows again.
+Both promise a bound. Of revisions only the newest is held. A watcher of pins that has fallen behind by more than
+`MAX_RINGS` is told so, and has to ask for all that it knows again.
 """
 
 from __future__ import annotations
@@ -36,3 +37,22 @@ class PinBell:
         if len(ids) > MAX_RINGS:
             raise StoreUnavailable("store: more pins have changed than could be told; what is known is asked for again")
         return ids
+
+
+class RevisionBell:
+    """Holds the newest revision until its watcher asks: one that is slow skips, it never queues up."""
+
+    __slots__ = ("_revision", "_rung")
+
+    def __init__(self) -> None:
+        self._rung = asyncio.Event()
+        self._revision = 0
+
+    def ring(self, revision: int) -> None:
+        self._revision = revision
+        self._rung.set()
+
+    async def rung(self) -> int:
+        await self._rung.wait()
+        self._rung.clear()
+        return self._revision

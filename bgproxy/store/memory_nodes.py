@@ -6,12 +6,12 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 
-from bgproxy.store.base import NodeReport
+from bgproxy.store.base import Held, NodeReport
 from bgproxy.store.node_record import cannot_join
 
 
 class NodeTable:
-    """See `Store.beat`, `Store.nodes` and `Store.leave`."""
+    """See `Store.beat`, `Store.nodes`, `Store.leave`, `Store.hold` and `Store.asleep`."""
 
     def __init__(self, fleet: str, node_ttl: float, clock: Callable[[], float] = time.monotonic) -> None:
         """`node_ttl` in seconds, by `clock`."""
@@ -19,6 +19,7 @@ class NodeTable:
         self._ttl = node_ttl
         self._clock = clock
         self._heard: dict[str, tuple[NodeReport, float]] = {}
+        self._held: dict[str, int] = {}  # revisions
 
     def beat(self, node: NodeReport) -> bool:
         """It is there; whether it was registered. Raises `CannotJoin`."""
@@ -46,4 +47,15 @@ class NodeTable:
         if node_id not in self._heard or serial not in (None, self._heard[node_id][0].serial):
             return False
         del self._heard[node_id]
+        self._held.pop(node_id, None)
         return True
+
+    def hold(self, node_id: str, revision: int) -> int:
+        """See `Store.hold`."""
+        self._held[node_id] = revision
+        return len(self._heard)
+
+    def asleep(self, held: Held) -> list[str]:
+        """See `Store.asleep`."""
+        late = (node for node in self._heard if self._held.get(node, 0) < held.revision)
+        return sorted(node for node in late if node not in held.without)

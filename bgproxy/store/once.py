@@ -27,15 +27,21 @@ BODY_BYTES: Final = 8_192
 
 @dataclass(frozen=True, slots=True)
 class Once:
-    """One asking: the key's `name`, and a digest of what is asked."""
+    """One asking: the key's `name`, and a digest of what is asked.
+
+    `digest`: the key's, where its name is not known. Not `is_kept`: with a change that only prepares what was asked,
+    the key is looked for, and is free for the change that does it.
+    """
 
     name: str
     request: str
+    digest: str = ""
+    is_kept: bool = True
 
     @property
     def key(self) -> str:
         """What the store knows the key by."""
-        return hashlib.sha256(self.name.encode()).hexdigest()
+        return self.digest or hashlib.sha256(self.name.encode()).hexdigest()
 
 
 @dataclass(frozen=True, slots=True)

@@ -71,7 +71,8 @@ class Outage:
                 self.keep(held, want.keys)
                 return held.pin, "kept"
         state = self._known.state
-        if state is None or not self._is_admitting:
+        # While a flip is being made the store may have moved the pointer already: a new session cannot be placed.
+        if state is None or state.is_held or not self._is_admitting:
             self.refused += 1
             return None, "refused"
         color = state.pointer.active

@@ -20,7 +20,7 @@ from bgproxy.errors import BadInput
 from bgproxy.rules.chain import Head
 from bgproxy.rules.fleet import Change, FleetState
 from bgproxy.store.address import redacted, store_address
-from bgproxy.store.base import OLDEST, RELEASE_FIELD, AuditEntry, Conflict, NodeReport, StoreOptions
+from bgproxy.store.base import OLDEST, RELEASE_FIELD, AuditEntry, Conflict, Held, NodeReport, StoreOptions, Waiting
 from bgproxy.store.document import (
     check_schema,
     done_from,
@@ -62,6 +62,7 @@ class RedisStore:
         self._counts_key = prefix + "n"
         self._flips_key = prefix + "flips"
         self._once_key = prefix + "once"
+        self._held_key = prefix + "held"
         self._bell = prefix + "bell"
         address = store_address(options.url)
         self._lines: set[PubSub] = set()
@@ -100,23 +101,47 @@ class RedisStore:
         return self._state(fields)
 
     async def commit(
-        self, change: Change, *, create: bool = False, once: Once | None = None
+        self, change: Change, *, create: bool = False, once: Once | None = None, held: Held | None = None
     ) -> tuple[FleetState, AuditEntry]:
         """See `Store.commit`."""
-        arguments = commit_arguments(change, create=create, once=once, bell=self._bell, keep=self._options.audit_keep)
+        arguments = commit_arguments(
+            change, create=create, once=once, held=held, bell=self._bell, keep=self._options.audit_keep
+        )
         async with self._border(doing="whether the change was made is not known"):
             keys = [self._state_key, self._audit_key, self._counts_key, self._flips_key, self._once_key]
+            keys += [self._nodes_key, self._held_key]
             answer = await cast("Any", self._commit_script(keys=keys, args=arguments))
         verdict, *rest = answer
         if verdict == b"newer":
             check_schema(int(rest[0]), self._where(self._state_key))
         if verdict == b"known":
             raise AlreadyDone(self._done(rest))
+        if verdict == b"waiting":
+            raise Waiting([node.decode() for node in rest])
         if verdict != b"done":
             raise Conflict(self._state(dict(zip(rest[::2], rest[1::2], strict=True))))
         now = float(rest[0])
         link = Head(int(rest[2]), rest[4].decode())
         return change.stamped(now), entry_of(change, rest[1].decode(), now, link, rest[3].decode())
+
+    async def hold(self, node_id: str, revision: int) -> int:
+        """See `Store.hold`."""
+        async with self._border():
+            pipeline = self._client.pipeline(transaction=False)
+            pipeline.hset(self._held_key, node_id, str(revision))
+            pipeline.hlen(self._nodes_key)
+            _, count = await pipeline.execute()
+        return int(count)
+
+    async def asleep(self, held: Held) -> list[str]:
+        """See `Store.asleep`."""
+        async with self._border():
+            pipeline = self._client.pipeline(transaction=False)
+            pipeline.hkeys(self._nodes_key)
+            pipeline.hgetall(self._held_key)
+            nodes, revisions = await pipeline.execute()
+        late = {node.decode() for node in nodes if int(revisions.get(node, 0)) < held.revision}
+        return sorted(late - held.without)
 
     async def recall(self, key: str) -> Done | None:
         """See `Store.recall`."""
@@ -273,6 +298,8 @@ class RedisStore:
                 },
                 "orders": parsed(text.get("orders", b"[]"), f"{where}, field orders"),
                 "run": parsed(text.get("run", b"null"), f"{where}, field run"),
+                "pending": parsed(text.get("pending", b"null"), f"{where}, field pending"),
+                "pause": parsed(text.get("pause", b"null"), f"{where}, field pause"),
             }
         return state_from(document, where)
 

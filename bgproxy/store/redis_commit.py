@@ -8,15 +8,15 @@ from typing import Any
 import orjson
 
 from bgproxy.rules.fleet import Change
-from bgproxy.store.base import RELEASE_FIELD, SCHEMA
-from bgproxy.store.document import entry_content, orders_document, pointer_document, release_document
+from bgproxy.store.base import RELEASE_FIELD, SCHEMA, Held
+from bgproxy.store.document import entry_content, hold_document, orders_document, pointer_document, release_document
 from bgproxy.store.flips import KEPT_FLIPS, record_of
 from bgproxy.store.once import Done, Once
 from bgproxy.store.run_document import run_document
 
 
 def commit_arguments(
-    change: Change, *, create: bool, once: Once | None, bell: str, keep: int
+    change: Change, *, create: bool, once: Once | None, held: Held | None, bell: str, keep: int
 ) -> list[str | bytes | int]:
     """For a change on the revision before its own, or on nothing (`create`). `keep`: so many audit entries."""
     state = change.state
@@ -39,7 +39,9 @@ def commit_arguments(
         state.active.label if state.active is not None else "",
         content,
         once.key if once is not None else "",
-        outcome_text(Done.of(once.request, state, changed=True)) if once is not None else "",
+        outcome_text(Done.of(once.request, state, changed=True)) if once is not None and once.is_kept else "",
+        held.revision if held is not None else "",
+        orjson.dumps(dict.fromkeys(held.without, True)) if held is not None else "",
         *_fields(change, everything=create),
     ]
 
@@ -60,6 +62,8 @@ def _fields(change: Change, *, everything: bool) -> Iterable[str | bytes]:
     yield from ("colors", orjson.dumps(state.colors), "")
     yield from ("orders", orjson.dumps(orders_document(state.orders)), "")
     yield from ("run", orjson.dumps(run_document(state.run)), "")
+    yield from ("pending", orjson.dumps(hold_document(state.pending)), "")
+    yield from ("pause", orjson.dumps(hold_document(state.pause)), "")
     documents = {"pointer": (pointer_document(state.pointer), change.moved)}
     for color, release in state.releases.items():
         documents[RELEASE_FIELD + color] = (release_document(release), color in change.touched)

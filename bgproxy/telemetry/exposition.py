@@ -119,6 +119,8 @@ def _edges(snapshot: Snapshot) -> Iterator[Metric]:
     for code, count in sorted(snapshot["counters"]["refused"].items()):
         refused.add_metric([code], count)
     yield refused
+    held = snapshot["counters"].get("held", 0)
+    yield CounterMetricFamily("bgproxy_held", "Requests that waited for a flip to be made, or a pause.", value=held)
     dropped = snapshot["counters"].get("dropped_fields", 0)
     yield CounterMetricFamily("bgproxy_dropped_fields", "Fields taken out for the `_` in their names.", value=dropped)
     yield CounterMetricFamily(

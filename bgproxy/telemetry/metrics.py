@@ -103,6 +103,7 @@ class Metrics:
         self.dropped_fields = 0  # of requests, for the `_` in their names
         self.connections_total = 0
         self.connections = 0
+        self.held = 0  # requests that waited for a flip or a pause
         self.carried: dict[str, Any] | None = None
 
     def slot(self, route: str, color: str, release: str) -> Slot:
@@ -162,6 +163,7 @@ class Metrics:
                 "connections": self.connections_total,
                 "refused": dict(self.refused),
                 "dropped_fields": self.dropped_fields,
+                "held": self.held,
             },
             "gauges": {"connections": self.connections},
             "upstreams": upstreams or [],
@@ -200,7 +202,7 @@ def merge(snapshots: list[dict[str, Any]]) -> dict[str, Any]:
     upstreams: dict[tuple[str, str], dict[str, Any]] = {}
     total: dict[str, Any] = {
         "bounds": list(BOUNDS),
-        "counters": {"connections": 0, "refused": {}, "dropped_fields": 0},
+        "counters": {"connections": 0, "refused": {}, "dropped_fields": 0, "held": 0},
         "gauges": {"connections": 0},
         "sessions": {},
     }

@@ -9,6 +9,8 @@ from typing import Any
 from bgproxy.admin.app import AdminDeps
 from bgproxy.admin.options import AdminOptions, Token
 from bgproxy.admin.view import node_json
+from bgproxy.rules import barrier
+from bgproxy.rules.fleet import FleetState
 from bgproxy.rules.release import Phase, Release
 from bgproxy.store.base import NodeReport
 from bgproxy.store.ledger import Ledger, Outcome
@@ -38,15 +40,26 @@ class LedgerSwitch:
 
     async def flip(self, to: str, **terms: Any) -> Outcome:
         self.asked.append({"to": to, **terms})
-        return await self.ledger.flip(to, **terms)
+        return await self.ledger.flip(to, **_alone(terms))
 
     async def rollback(self, **terms: Any) -> Outcome:
         self.asked.append(terms)
-        return await self.ledger.rollback(**terms)
+        return await self.ledger.rollback(**_alone(terms))
+
+    async def pause(self, max_hold: float, **who: str) -> FleetState:
+        return (await self.ledger.make(lambda state: barrier.pause(state, max_hold=max_hold, **who))).state
+
+    async def resume(self, **who: str) -> Outcome:
+        return await self.ledger.make(lambda state: barrier.resume(state, **who))
 
     async def stage(self, color: str, release: Release, **terms: Any) -> Outcome:
         self.asked.append({"color": color, **terms})
         return await self.ledger.stage(color, release, **terms)
+
+
+def _alone(terms: dict[str, Any]) -> dict[str, Any]:
+    """Without what is said of other nodes."""
+    return {name: value for name, value in terms.items() if name not in ("strategy", "exclude")}
 
 
 def worker(

@@ -20,7 +20,16 @@ async def test_a_flip_answers_with_the_pointer_and_the_time_it_took(client, plan
     assert body == {"active": "green", "previous": "blue", "epoch": 2, "changed": True}
     assert plane.mirror.state.pointer.active == "green"
     assert plane.switch.asked == [
-        {"to": "green", "actor": "admin@loopback", "reason": "v2", "if_epoch": None, "force": False, "once": None}
+        {
+            "to": "green",
+            "actor": "admin@loopback",
+            "reason": "v2",
+            "if_epoch": None,
+            "force": False,
+            "once": None,
+            "strategy": None,
+            "exclude": (),
+        }
     ]
 
 

@@ -55,6 +55,8 @@ def test_the_operations_are_all_there():
         ("PUT", "/v1/colors/{color}"),
         ("POST", "/v1/flip"),
         ("POST", "/v1/rollback"),
+        ("POST", "/v1/pause"),
+        ("POST", "/v1/resume"),
         ("GET", "/v1/colors/{color}/drain"),
         ("POST", "/v1/colors/{color}/drain"),
         ("GET", "/v1/sessions"),

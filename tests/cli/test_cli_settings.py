@@ -17,8 +17,27 @@ from bgproxy.cli.main import app
 from bgproxy.config import Address, Settings
 from bgproxy.errors import StoreUnavailable
 
-VERBS = ["serve", "status", "stage", "flip", "rollback", "drain", "flips", "audit", "events", "upgrade", "demo"]
-GROUPS = {"config": ["check", "show"], "plan": ["check"], "sessions": ["list", "show", "move", "forget", "stats"]}
+GROUPS = {
+    "config": ["check", "show"],
+    "nodes": ["forget"],
+    "plan": ["check"],
+    "sessions": ["list", "show", "move", "forget", "stats"],
+}
+VERBS = [
+    "serve",
+    "status",
+    "stage",
+    "flip",
+    "rollback",
+    "pause",
+    "resume",
+    "drain",
+    "flips",
+    "audit",
+    "events",
+    "upgrade",
+    "demo",
+]
 
 
 @pytest.fixture

@@ -82,6 +82,7 @@ async def test_a_store_that_hangs_delays_no_request(serve, stopped):
     await until(lambda: store_is(serve, "down"))
     os.kill(stopped, signal.SIGCONT)
     await until(lambda: store_is(serve, "up"))
+    await until(lambda: _nothing_is_open(serve), "what reached the store late is made, or given up")
     assert (await serve.flip("blue"))["epoch"] >= 3
     await until(lambda: serve.all_say("v1"))
 
@@ -106,6 +107,10 @@ async def test_it_comes_back_empty_and_the_pointer_is_held_until_the_next_flip_w
     assert await serve.counted("bgproxy_store_alarm") == 0
     _, audit = await serve.api("GET", "/v1/audit")
     assert audit["entries"][-1]["facts"]["restored_from_revision"] > 1
+
+
+async def _nothing_is_open(serve: Serve) -> bool:
+    return (await serve.status())["pending"] is None
 
 
 async def _alarm(serve: Serve) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from bgproxy.errors import NotReady, Refused, StaleEpoch, UnknownColor
+from bgproxy.rollout.barrier import Barrier, FlipOptions
 from bgproxy.rollout.flip import Switch
 from bgproxy.rollout.validate import Validator
 from bgproxy.rules.release import Phase, Release
@@ -15,7 +16,8 @@ TERMS = {"actor": "ada", "reason": "why", "if_epoch": None, "force": False}
 @pytest.fixture
 def switch(world) -> Switch:
     validator = Validator(world.ledger, world.mirror, world.probe)
-    return Switch(world.ledger, world.mirror, world.probe, validator, world.spread)
+    barrier = Barrier(world.ledger, world.mirror, world.store, "here", FlipOptions(), lambda: True)
+    return Switch(world.ledger, world.mirror, world.probe, validator, world.spread, barrier)
 
 
 async def test_the_other_workers_have_applied_a_move_when_it_returns_and_a_no_op_asks_nothing_of_them(world, switch):

@@ -10,6 +10,7 @@ import pytest
 from bgproxy.errors import BadInput, Refused, UnknownColor
 from bgproxy.rules import fleet
 from bgproxy.rules.by_hand import move_session
+from bgproxy.rules.configured import reconfigure
 from bgproxy.rules.deadline import LONGEST, end_sessions, set_deadline
 from bgproxy.rules.fleet import Change, FleetState
 from bgproxy.rules.pin import Pin
@@ -166,11 +167,11 @@ class TestWhatBecomesOfIt:
             new = blue_after(fleet.stage(standing, "blue", given, **WHO))
             assert (new.deadline, new.ended, new.left, new.rolled_back) == (0.0, False, 0, 0)
         elif label == "v1":
-            new = blue_after(fleet.reconfigure(standing, ["blue"], {"blue": replace(given, ended=False)}, **WHO))
+            new = blue_after(reconfigure(standing, ["blue"], {"blue": replace(given, ended=False)}, **WHO))
             assert (new.deadline, new.ended, new.left, new.ended_before) == (80.0, ended, 6, ("v0",))
             return
         else:
-            new = blue_after(fleet.reconfigure(standing, ["blue"], {"blue": Release(label, HERE)}, **WHO))
+            new = blue_after(reconfigure(standing, ["blue"], {"blue": Release(label, HERE)}, **WHO))
         assert new.ended_before == before
 
     def test_at_most_eight_labels_are_kept_the_newest(self) -> None:

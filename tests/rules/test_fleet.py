@@ -9,6 +9,7 @@ import pytest
 
 from bgproxy.errors import BadInput, NotReady, Refused, StaleEpoch, UnknownColor
 from bgproxy.rules import fleet
+from bgproxy.rules.configured import reconfigure
 from bgproxy.rules.fleet import Change, FleetState
 from bgproxy.rules.pointer import Pointer
 from bgproxy.rules.release import Event, Phase, Release
@@ -212,7 +213,7 @@ class TestWhatARollbackLeft:
         before = self.rolled_back()
         green = replace(before.releases["green"], origin="config")
         configured = replace(before, releases={**before.releases, "green": green})
-        moved = fleet.reconfigure(configured, ["green"], {"green": release("green-1", port=9, origin="config")}, **WHO)
+        moved = reconfigure(configured, ["green"], {"green": release("green-1", port=9, origin="config")}, **WHO)
         assert moved is not None
         assert moved.state.releases["green"].rolled_back == 8
 
@@ -318,7 +319,7 @@ class TestStep:
 
 class TestReconfigure:
     def reconfigure(self, before: FleetState, **releases: Release) -> Change | None:
-        return fleet.reconfigure(before, before.colors, releases, **WHO)
+        return reconfigure(before, before.colors, releases, **WHO)
 
     def configured(self, phase: Phase = Phase.READY) -> FleetState:
         before = state()
@@ -356,7 +357,7 @@ class TestReconfigure:
         assert phases_of(change)["red"] is Phase.ACTIVE
 
     def test_colors_are_added_and_never_taken_away(self) -> None:
-        change = fleet.reconfigure(state(), ["green", "pink"], {}, **WHO)
+        change = reconfigure(state(), ["green", "pink"], {}, **WHO)
         assert change is not None
         assert change.state.colors == ("blue", "green", "red", "pink")
         assert change.facts["colors"] == ["blue", "green", "red", "pink"]

@@ -176,6 +176,7 @@ def test_nothing_else_is_told(told):
         "bgproxy_upstream_connections",
         "bgproxy_refused_total",
         "bgproxy_dropped_fields_total",
+        "bgproxy_held_total",
         "bgproxy_client_connections",
         "bgproxy_connections_total",
         "bgproxy_epoch",

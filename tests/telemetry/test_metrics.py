@@ -57,6 +57,7 @@ def counted(requests: int = 3) -> Metrics:
     slot.bytes_in, slot.bytes_out, slot.retries, slot.broken_client = 10, 20, 1, 1
     metrics.refuse("bad_head")
     metrics.dropped_fields = 4
+    metrics.held = 1
     metrics.connections, metrics.connections_total = 4, 9
     return metrics
 
@@ -87,7 +88,7 @@ def test_merging_adds_numbers_place_by_place():
     assert sum(series["latency"]["buckets"]) == 5
     assert series["latency"]["sum"] == pytest.approx(0.122)
     assert (series["in_flight"], series["streams"], series["bytes_out"]) == (10, 4, 40)
-    assert both["counters"] == {"connections": 18, "refused": {"bad_head": 2}, "dropped_fields": 8}
+    assert both["counters"] == {"connections": 18, "refused": {"bad_head": 2}, "dropped_fields": 8, "held": 2}
     assert both["gauges"] == {"connections": 8}
     assert both["upstreams"][0]["open"] == 7
     assert both["bounds"] == list(BOUNDS)
@@ -139,7 +140,7 @@ def test_a_successor_goes_on_from_the_counters_and_not_from_the_gauges():
     assert series["classes"][2] == 4
     assert (series["in_flight"], series["streams"], series["websockets"]) == (0, 0, 0)
     assert (series["bytes_out"], series["retries"]) == (20, 1)
-    assert told["counters"] == {"connections": 10, "refused": {"bad_head": 1}, "dropped_fields": 4}
+    assert told["counters"] == {"connections": 10, "refused": {"bad_head": 1}, "dropped_fields": 4, "held": 1}
     assert told["gauges"] == {"connections": 0}
     assert [one["open"] for one in told["upstreams"]] == [1]
     again = Metrics()

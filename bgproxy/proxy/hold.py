@@ -1,0 +1,101 @@
+"""New admissions that wait: for a flip to be made, or for an operator to resume them. A bounded queue.
+
+What is held has been counted, and nothing of it has been sent. Whoever finds the queue full, or has waited its longest,
+gets an honest 503. Must not know why it holds, nor until when.
+"""
+
+from __future__ import annotations
+
+from time import monotonic
+from typing import TYPE_CHECKING
+
+from bgproxy.proxy.wait import Wait
+
+if TYPE_CHECKING:
+    from bgproxy.proxy.exchange import Exchange
+    from bgproxy.proxy.plane import DataPlane
+    from bgproxy.proxy.routing import Group
+    from bgproxy.rules.fleet import FleetState
+
+BATCH = 64  # exchanges let go in one turn of the loop
+
+
+def admitted(exchange: Exchange, group: Group, now: float) -> Group | None:
+    """The group, for an exchange that begins there; None: it is held, and `Exchange.placed` follows, or a refusal."""
+    hold = group.hold
+    if hold is None:
+        return group
+    hold.take(exchange, now)
+    return None
+
+
+def hold_by(plane: DataPlane, state: FleetState) -> Hold | None:
+    """Where new admissions wait by that state; what waits already stays where it is while any reason stands."""
+    if not state.is_held:
+        return None
+    age = plane.options.hold.max_age
+    if state.pause is not None:
+        age = max(age, state.pause.max_hold)
+    if plane.hold is None:
+        return Hold(plane, age)
+    plane.hold.age = age
+    return plane.hold
+
+
+class Hold:
+    """See the module. `age`: seconds that one exchange waits at most."""
+
+    def __init__(self, plane: DataPlane, age: float) -> None:
+        self.age = age
+        self._plane = plane
+        self._held: dict[Exchange, int] = {}  # what each may take, in bytes; the first that came is the first
+        self._bytes = 0
+
+    def __repr__(self) -> str:
+        return f"<Hold {len(self._held)} exchanges, {self._bytes} bytes>"
+
+    def __len__(self) -> int:
+        return len(self._held)
+
+    def take(self, exchange: Exchange, now: float) -> None:
+        """Hold an exchange, or refuse it."""
+        size = len(exchange.request.fields) + exchange.bytes_in
+        if not exchange.request_done:
+            size += self._plane.limits.high_water_bytes  # to which it may grow, see `Sending.forward`
+        if self._is_full(size):
+            self._forget_those_gone()
+        if self._is_full(size):
+            exchange.refuse("hold_full", "too many requests wait for a flip or a pause to end")
+            return
+        self._held[exchange] = size
+        self._bytes += size
+        self._plane.metrics.held += 1
+        exchange.client.expect(Wait.HOLD, self.age, now)
+
+    def _is_full(self, size: int) -> bool:
+        options = self._plane.options.hold
+        return len(self._held) >= options.max_requests or self._bytes + size > options.max_bytes
+
+    def _forget_those_gone(self) -> None:
+        self._held = {exchange: size for exchange, size in self._held.items() if not exchange.over}
+        self._bytes = sum(self._held.values())
+
+    def release(self) -> None:
+        """Let all go where the plane's routing leads now, a batch per turn of the loop: others want to go on too."""
+        batch = list(self._held)[:BATCH]
+        now = monotonic()
+        for exchange in batch:
+            self._bytes -= self._held.pop(exchange)
+            if exchange.over:
+                continue
+            # Meanwhile a next hold may have begun: then it waits there.
+            group = admitted(exchange, self._plane.active(exchange.group), now)
+            if group is not None:
+                exchange.placed(group, now)
+        if self._held:
+            self._plane.loop.call_soon(self.release)
+
+
+def waited_too_long(exchange: Exchange) -> None:
+    """It has waited as long as it may."""
+    exchange.refuse("held_too_long", "the flip or pause for which this request waited took too long")

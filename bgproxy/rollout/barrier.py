@@ -1,0 +1,283 @@
+"""The flip over many nodes: all hold new admissions, then the pointer moves, then they let go.
+
+Prepare: a state in which the flip is pending. Each node that applies it holds, and says so in the store. Commit: the
+store moves the pointer in one step, and only where every registered node has said so. So there is no moment at which
+one node admits to the new color and another to the old. A node that is silent makes the flip be given up and is named.
+
+Whoever prepared it may die at any point: each node looks after what it holds for, and finishes the flip, or gives it
+up when its time is over. The store lets only one of them, and the idempotency key tells the others what came of it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import random
+import time
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+from bgproxy import tasks
+from bgproxy.errors import BadInput, FlipAbandoned, FlipOpen, KeyReused, Refused, StoreUnavailable
+from bgproxy.rules import barrier
+from bgproxy.rules.barrier import Move, Strategy
+from bgproxy.rules.fleet import Change, FleetState
+from bgproxy.rules.holds import Pause, Pending
+from bgproxy.store.base import Held, Store, Waiting
+from bgproxy.store.ledger import Ledger, Outcome
+from bgproxy.store.mirror import Mirror
+from bgproxy.store.once import Once
+
+log = logging.getLogger(__name__)
+
+BY = "bgproxy"  # the actor of what no operator asked for
+
+_FIRST_PAUSE = 0.001  # seconds between two looks whether all hold
+_LONGEST_PAUSE = 0.02
+_PATIENCE = 0.15  # seconds after which others look after a flip that is still open
+_NEVER = 2**53 - 1  # a revision that no state will have
+_AGAIN = 0.2  # seconds between their looks
+
+
+@dataclass(frozen=True, slots=True)
+class FlipOptions:
+    """How the pointer moves."""
+
+    strategy: Strategy = "auto"  # the barrier, where there is more than one node
+    hold_timeout: float = 1.0  # seconds in which every node must hold, or the flip is given up
+
+
+class Barrier:
+    """See the module. One per node: it asks for flips, and answers for this node in those of others."""
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        mirror: Mirror,
+        store: Store,
+        node: str,
+        options: FlipOptions,
+        is_holding: Callable[[], bool],
+        *,
+        may_leave: Callable[[Sequence[str]], Collection[str]] = lambda _: (),
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        wall: Callable[[], float] = time.time,
+    ) -> None:
+        """`node`: this node's id. `is_holding`: whether it admits nothing new; asked after the mirror has told of a
+        state. `may_leave`: which of these silent nodes are known to have stopped admitting by themselves."""
+        self.options = options
+        self.is_only = not store.shared  # there can be no other node
+        self.alone = True  # no other node is registered, as far as is known
+        self._ledger = ledger
+        self._mirror = mirror
+        self._store = store
+        self._node = node
+        self._is_holding = is_holding
+        self._may_leave = may_leave
+        self._clock = clock
+        self._sleep = sleep
+        self._wall = wall
+        self._seen: dict[int, float] = {}  # when a flip or pause that stands was first seen, by its revision
+        self._own: set[int] = set()  # flips that a task of this node is about to make
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def __repr__(self) -> str:
+        return f"<Barrier of {self._node}, {len(self._seen)} open>"
+
+    @property
+    def all_but_this(self) -> Held:
+        """That all other nodes hold, which they do where there is none."""
+        return Held(_NEVER, frozenset((self._node,)))
+
+    # What a state asks of this node
+
+    def apply(self, state: FleetState) -> None:
+        """A newer state. Call it after what admits has been told."""
+        standing = [hold for hold in (state.pending, state.pause) if hold is not None]
+        new = [hold for hold in standing if hold.revision not in self._seen]
+        now = self._clock()
+        self._seen = {hold.revision: self._seen.get(hold.revision, now) for hold in standing}
+        if standing and self._is_holding():
+            self._spawn(self._say_so(state.revision), "barrier.say")
+        for hold in new:
+            watch = self._watch_flip(hold) if isinstance(hold, Pending) else self._watch_pause(hold)
+            self._spawn(watch, "barrier.watch")
+
+    async def stop(self) -> None:
+        """What is open is left to the other nodes."""
+        await tasks.stop(*self._tasks)
+
+    async def _say_so(self, revision: int) -> None:
+        """Tell the store that this node holds, until it has heard it or it does not matter any more."""
+        while self._mirror.state is not None and self._mirror.state.revision == revision:
+            with suppress(StoreUnavailable):
+                self.alone = await self._store.hold(self._node, revision) <= 1
+                return
+            await self._sleep(_AGAIN)
+
+    async def _watch_flip(self, pending: Pending) -> None:
+        """Its coordinator may be dead, or away."""
+        await self._sleep(_PATIENCE * random.uniform(1, 2))
+        while self._stands(pending):
+            if pending.revision not in self._own:
+                with suppress(StoreUnavailable, Refused):
+                    await self._finish(pending, _AGAIN)
+                    return
+            await self._sleep(_AGAIN * random.uniform(1, 2))
+
+    async def _watch_pause(self, pause: Pause) -> None:
+        await self._sleep(pause.max_hold)
+        while self._mirror.state is not None and self._mirror.state.pause == pause:
+            with suppress(StoreUnavailable):
+                await self._ledger.make(
+                    lambda state: barrier.resume(state, actor=BY, reason="max_hold is over", revision=pause.revision)
+                )
+                return
+            await self._sleep(_AGAIN * random.uniform(1, 2))
+
+    def _stands(self, pending: Pending) -> bool:
+        state = self._mirror.state
+        return state is not None and state.pending == pending
+
+    # What is asked of it
+
+    async def move(self, move: Move, once: Once | None = None, exclude: Collection[str] = ()) -> Outcome:
+        """Move the pointer. `exclude`: nodes that are left behind. Raises what the rules raise, `FlipAbandoned`, and
+        `BadInput` for a node to be left behind that there is not."""
+        await self._known(exclude)
+        # A key of our own, where there is none: it tells what came of a flip that another node has finished.
+        asked = once or Once("", "", os.urandom(32).hex())
+        prepared = Once(asked.name, asked.request, asked.key, is_kept=False)
+        try:
+            outcome = await self._ledger.make(
+                lambda state: barrier.prepare(
+                    state,
+                    move,
+                    at=self._wall(),
+                    exclude=sorted(exclude),
+                    hold_timeout=self.options.hold_timeout,
+                    key=asked.key,
+                    request=asked.request,
+                ),
+                once=prepared,
+            )
+        except FlipOpen:
+            if (pending := self._twin_of(asked)) is None:
+                raise
+            return await self._finish(pending)
+        if not outcome.changed or outcome.replay is not None:
+            return outcome
+        assert outcome.state.pending is not None, "it has just been prepared"
+        return await self._finish(outcome.state.pending)
+
+    async def pause(self, max_hold: float, *, actor: str, reason: str) -> Outcome:
+        """Let every node hold new admissions; returns when all do, and raises `FlipAbandoned` where they do not."""
+        outcome = await self._ledger.make(
+            lambda state: barrier.pause(state, max_hold=max_hold, actor=actor, reason=reason)
+        )
+        paused = outcome.state.pause
+        assert paused is not None, "it has just been made"
+        until = self._clock() + self.options.hold_timeout
+        pause = _FIRST_PAUSE
+        while silent := await self._asleep(paused.revision):
+            if self._clock() >= until:
+                names = ", ".join(silent)
+                await self.resume(actor=BY, reason=f"not every node held new admissions: {names}")
+                raise FlipAbandoned(f"nothing is paused: {_silent(silent)}", nodes=list(silent))
+            await self._sleep(pause)
+            pause = min(pause * 2, _LONGEST_PAUSE)
+        return outcome
+
+    async def resume(self, *, actor: str, reason: str) -> Outcome:
+        """Let new admissions go on; not changed where they do."""
+        return await self._ledger.make(lambda state: barrier.resume(state, actor=actor, reason=reason))
+
+    async def _asleep(self, revision: int) -> Sequence[str]:
+        left = await self._store.asleep(Held(revision, frozenset((self._node,))))
+        return [node for node in left if node not in self._may_leave(left)]
+
+    async def _known(self, exclude: Collection[str]) -> None:
+        if not exclude:
+            return
+        nodes = {node.id for node in await self._store.nodes()}
+        if strangers := sorted(set(exclude) - nodes):
+            raise BadInput(
+                f"exclude: there is no node {strangers[0][:64]!r}; registered are {', '.join(sorted(nodes))}"
+            )
+
+    def _twin_of(self, asked: Once) -> Pending | None:
+        """The open flip, where the same was asked for under the same key."""
+        state = self._mirror.state
+        pending = state.pending if state is not None else None
+        if pending is None or pending.key != asked.key:
+            return None
+        if pending.request != asked.request:
+            raise KeyReused(f"the idempotency key {asked.name!r} was used for another request: use a new one")
+        return pending
+
+    async def _finish(self, pending: Pending, pause: float = _FIRST_PAUSE) -> Outcome:
+        """Make the flip as soon as every node holds, or give it up when its time is over."""
+        until = self._seen.get(pending.revision, self._clock()) + pending.hold_timeout
+        left = frozenset(pending.exclude)
+        self._own.add(pending.revision)
+        try:
+            while True:
+                try:
+                    return await self._complete(pending, left)
+                except Waiting as waiting:
+                    left |= frozenset(self._may_leave(waiting.nodes))
+                    if left.issuperset(waiting.nodes):
+                        continue
+                    if self._clock() >= until:
+                        return await self._give_up(pending, _silent(waiting.nodes), waiting.nodes)
+                except FlipAbandoned:
+                    raise
+                except Refused as no:
+                    return await self._give_up(pending, no.detail)
+                await self._sleep(pause)
+                pause = max(pause, min(pause * 2, _LONGEST_PAUSE))
+        finally:
+            self._own.discard(pending.revision)
+
+    async def _complete(self, pending: Pending, left: frozenset[str]) -> Outcome:
+        # This node holds from the moment on at which it held the prepared state: it need not be heard.
+        held = Held(pending.revision, left | {self._node} if self._is_holding() else left)
+
+        def decide(state: FleetState) -> Change:
+            change = barrier.complete(state, pending.revision, at=self._wall(), left_behind=left)
+            if change is None:
+                raise FlipAbandoned(
+                    f"the {pending.verb} to {pending.to} was given up by another node: look at the audit"
+                )
+            return change
+
+        return await self._ledger.make(decide, once=Once("", pending.request, pending.key), held=held)
+
+    async def _give_up(self, pending: Pending, why: str, silent: Sequence[str] = ()) -> Outcome:
+        """Raises `FlipAbandoned`; what came of the flip, where another node has finished it in this very moment."""
+        outcome = await self._ledger.make(
+            lambda state: barrier.abandon(state, pending.revision, actor=BY, why=why, silent=silent)
+        )
+        if not outcome.changed:
+            done = await self._ledger.recall(Once("", pending.request, pending.key))
+            if done is not None:
+                return done
+        active = outcome.state.pointer.active
+        raise FlipAbandoned(f"{active} stays active: {why}", nodes=list(silent))
+
+    def _spawn(self, work: Coroutine[Any, Any, None], name: str) -> None:
+        task = tasks.spawn(work, name)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+
+def _silent(nodes: Sequence[str]) -> str:
+    names = ", ".join(nodes[:8]) + (f" and {len(nodes) - 8} more" if len(nodes) > 8 else "")
+    return (
+        f"{len(nodes)} of the nodes did not say in time that they hold new admissions: {names}; see `bgproxy nodes`. "
+        "If one is gone for good, `bgproxy nodes forget` it; `--exclude` leaves it behind, on record"
+    )

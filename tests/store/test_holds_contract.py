@@ -1,0 +1,151 @@
+"""Commits that ask for every registered node to hold, and what makes nodes hold: alike in all stores."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from bgproxy.rules import barrier
+from bgproxy.rules.barrier import Move
+from bgproxy.rules.fleet import FleetState
+from bgproxy.store.base import Conflict, Held, NodeReport, Store, Waiting
+from bgproxy.store.once import AlreadyDone, Once
+from tests.store.conftest import Opened
+
+
+async def standing(store: Store) -> FleetState:
+    state = await store.read()
+    assert state is not None
+    return state
+
+
+async def joined(store: Store, *names: str) -> None:
+    for name in names:
+        await store.beat(NodeReport(name, "host", 1, "0", 1))
+
+
+async def prepare(store: Store, **terms: Any) -> FleetState:
+    move = Move("flip", "green", "ada", 'why "so"')
+    given = {"exclude": ("n9",), "hold_timeout": 1.5, "key": "k" * 64, "request": "r", **terms}
+    change = barrier.prepare(await standing(store), move, at=1.0, **given)
+    assert change is not None
+    state, _ = await store.commit(change)
+    return state
+
+
+async def test_a_pending_flip_and_a_pause_are_read_as_they_were_written(store: Store) -> None:
+    pending = await prepare(store)
+    assert await store.read() == pending
+    change = barrier.pause(pending, max_hold=2.5, actor="ada", reason="quiet")
+    both, _ = await store.commit(change)
+    assert await store.read() == both
+    assert (both.pending, both.pause) == (pending.pending, change.state.pause)
+    gone = barrier.abandon(both, both.pending.revision if both.pending else 0, actor="a", why="b")
+    assert gone is not None
+    state, _ = await store.commit(gone)
+    assert (await standing(store)).pending is None
+    assert (await standing(store)).pause == both.pause
+    assert state == await store.read()
+
+
+async def test_it_is_made_only_where_every_registered_node_holds(store: Store) -> None:
+    await joined(store, "one", "two", "three")
+    state = await prepare(store)
+    change = barrier.complete(state, state.revision, at=2.0)
+    assert change is not None
+    held = Held(state.revision)
+    assert await store.asleep(held) == ["one", "three", "two"]
+    for names, waiting in [((), ["one", "three", "two"]), (("two",), ["one", "three"]), (("one",), ["three"])]:
+        for name in names:
+            assert await store.hold(name, state.revision) == 3
+        with pytest.raises(Waiting) as refused:
+            await store.commit(change, held=held)
+        assert refused.value.nodes == tuple(waiting)
+        assert await store.asleep(held) == waiting
+        assert await store.read() == state
+    assert len(await store.audit(limit=10)) == 2, "what was refused is on no record"
+    await store.hold("three", state.revision + 4)  # of a later state that holds as well
+    done, entry = await store.commit(change, held=held)
+    assert (done.pointer.active, entry.verb) == ("green", "flip")
+
+
+async def test_what_a_node_said_before_does_not_count(store: Store) -> None:
+    await joined(store, "one")
+    state = await prepare(store)
+    await store.hold("one", state.revision - 1)
+    assert await store.asleep(Held(state.revision)) == ["one"]
+
+
+async def test_those_that_are_left_behind_or_gone_are_not_waited_for(store: Store) -> None:
+    await joined(store, "one", "two", "three")
+    state = await prepare(store)
+    await store.hold("one", state.revision)
+    change = barrier.complete(state, state.revision, at=2.0)
+    assert change is not None
+    await store.leave("three")
+    with pytest.raises(Waiting) as refused:
+        await store.commit(change, held=Held(state.revision))
+    assert refused.value.nodes == ("two",)
+    await store.commit(change, held=Held(state.revision, frozenset(("two", "nobody"))))
+
+
+async def test_one_that_joins_meanwhile_is_waited_for(store: Store) -> None:
+    await joined(store, "one")
+    state = await prepare(store)
+    await store.hold("one", state.revision)
+    await joined(store, "late")
+    assert await store.asleep(Held(state.revision)) == ["late"]
+
+
+async def test_a_node_that_is_alone_need_ask_nobody(store: Store, flips: Any) -> None:
+    await joined(store, "me")
+    state = await standing(store)
+    await store.commit(flips.flip(state), held=Held(2**53 - 1, frozenset(("me",))))
+    await joined(store, "other")
+    with pytest.raises(Waiting):
+        await store.commit(flips.flip(await standing(store)), held=Held(2**53 - 1, frozenset(("me",))))
+
+
+async def test_the_key_and_the_revision_are_looked_at_first(store: Store, flips: Any) -> None:
+    await joined(store, "one")
+    first = await standing(store)
+    key = Once("a key", "asked")
+    await store.commit(flips.flip(first), once=key)
+    with pytest.raises(AlreadyDone):
+        await store.commit(flips.flip(first), once=key, held=Held(1))
+    with pytest.raises(Conflict):
+        await store.commit(flips.flip(first), held=Held(1))
+
+
+async def test_a_key_that_is_only_looked_for_stays_free(store: Store) -> None:
+    digest = Once("a key", "asked").key
+    change = barrier.prepare(
+        await standing(store),
+        Move("flip", "green", "ada", ""),
+        at=1.0,
+        exclude=(),
+        hold_timeout=1.0,
+        key=digest,
+        request="asked",
+    )
+    assert change is not None
+    state, _ = await store.commit(change, once=Once("a key", "asked", is_kept=False))
+    assert await store.recall(digest) is None
+    done = barrier.complete(state, state.revision, at=2.0)
+    assert done is not None
+    state, _ = await store.commit(done, once=Once("", "asked", digest))
+    known = await store.recall(digest)
+    assert known is not None
+    assert (known.active, known.epoch) == ("green", 2)
+    with pytest.raises(AlreadyDone):
+        await store.commit(change, once=Once("a key", "asked", is_kept=False))
+
+
+async def test_a_snapshot_remembers_what_was_open(opened: Opened, tmp_path: Any, flips: Any) -> None:
+    place = {"url": f"memory://{tmp_path}/state.json"}
+    store = await opened(**place)
+    await store.commit(flips.first(), create=True)
+    state = await prepare(store)
+    await store.close()
+    assert await (await opened(**place)).read() == state
