@@ -25,6 +25,7 @@ from bgproxy.proxy.pool import Upstream
 from bgproxy.proxy.resolve import Resolver
 from bgproxy.proxy.routing import Group, Routing
 from bgproxy.proxy.session_rules import SessionRules
+from bgproxy.proxy.warming import warm_up
 from bgproxy.rules.fleet import FleetState
 from bgproxy.rules.health import Health, HealthOptions
 from bgproxy.rules.route import RouteTable
@@ -291,30 +292,8 @@ class DataPlane:
         return [u for (owner, _), u in self._upstreams.items() if color is None or owner == color]
 
     async def warm_up(self, color: str) -> str:
-        """Open connections to the upstreams of a color; why it cannot take traffic, or nothing.
-
-        It can while one upstream of every route takes connections and no health check speaks against it.
-        """
-        upstreams = self.upstreams(color)
-        count = max(self.options.pool.warm_connections, 1)
-        # An open connection is proof enough. Then nothing is waited for: under load each wait is a turn of a busy loop.
-        now = monotonic()
-        cold = [upstream for upstream in upstreams if not upstream.is_warm(now)]
-        said = (
-            dict(zip(cold, await asyncio.gather(*(upstream.warm(count) for upstream in cold)), strict=True))
-            if cold
-            else {}
-        )
-        trouble = {
-            upstream: said.get(upstream) or ("" if upstream.health.up else upstream.health.reason or "unhealthy")
-            for upstream in upstreams
-        }
-        groups = self.routing.groups.values() if self.routing is not None else ()
-        for group in groups:
-            if group.color == color and not any(trouble.get(upstream) == "" for upstream in group.upstreams):
-                reasons = "; ".join(f"{upstream.url}: {trouble[upstream]}" for upstream in group.upstreams)
-                return f"{color} has no healthy upstream for route {group.route}: {reasons or 'none is configured'}"
-        return ""
+        """See `warming.warm_up`."""
+        return await warm_up(color, self.upstreams(color), self.routing, self.options.pool.warm_connections)
 
     def report(self) -> list[dict[str, Any]]:
         """Every upstream, for status and metrics."""
