@@ -80,15 +80,15 @@ class Exchange(Sending):
                 turn.read([rest], whole=True)
         self.begun = True
         if not self.over:
-            self._go(now)
+            self.go(now)
 
     def look_into(self, pieces: list[bytes]) -> None:
         """Pieces of the body, framing off: they may tell the session, and then the request can go on."""
         turn = self.turn
         if turn is not None and turn.reading and turn.read(pieces, self.request_done) and self.begun:
-            self._go(monotonic())
+            self.go(monotonic())
 
-    def _go(self, now: float) -> None:
+    def go(self, now: float) -> None:
         """On to the agent, as soon as it is known to which."""
         turn = self.turn
         if turn is not None and turn.reading:

@@ -6,6 +6,7 @@ gets an honest 503. Must not know why it holds, nor until when.
 
 from __future__ import annotations
 
+from functools import partial
 from time import monotonic
 from typing import TYPE_CHECKING
 
@@ -88,12 +89,29 @@ class Hold:
             self._bytes -= self._held.pop(exchange)
             if exchange.over:
                 continue
+            if exchange.turn is not None and exchange.turn.keys:
+                exchange.go(now)
+                continue
             # Meanwhile a next hold may have begun: then it waits there.
             group = admitted(exchange, self._plane.active(exchange.group), now)
             if group is not None:
                 exchange.placed(group, now)
         if self._held:
             self._plane.loop.call_soon(self.release)
+
+
+def hold_new(exchange: Exchange) -> None:
+    """The exchange would begin a session, which the store does not let in during a pause."""
+    plane = exchange.client.plane
+    if plane.hold is not None:
+        plane.hold.take(exchange, monotonic())
+    else:  # this node has not heard of the pause yet, or it is over
+        plane.catch_up(partial(_ask_again, exchange))
+
+
+def _ask_again(exchange: Exchange) -> None:
+    if not exchange.over:
+        exchange.go(monotonic())
 
 
 def waited_too_long(exchange: Exchange) -> None:

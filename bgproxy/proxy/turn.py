@@ -15,7 +15,7 @@ from time import monotonic
 from typing import TYPE_CHECKING
 
 from bgproxy.proxy.ending import tell_end
-from bgproxy.proxy.hold import admitted
+from bgproxy.proxy.hold import admitted, hold_new
 from bgproxy.proxy.routing import Group
 from bgproxy.proxy.session_rules import SessionRules
 from bgproxy.proxy.wait import Wait
@@ -25,7 +25,7 @@ from bgproxy.sessions.keys import Key
 from bgproxy.sessions.learn import Learner
 from bgproxy.sessions.preset import BROWSER
 from bgproxy.sessions.sighting import Sighting
-from bgproxy.store.pinning import Learned, Want
+from bgproxy.store.pinning import PAUSED, Learned, Want
 
 if TYPE_CHECKING:
     import asyncio
@@ -170,12 +170,12 @@ class Turn:
         plane.pins.migrate(pin, self._moved)
         return None
 
-    def _found(self, pin: Pin | None, _: str) -> None:
+    def _found(self, pin: Pin | None, why: str) -> None:
         """The store's answer about the keys."""
         if self._exchange.over:
             return
         if pin is None:
-            self.refuse()
+            hold_new(self._exchange) if why == PAUSED else self.refuse()
             return
         self.parked = False
         now = monotonic()

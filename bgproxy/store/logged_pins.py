@@ -30,10 +30,10 @@ class LoggedPins(MemoryPins):
         super().__init__(state, nodes, clock, has_moved)
         self._changed = changed
 
-    async def resolve(self, wants: Sequence[Want]) -> list[Resolved]:
+    async def resolve(self, wants: Sequence[Want]) -> list[Resolved | None]:
         """See `PinStore.resolve`."""
         found = await super().resolve(wants)
-        self._changed([one.pin.id for one in found])
+        self._changed([one.pin.id for one in found if one is not None])
         return found
 
     async def learn(self, learned: Sequence[Learned]) -> list[Resolved]:

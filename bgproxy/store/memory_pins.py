@@ -60,7 +60,7 @@ class MemoryPins:
     def __repr__(self) -> str:
         return f"<MemoryPins {len(self._pins)} pins, {len(self._aliases)} aliases>"
 
-    async def resolve(self, wants: Sequence[Want]) -> list[Resolved]:
+    async def resolve(self, wants: Sequence[Want]) -> list[Resolved | None]:
         """See `PinStore.resolve`."""
         now = self._swept()
         return [self._resolve(want, now) for want in wants]
@@ -177,7 +177,7 @@ class MemoryPins:
         finally:
             self._bells.discard(bell)
 
-    def _resolve(self, want: Want, now: float) -> Resolved:
+    def _resolve(self, want: Want, now: float) -> Resolved | None:
         found: Kept | None = None
         conflicts, free = 0, []
         for key in want.keys:
@@ -189,7 +189,9 @@ class MemoryPins:
                 conflicts += 1
         created = found is None
         if found is None:
-            found = self._create(self._new(want, now), now)
+            if (new := self._new(want, now)) is None:
+                return None
+            found = self._create(new, now)
         else:
             if (found.pin.ttl, found.pin.max_age) != (want.ttl, want.max_age):  # the configuration has changed
                 found.pin = replace(found.pin, ttl=want.ttl, max_age=want.max_age)
@@ -199,13 +201,16 @@ class MemoryPins:
                 self._lead(key, found)
         return Resolved(found.pin, created, len([key for key in free if key != found.pin.id]), conflicts, now)
 
-    def _new(self, want: Want, now: float) -> Pin:
-        """The pin that a session without one gets: the one that a node has known, else one on the pointer."""
+    def _new(self, want: Want, now: float) -> Pin | None:
+        """The pin that a session without one gets: the one that a node has known, else one on the pointer. None: none
+        at the moment, as a pause holds new sessions."""
         if want.was is not None and expiry(want.was.created, want.ttl, want.max_age, now) > now:
             # Under one of its keys, so that whoever asked finds it; the old id may be among the others.
             pin_id = want.was.id if want.was.id in want.keys else want.keys[0]
             return replace(want.was, id=pin_id, ttl=want.ttl, max_age=want.max_age)
         state = self._standing()
+        if state.pause is not None:
+            return None
         color = state.pointer.active
         label = self._label(color)
         upstream = want.offer[1] if want.offer[0] == color else ""

@@ -46,14 +46,15 @@ class Journal:
             wants = [entry for entry in entries if isinstance(entry, Want)]
             learned = [entry for entry in entries if isinstance(entry, Learned)]
             for want, found in zip(wants, await pins.resolve(wants) if wants else (), strict=True):
-                self._written(want, found, told)
+                self._written(want, found, told)  # None: an old one that would have to be made anew, during a pause
             for one, found in zip(learned, await pins.learn(learned) if learned else (), strict=True):
                 self._written(one, found, told)
 
-    def _written(self, entry: Want | Learned, found: Resolved, told: Told) -> None:
+    def _written(self, entry: Want | Learned, found: Resolved | None, told: Told) -> None:
         if self._entries.get(entry.keys) is entry:  # else something newer is to be written
             del self._entries[entry.keys]
-        told(entry, found)
+        if found is not None:
+            told(entry, found)
 
 
 def _owner(entry: Want | Learned) -> bytes | None:

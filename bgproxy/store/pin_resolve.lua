@@ -4,8 +4,10 @@
 -- ARGV  for each session from 3 on: how many keys, ttl, max_age, route, preset, offered color, offered upstream,
 --       "" or the pin to be written again where there is none: its raw id and its text
 --
--- Answers {time, then for each: id, text, created, aliases, conflicts}, or {} where no pointer stands.
+-- Answers {time, then for each: id, text, created, aliases, conflicts}, or {} where no pointer stands. The id is "" where
+-- a pin would have to be made and a pause holds new sessions.
 
+local paused = (redis.call('HGET', KEYS[1], 'pause') or 'null') ~= 'null'
 local answer, at = {string.format('%.6f', now)}, 3
 for arg = 3, #ARGV, 8 do
   local ttl, max_age, was = ARGV[arg + 1], ARGV[arg + 2], ARGV[arg + 7]
@@ -43,14 +45,20 @@ for arg = 3, #ARGV, 8 do
     if not color then
       return {}
     end
-    pin = create({id = mine[1], color = color, release = label(color), epoch = epoch,
+    pin = not paused and create({id = mine[1], color = color, release = label(color), epoch = epoch,
       created = string.format('%.3f', now), ttl = ttl, max_age = max_age, moved = '0', preset = ARGV[arg + 4],
       route = ARGV[arg + 3], upstream = ARGV[arg + 5] == color and ARGV[arg + 6] or ''})
   end
 
-  local aliases, conflicts = lead_all(mine, pin)
-  for _, value in ipairs({pin.id, text(pin), created and 1 or 0, aliases, conflicts}) do
-    answer[#answer + 1] = value
+  if pin then
+    local aliases, conflicts = lead_all(mine, pin)
+    for _, value in ipairs({pin.id, text(pin), created and 1 or 0, aliases, conflicts}) do
+      answer[#answer + 1] = value
+    end
+  else
+    for _ = 1, 5 do
+      answer[#answer + 1] = ''
+    end
   end
 end
 return answer

@@ -38,6 +38,9 @@ from bgproxy.rules.pin import Pin
 ID_BYTES: Final = 16
 """Length of a key's digest and so of a pin's id."""
 
+PAUSED: Final = "paused"
+"""Why a node is given no pin for a session: a pause holds new ones. It asks again when that is over."""
+
 KEPT_ALIASES: Final = 8
 """Aliases of a pin that live as long as it does: its newest."""
 
@@ -110,12 +113,12 @@ class PinCount(NamedTuple):
 class NodePins(Protocol):
     """What a node asks for its sessions' sake. Wherever a pin's id is asked for, any of its keys will do."""
 
-    async def resolve(self, wants: Sequence[Want]) -> list[Resolved]:
+    async def resolve(self, wants: Sequence[Want]) -> list[Resolved | None]:
         """The pins of all these sessions, in one round trip.
 
         The first of a session's keys that leads to a pin wins; keys that lead nowhere become its aliases. Where none
-        does, a pin is made on the pointer that stands. Counts as use. Raises `StoreUnavailable`, also while the store
-        holds no pointer.
+        does, a pin is made on the pointer that stands, or None is answered during a pause. Counts as use. Raises
+        `StoreUnavailable`, also while the store holds no pointer.
         """
 
     async def learn(self, learned: Sequence[Learned]) -> list[Resolved]:

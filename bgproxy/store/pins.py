@@ -38,7 +38,7 @@ from bgproxy.store.pin_outage import Known, Outage, PinOptions
 from bgproxy.store.pin_table import Held, PinTable
 from bgproxy.store.pin_turns import Turns
 from bgproxy.store.pin_uses import Uses
-from bgproxy.store.pinning import Learned, NodePins, Resolved, Want
+from bgproxy.store.pinning import PAUSED, Learned, NodePins, Resolved, Want
 
 log = logging.getLogger(__name__)
 
@@ -258,7 +258,7 @@ class PinCache:
     async def _ask(self, questions: list[tuple[bytes, ...]]) -> None:
         rung: set[bytes] = set()
         self._rung[id(rung)] = rung
-        line, began, answers = self._line, self._clock(), list[Resolved]()
+        line, began, answers = self._line, self._clock(), list[Resolved | None]()
         try:
             await self._ends.tell()
             answers = await self._pins.resolve([self._asked[keys].want for keys in questions])
@@ -269,7 +269,7 @@ class PinCache:
             for keys, found in zip_longest(questions, answers):
                 want, dones = self._asked.pop(keys)
                 if found is None:
-                    self._without_store(want, dones)
+                    _call(dones, None, PAUSED) if answers else self._without_store(want, dones)
                     continue
                 self._remember(want, found, began, line, rung)
                 if found.pin.id in rung:  # it changed while the answer was on its way

@@ -50,7 +50,7 @@ class RedisPins:
     def __repr__(self) -> str:
         return f"<RedisPins {self._prefix.decode()}>"
 
-    async def resolve(self, wants: Sequence[Want]) -> list[Resolved]:
+    async def resolve(self, wants: Sequence[Want]) -> list[Resolved | None]:
         """See `PinStore.resolve`."""
         if not wants:
             return []
@@ -58,14 +58,17 @@ class RedisPins:
         answer = await self._run("resolve", chain.from_iterable(want.keys for want in wants), arguments)
         if not answer:
             raise self._no_pointer()
-        return self._resolved(answer)
+        now, rows = float(answer[0]), (answer[at : at + 5] for at in range(1, len(answer), 5))
+        return [self._resolved_as(row, now) if row[0] else None for row in rows]
 
     async def learn(self, learned: Sequence[Learned]) -> list[Resolved]:
         """See `PinStore.learn`."""
         if not learned:
             return []
         arguments = chain.from_iterable(_learned_arguments(one) for one in learned)
-        return self._resolved(await self._run("learn", chain.from_iterable(one.keys for one in learned), arguments))
+        answer = await self._run("learn", chain.from_iterable(one.keys for one in learned), arguments)
+        now = float(answer[0])
+        return [self._resolved_as(answer[at : at + 5], now) for at in range(1, len(answer), 5)]
 
     async def refresh(self, keys: Sequence[bytes]) -> list[bytes]:
         """See `PinStore.refresh`."""
@@ -175,12 +178,9 @@ class RedisPins:
         async with self._border():
             return await self._scripts[verb](keys=names, args=[self._prefix, self._bell, *arguments])
 
-    def _resolved(self, answer: list[Any]) -> list[Resolved]:
-        now, rows = float(answer[0]), range(1, len(answer), 5)
-        return [
-            Resolved(self._pin(id_, text), created == 1, aliases, conflicts, now)
-            for id_, text, created, aliases, conflicts in (answer[at : at + 5] for at in rows)
-        ]
+    def _resolved_as(self, row: list[Any], now: float) -> Resolved:
+        pin_id, text, created, aliases, conflicts = row
+        return Resolved(self._pin(pin_id, text), created == 1, aliases, conflicts, now)
 
     def _pin(self, pin_id: bytes, text: bytes) -> Pin:
         return self._parsed(pin_id, text)[0]

@@ -20,6 +20,7 @@ from bgproxy.proxy.listener import Listener
 from bgproxy.proxy.options import (
     Balance,
     Forwarding,
+    HoldOptions,
     Limits,
     PoolOptions,
     ProxyOptions,
@@ -400,6 +401,7 @@ def _options(**options: Any) -> ProxyOptions:
         forwarding=Forwarding(**options.pop("forwarding", {})),
         balance=Balance(**options.pop("balance", {})),
         sessions=_sessions(options.pop("sessions", ()), **options.pop("session_options", {})),
+        hold=HoldOptions(**options.pop("hold", {})),
     )
 
 

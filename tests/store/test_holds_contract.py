@@ -11,6 +11,7 @@ from bgproxy.rules.barrier import Move
 from bgproxy.rules.fleet import FleetState
 from bgproxy.store.base import Conflict, Held, NodeReport, Store, Waiting
 from bgproxy.store.once import AlreadyDone, Once
+from bgproxy.store.pinning import Want
 from tests.store.conftest import Opened
 
 
@@ -149,3 +150,30 @@ async def test_a_snapshot_remembers_what_was_open(opened: Opened, tmp_path: Any,
     state = await prepare(store)
     await store.close()
     assert await (await opened(**place)).read() == state
+
+
+async def test_during_a_pause_no_session_begins_and_none_is_forgotten(store: Store) -> None:
+    old, known, new = (bytes([number]) * 16 for number in range(3))
+    [first, lost] = await store.pins.resolve([Want((known,), "default", "a", 60.0), Want((old,), "default", "a", 60.0)])
+    assert first is not None
+    assert lost is not None
+    await store.pins.end([old])
+    state, _ = await store.commit(barrier.pause(await standing(store), max_hold=9.0, actor="ada", reason=""))
+    asked = [
+        Want((new,), "default", "a", 60.0),
+        Want((known, b"alias".ljust(16)), "default", "a", 60.0),
+        Want((old,), "default", "a", 60.0, was=lost.pin),  # which a node knew, and the store has lost
+    ]
+    nothing, found, again = await store.pins.resolve(asked)
+    assert nothing is None
+    assert found is not None
+    assert (found.pin, found.created, found.aliases) == (first.pin, False, 1)
+    assert again is not None
+    assert again.pin.color == lost.pin.color
+    assert await store.pins.find(new) is None
+    resumed = barrier.resume(state, actor="ada", reason="")
+    assert resumed is not None
+    await store.commit(resumed)
+    [begun] = await store.pins.resolve(asked[:1])
+    assert begun is not None
+    assert begun.created
