@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-DEMO = [sys.executable, "-m", "bgproxy", "demo", "--flips", "2", "--seconds", "4", "--clients", "2"]
+DEMO = [sys.executable, "-m", "bgproxy", "demo", "--flips", "2", "--seconds", "3", "--clients", "2"]
 LAST_LINE = re.compile(r"demo: (\d+) requests, (\d+) streams, (\d+) websockets, (\d+) flips, (\d+) lost")
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(90)]
