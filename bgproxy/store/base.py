@@ -38,11 +38,11 @@ In a Cluster the bell is plain pub/sub, which its nodes pass on to one another: 
 so nothing has to be passed on until the slot moves, and a listener who is still elsewhere then hears it all the same.
 Sharded pub/sub would end the subscription instead, and needs Redis 7. Sentinel and Cluster: see `redis_client.py`.
 
-An ACL user needs: `~bgproxy:{FLEET}:* &bgproxy:{FLEET}:bell &bgproxy:{FLEET}:pins +@connection +exists +hget +hmget
-+hgetall +hkeys +hlen +hexists +hset +hdel +hincrby +get +mget +set +del +pexpireat +scan +xadd +xlen +xrange
-+xrevrange +publish +subscribe +unsubscribe +time +evalsha +script|load`, in a Cluster also
-`+cluster|slots +asking`; a user of the sentinels
-`+sentinel|master +subscribe &+switch-master`.
+An ACL user needs: `~bgproxy:{FLEET}:* &bgproxy:{FLEET}:bell &bgproxy:{FLEET}:pins +ping +exists +hget +hmget +hgetall
++hkeys +hlen +hexists +hset +hdel +hincrby +get +mget +set +del +pexpireat +scan +xadd +xlen +xrange +xrevrange
++publish +subscribe +time +evalsha +script|load +select +client|setname`, the last two only for another database than 0
+and for a `client_name`; in a Cluster also `+cluster|slots +asking`; a user of the sentinels `+sentinel|master
++subscribe &+switch-master`. Each of these is missed by a test that does without it.
 """
 
 from __future__ import annotations

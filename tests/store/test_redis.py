@@ -6,8 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import aclosing, asynccontextmanager
-from dataclasses import replace
+from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
@@ -15,10 +14,7 @@ import pytest
 from bgproxy.errors import CannotJoin, NotRedis, SchemaTooNew, StoreAuth, StoreBroken, StoreUnavailable
 from bgproxy.store.base import Conflict, NodeReport, Store, StoreOptions, open_store
 from bgproxy.store.mirror import Mirror
-from bgproxy.store.once import Done, Once
-from bgproxy.store.pinning import Learned, PinStore, Turn, Want
-from bgproxy.store.trail import verify
-from tests.store import rights
+from bgproxy.store.pinning import Want
 from tests.store.rights import QUOTED, SECRET
 
 pytestmark = pytest.mark.redis
@@ -153,68 +149,6 @@ class TestCredentials:
         with pytest.raises(StoreAuth, match="may not do this"):
             await store.commit(flips.first(), create=True)
         assert await store.read() is None
-
-    async def test_a_user_with_the_rights_that_are_documented(self, opened: Opened, own_redis: Any, flips: Any) -> None:
-        rights.give(own_redis, "agents")
-        store = await opened(self.url(own_redis, f"bg:{QUOTED}"), fleet="agents", audit_keep=100)
-        state, entry = await store.commit(flips.first(), create=True)
-        async with aclosing(store.watch()) as bells:  # type: ignore[type-var]
-            assert await anext(bells) == 0
-            await store.commit(flips.flip(state))
-            assert await anext(bells) == 2
-        assert (await store.audit(limit=5))[-1] == entry
-        await store.beat(NODE)
-        assert len(await store.nodes()) == 1
-        await self.every_verb_on_pins(store, flips)
-        await self.every_verb_on_the_record(store, flips)
-        await store.tally(2, lost=1, turns_cut=1)
-        assert [record.lost for record in await store.flips([2])] == [1]
-        assert await store.now() >= entry.at
-        await store.leave("n")
-
-    async def every_verb_on_pins(self, store: Any, flips: Any) -> None:
-        """Each of its commands is tried: what is missing in the documented rights is refused by name."""
-        pins: PinStore = store.pins
-        async with aclosing(pins.watch()) as bells:  # type: ignore[type-var]
-            assert await anext(bells) == ()
-            first, second = await pins.resolve([Want((b"a" * 16, b"b" * 16), "chat", "mcp", 60.0), WANT])
-            assert first.pin.color == "green"
-            assert await pins.place(first.pin, "http://h:1") is not None
-            assert await anext(bells) == (first.pin.id,)
-        await pins.learn([Learned((b"d" * 16,), second.pin.id, "green", "v2", "", 2, "chat", "mcp", 60.0)])
-        assert await pins.refresh([b"d" * 16]) == []
-        assert len((await pins.page("", 100))[0]) == 2
-        assert (await pins.counts())["green", "v2"].live == 2
-        await pins.applied("n", 2, 2, [Turn(first.pin.id, 1)])
-        await pins.idle("n", [Turn(first.pin.id, 1)])
-        assert await pins.migrate("n", [Turn(second.pin.id, 2)]) == [second.pin]
-        state, _ = await store.commit(flips.order(await store.read(), second.pin, "blue"))
-        assert await pins.applied("n", 2, state.revision, [], anew=False)
-        moved = await pins.move(b"d" * 16)
-        assert moved is not None
-        assert moved.color == "blue"
-        assert await pins.find(b"d" * 16) == moved
-        await pins.end([first.pin.id])
-
-    async def every_verb_on_the_record(self, store: Any, flips: Any) -> None:
-        once = Once("a key", "a request")
-        state = await store.read()
-        for _ in range(2 * store._options.audit_keep):  # until some are trimmed
-            state, _ = await store.commit(flips.flip(state), once=once)
-            once = Once(f"a key {state.revision}", "a request")
-        done = await store.keep("a digest", Done.of("a request", state, changed=False))
-        assert await store.recall("a digest") == done
-        assert (await store.keep("a digest", replace(done, body="{}"))).body == "{}"
-        report = await verify(store)
-        assert (report.fault, report.last) == (None, state.revision)
-        assert report.first is not None
-        assert report.first > 1
-
-    async def test_a_user_of_another_fleet(self, opened: Opened, own_redis: Any) -> None:
-        rights.give(own_redis, "agents")
-        with pytest.raises(StoreAuth, match=r"may not do this.*store/base\.py") as refused:
-            await opened(self.url(own_redis, f"bg:{QUOTED}"), fleet="others")
-        assert SECRET not in everything_said(refused.value)
 
 
 class TestData:
