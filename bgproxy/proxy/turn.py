@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from bgproxy.proxy.plane import DataPlane
 
 STORE_WAIT = 10.0  # seconds that a parked request waits at most; the store's own limits answer long before
-HEARD = "heard"
+HEARD, BEGUN = "heard", ("stays", "kept")  # the turn is under way where it was; after other answers it is placed anew
 ECHOED = 4_096  # bytes of a request's body that are kept until its answer, so that an error can echo its id
 
 
@@ -147,8 +147,7 @@ class Turn:
         """Where the session's pin leads; it may have to be moved first."""
         self.pin = pin
         plane = self._plane
-        routing = plane.routing
-        state = plane.state
+        routing, state = plane.routing, plane.state
         assert routing is not None
         assert state is not None
         group = self._group(pin.color)
@@ -197,7 +196,9 @@ class Turn:
                 self._plane.catch_up(partial(self._moved, pin, HEARD))
             return
         self.pin = pin
-        if group.ended:  # meanwhile
+        if why not in BEGUN:
+            self._found(pin, why)
+        elif group.ended:  # meanwhile
             self._ask_who_ends(pin, monotonic())
         else:
             self._exchange.placed(group, monotonic())
@@ -353,9 +354,10 @@ class Turn:
 
     def _count(self, pin: Pin) -> None:
         """The turn is under way: its session must not be moved meanwhile."""
-        busy = self._plane.busy
-        self.counted = pin.id
-        busy[pin.id] = busy.get(pin.id, 0) + 1
+        if self.counted is None:
+            busy = self._plane.busy
+            self.counted = pin.id
+            busy[pin.id] = busy.get(pin.id, 0) + 1
 
     def over(self) -> None:
         """The exchange has ended, whichever way."""

@@ -251,7 +251,7 @@ class MemoryPins:
         own = state.releases.get(pin.color)
         if own is None or own.label != pin.release:
             self._moved(kept, *goal, pointer)
-        elif not revision and pin.epoch >= pointer.epoch:
+        elif not revision and (pin.epoch >= pointer.epoch or pin.epoch > turn.epoch):
             pass
         elif goal == (pin.color, pin.release):
             kept.pin = replace(pin, epoch=pointer.epoch)  # it stays, and is asked about no more before the next flip

@@ -4,7 +4,7 @@
 --
 -- KEYS  3 nodes hash  4 turns hash  5 flips hash   6... the pins' keys
 -- ARGV  3 seconds after which a silent node is not live  4 this node's id, "": orders only are carried out, and no turn
---       begins   5... the turns' serials
+--       begins   5... for each turn its serial, and the epoch of the pin that its node knows
 --
 -- Answers for each turn id and text, or "" and "" where the pin is gone; {"none"} where no pointer stands.
 
@@ -55,12 +55,12 @@ local function idle(pin)
   return true
 end
 
--- Where the pin is to go, and whether all nodes know that.
-local function goal(pin)
+-- Where the pin is to go, and whether all nodes know that. Whoever has decided on an older one decides anew.
+local function goal(pin, decided)
   local order = ordered(pin)
   if order then
     return order.color, order.release, low_revision >= order.revision
-  elseif node ~= '' and tonumber(pin.epoch) < tonumber(epoch) then
+  elseif node ~= '' and tonumber(pin.epoch) < tonumber(epoch) and tonumber(pin.epoch) <= tonumber(decided) then
     return active, target, low_epoch >= tonumber(epoch)
   end
 end
@@ -69,7 +69,7 @@ local answer = {}
 for turn, id in ipairs(ids(6, #KEYS)) do
   local pin = find(id)
   if pin then
-    local color, release, everywhere = goal(pin)
+    local color, release, everywhere = goal(pin, ARGV[4 + 2 * turn])
     if node ~= '' and label(pin.color) ~= pin.release then
       moved(pin, color or active, color and release or target, epoch) -- its release is not there any more
     elseif color == pin.color and release == pin.release then
@@ -78,7 +78,7 @@ for turn, id in ipairs(ids(6, #KEYS)) do
     elseif color and everywhere and idle(pin) then
       moved(pin, color, release, epoch)
     elseif color and node ~= '' then
-      redis.call('HSET', KEYS[4], 't' .. pin.id .. node, ARGV[4 + turn])
+      redis.call('HSET', KEYS[4], 't' .. pin.id .. node, ARGV[3 + 2 * turn])
     end
   end
   answer[#answer + 1] = pin and pin.id or ''

@@ -105,10 +105,10 @@ class Outage:
         """Without the store no session moves, but from a release that is not there any more."""
         state = self._known.state
         if state is None:
-            return pin, "stays"
+            return pin, "kept"
         own, active = state.releases.get(pin.color), state.active
         if own is not None and own.label == pin.release:
-            return pin, "stays"
+            return pin, "kept"
         if not self._is_admitting:
             self.refused += 1
             return None, "refused"

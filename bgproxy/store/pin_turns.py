@@ -20,6 +20,7 @@ from bgproxy.store.pinning import NodePins, Turn
 
 log = logging.getLogger(__name__)
 
+_TRIES = 2
 _CHECK_INTERVAL = 5.0  # seconds between two questions whether the store still knows this node
 
 Answer = Callable[[Pin | None], None]
@@ -76,8 +77,9 @@ class Turns:
             self._over.append(Turn(pin_id, serial))
             self._tell_soon()
 
-    def migrate(self, pin_id: bytes, answer: Answer, away: Callable[[], None]) -> None:
+    def migrate(self, pin: Pin, answer: Answer, away: Callable[[], None]) -> None:
         """May a turn of this session begin on the active color? Either is called once; `away`: the store is."""
+        pin_id = pin.id
         self._left.discard(pin_id)
         if (asking := self._asking.get(pin_id)) is not None:
             asking.append((answer, away))
@@ -85,7 +87,7 @@ class Turns:
         self._asking[pin_id] = [(answer, away)]
         # Known before it is asked: should all be told again meanwhile, this turn is told with it.
         self._turns.setdefault(pin_id, self._next())
-        self._questions.add(pin_id)
+        self._questions.add(pin)
 
     def lost(self) -> None:
         """The store may have lost what it was told."""
@@ -146,12 +148,11 @@ class Turns:
         with suppress(StoreUnavailable):  # then it is told with the next `tell`
             await self.tell()
 
-    async def _ask(self, pin_ids: list[bytes]) -> None:
+    async def _ask(self, pins: list[Pin]) -> None:
+        pin_ids = [pin.id for pin in pins]
         answers: list[Pin | None] = []
         try:
-            answers = await self._pins.migrate(self._node, [Turn(pin_id, self._turns[pin_id]) for pin_id in pin_ids])
-        except StoreUnavailable:
-            self.lost()  # whether it has heard of these turns is not known
+            answers = await self._asked([Turn(pin.id, self._turns[pin.id], pin.epoch) for pin in pins])
         finally:
             asked = [self._asking.pop(pin_id) for pin_id in pin_ids]
             for at, callbacks in enumerate(asked):
@@ -163,6 +164,15 @@ class Turns:
             for pin_id in self._left.intersection(pin_ids):
                 self._left.discard(pin_id)
                 self.idle(pin_id)
+
+    async def _asked(self, turns: list[Turn]) -> list[Pin | None]:
+        """What the store says; nothing where it is away. A turn that it does not know may meet one on another release:
+        so a broken line, which need not mean more than that, is no reason yet to begin one unasked."""
+        for _ in range(_TRIES):
+            with suppress(StoreUnavailable):
+                return await self._pins.migrate(self._node, turns)
+            self.lost()  # whether it has heard of these turns is not known
+        return []
 
     def _next(self) -> int:
         self._serial += 1

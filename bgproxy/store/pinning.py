@@ -97,10 +97,14 @@ class Resolved(NamedTuple):
 
 
 class Turn(NamedTuple):
-    """One session's turn on a node. The serial tells it from the node's later turns of that session."""
+    """One session's turn on a node. The serial tells it from the node's later turns of that session.
+
+    `epoch`, where the session is to move: that of its pin as the node has it, on which it was decided that it is to.
+    """
 
     pin_id: bytes
     serial: int
+    epoch: int = 2**53 - 1  # whichever
 
 
 class PinCount(NamedTuple):
@@ -146,7 +150,8 @@ class NodePins(Protocol):
     async def migrate(self, node: str, turns: Sequence[Turn]) -> list[Pin | None]:
         """Move sessions for turns that are about to begin; the pins that stand, None where they are gone.
 
-        One moves to where an order of an operator says, else to the active color if its epoch is below the pointer's.
+        One moves to where an order of an operator says, else to the active color if its epoch is below the pointer's,
+        and no higher than the turn says: then somebody else knows more of it, and this node is to decide anew.
         It moves once every live node has applied that state and no node has a turn of it under way. One that is on the
         active color already gets the pointer's epoch and stays. One whose release does not stand on its color any more
         moves at once. One that may not move yet stays, and the turn counts as under way on this node until `idle`.

@@ -43,7 +43,7 @@ from bgproxy.store.pinning import PAUSED, Learned, NodePins, Resolved, Want
 log = logging.getLogger(__name__)
 
 Done = Callable[[Pin | None, str], None]
-"""Called with a pin and found, created, kept, journalled, learned, moved or stays; or with None and why not."""
+"""Called with a pin and found, created, kept, journalled, learned, moved, newer or stays; or with None and why not."""
 
 
 class _Asked(NamedTuple):
@@ -163,7 +163,7 @@ class PinCache:
             self._turns.hold(pin.id)
             self._not_migrated(pin, done)
         else:  # compiled functions within functions would be cycles
-            self._turns.migrate(pin.id, partial(self._migrated, pin, done), partial(self._not_migrated, pin, done))
+            self._turns.migrate(pin, partial(self._migrated, pin, done), partial(self._not_migrated, pin, done))
 
     def applied(self, epoch: int, revision: int, busy: Iterable[bytes]) -> None:
         """This node routes by that state now, and on these pins' sessions turns are under way that began before."""
@@ -342,7 +342,7 @@ class PinCache:
         has_moved = (standing.color, standing.release) != (asked.color, asked.release)
         if has_moved:
             self.counts.of(standing.preset, standing.color).moved += 1
-        _call([done], standing, "moved" if has_moved else "stays")
+        _call([done], standing, "moved" if has_moved else "newer" if standing.epoch > asked.epoch else "stays")
 
     def _stands(self, key: bytes, standing: Pin) -> None:
         """What the store says of a pin that is held. Where its key leads to another by now, that is asked for again."""

@@ -92,7 +92,7 @@ class RedisPins:
         """See `PinStore.migrate`. Without a node (""): for orders only, and for no turn."""
         if not turns:
             return []
-        arguments = (self._node_ttl, node, *(turn.serial for turn in turns))
+        arguments = (self._node_ttl, node, *chain.from_iterable((turn.serial, turn.epoch) for turn in turns))
         tables = (self._nodes_key, self._turns_key, self._flips_key)
         answer = await self._run("migrate", (turn.pin_id for turn in turns), arguments, tables)
         if answer == [b"none"]:
@@ -101,7 +101,7 @@ class RedisPins:
 
     async def applied(self, node: str, epoch: int, revision: int, turns: Sequence[Turn], *, anew: bool = True) -> bool:
         """See `PinStore.applied`."""
-        arguments = [node, f"{epoch} {revision}", int(anew), *chain.from_iterable(turns)]
+        arguments = [node, f"{epoch} {revision}", int(anew), *_told(turns)]
         async with self._border():
             known = await self._applied_script(keys=[self._nodes_key, self._turns_key], args=arguments)
         return bool(known)
@@ -109,7 +109,7 @@ class RedisPins:
     async def idle(self, node: str, turns: Sequence[Turn]) -> None:
         """See `PinStore.idle`."""
         async with self._border():
-            await self._idle_script(keys=[self._turns_key], args=[node, *chain.from_iterable(turns)])
+            await self._idle_script(keys=[self._turns_key], args=[node, *_told(turns)])
 
     async def find(self, key: bytes) -> Pin | None:
         """See `PinStore.find`."""
@@ -223,6 +223,11 @@ class RedisPins:
 
     def _no_pointer(self) -> StoreUnavailable:
         return StoreUnavailable(f"store: {self._state_key} holds no pointer, so no session can be pinned")
+
+
+def _told(turns: Sequence[Turn]) -> Iterator[bytes | int]:
+    """Each one's pin and serial."""
+    return chain.from_iterable((turn.pin_id, turn.serial) for turn in turns)
 
 
 def _want_arguments(want: Want) -> Iterator[str | bytes | int]:

@@ -10,6 +10,8 @@ import pytest
 from rig import Proxy, Rig, Script, Serving, get, ok, post, until
 from wire import Message, Wire
 
+from bgproxy.store.pinning import Turn
+
 JSON = "Content-Type: application/json"
 SESSION = "X-Session-Id: s-1"
 PATIENT = {"pin_write_timeout": 5.0}
@@ -260,6 +262,24 @@ async def test_a_rollback_takes_the_sessions_of_the_bad_release_along(rig: Rig) 
     await applied(rig, proxy)
     assert await says(proxy, get("/", SESSION)) == "blue"
     assert await says(proxy, get("/", SESSION)) == "blue"
+
+
+async def test_of_what_others_have_settled_meanwhile_a_node_decides_anew(rig: Rig) -> None:
+    """The session was confirmed on green by another node, at a flip back to it; but since then green was left again."""
+    proxy, _, _ = await two_colors(rig, "header:X-Session-Id", session_options={"on_rollback": "move"})
+    proxy.flip("green")
+    request = post(b"", SESSION)
+    assert await says(proxy, request, b"POST") == "green"
+    [(pin, _)], _ = await rig.pins.page("", 1)
+    proxy.roll_back()
+    proxy.flip("green")
+    [standing] = await rig.pins.migrate("other", [Turn(pin.id, 1, pin.epoch)])
+    assert standing is not None
+    assert (standing.color, standing.epoch) == ("green", 4)
+    proxy.roll_back()
+    await applied(rig, proxy)
+    assert await says(proxy, request, b"POST") == "blue"
+    await at_rest(rig, proxy)
 
 
 async def test_after_a_rollback_they_stay_where_that_is_asked_for(rig: Rig) -> None:

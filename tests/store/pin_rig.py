@@ -47,6 +47,7 @@ class Line:
         self.calls: list[tuple[str, int]] = []  # verb, and how many sessions at once
         self.is_cut = False
         self.loses_answers = False
+        self.breaks = 0  # so many calls are lost on their way
         self.gate: asyncio.Event | None = None  # answers wait for it
         self.ears = asyncio.Event()  # bells wait for it
         self.ears.set()
@@ -132,7 +133,8 @@ class Line:
     async def _over(self, verb: str, size: int, call: Callable[[], Any]) -> Any:
         self.calls.append((verb, size))
         await asyncio.sleep(0)
-        if self.is_cut:
+        if self.is_cut or self.breaks:
+            self.breaks = max(0, self.breaks - 1)
             raise StoreUnavailable("cut")
         answer = await call()
         if self.gate is not None:

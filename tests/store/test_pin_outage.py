@@ -253,7 +253,7 @@ class TestMigrate:
         await away(line)
         answers = Answers()
         cache.migrate(pin, answers)
-        assert (answers.pin, answers.why) == (pin, "stays")
+        assert (answers.pin, answers.why) == (pin, "kept")
 
     async def test_but_from_a_release_that_is_gone(self, rig: Rig, node: tuple[PinCache, Line]) -> None:
         cache, line = node

@@ -233,7 +233,7 @@ async def test_a_turn_that_began_without_the_store_is_told_when_it_is_back(rig: 
     one.applied(epoch, epoch, ())
     await settle()
     line.cut()
-    assert (await migrated(one, pin)).why == "stays"
+    assert (await migrated(one, pin)).why == "kept"
     line.mend()
     await one.tell()
     two.applied(epoch, epoch, ())
@@ -241,6 +241,20 @@ async def test_a_turn_that_began_without_the_store_is_told_when_it_is_back(rig: 
     assert (await migrated(two, pin)).why == "stays"
     await ended(pin, one, two)
     assert (await migrated(two, pin)).why == "moved"
+
+
+async def test_a_line_that_breaks_once_is_no_reason_to_begin_a_turn_of_which_the_store_knows_nothing(rig: Rig) -> None:
+    (one, line), (two, _), pin = await two_nodes(rig)
+    epoch = rig.flip()
+    for cache in (one, two):
+        cache.applied(epoch, epoch, ())
+    await settle()
+    line.breaks = 1
+    assert (await migrated(one, pin)).why == "moved"
+    await ended(pin, one)
+    assert (await migrated(two, pin)).pin.color == "green"
+    line.breaks = 2
+    assert (await migrated(one, pin)).why == "kept"
 
 
 async def test_the_end_of_one_of_two_turns_leaves_nothing_behind(rig: Rig) -> None:
@@ -251,9 +265,26 @@ async def test_the_end_of_one_of_two_turns_leaves_nothing_behind(rig: Rig) -> No
     one.applied(epoch, epoch, [pin.id])
     two.applied(epoch, epoch, ())
     await settle()
-    assert (await migrated(one, pin)).why == "stays"
+    assert (await migrated(one, pin)).why == "newer"
     await ended(pin, one)
     assert rig.pins._turns.under_way == {}
+
+
+async def test_a_node_that_knows_an_older_pin_is_told_the_newer_one_and_moves_nothing(rig: Rig) -> None:
+    (one, _), (two, _), pin = await two_nodes(rig)
+    rig.flip()
+    back = rig.flip()
+    one.applied(back, back, ())
+    two.applied(back, back, ())
+    standing = (await migrated(one, pin)).pin
+    await ended(pin, one)
+    epoch = rig.flip()
+    one.applied(epoch, epoch, ())
+    two.applied(epoch, epoch, ())
+    await settle()
+    answers = await migrated(two, pin)
+    assert (answers.pin, answers.why, standing.epoch) == (standing, "newer", back)
+    assert (await migrated(one, standing)).why == "moved"  # so the other holds nothing
 
 
 async def test_a_turn_that_was_moved_holds_its_session_against_the_next_order(rig: Rig) -> None:

@@ -589,6 +589,24 @@ class TestMigrate:
         assert await pins.migrate("one", [Turn(pin.id, 1)]) == [replace(pin, epoch=epoch)]
         assert await pins.find(pin.id) == replace(pin, epoch=epoch)
 
+    async def test_a_node_that_knows_an_older_pin_is_told_of_the_newer_and_decides_anew(
+        self, store: Any, pins: PinStore, flips: Any, nodes: tuple[str, str]
+    ) -> None:
+        """After a rollback a node found the session where it belongs. At the flip after that it need not ask, so the
+        store knows of no turn. A node that has slept through all this wants to move it for the rollback."""
+        pin = (await ask(pins, "a")).pin
+        await flip(store, flips)
+        back = await flip(store, flips)
+        [standing] = await pins.migrate("one", [Turn(pin.id, 1, pin.epoch)])
+        assert standing == replace(pin, epoch=back)
+        epoch = await flip(store, flips)
+        for name in nodes:
+            await pins.applied(name, epoch, epoch, [])
+        assert await pins.migrate("two", [Turn(pin.id, 1, pin.epoch)]) == [standing]
+        [moved] = await pins.migrate("one", [Turn(pin.id, 2, back)])  # so nothing is under way on the other
+        assert moved is not None
+        assert (moved.color, moved.epoch) == ("green", epoch)
+
     async def test_a_pin_that_is_gone(self, pins: PinStore, nodes: tuple[str, str]) -> None:
         assert await pins.migrate("one", [Turn(key("nobody"), 1)]) == [None]
 
