@@ -310,6 +310,8 @@ class Serve:
         for pid in workers:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
+        while any(map(is_alive, workers)):  # what is killed may still write for a moment
+            time.sleep(0.005)
 
 
 class Town:

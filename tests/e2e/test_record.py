@@ -74,7 +74,7 @@ async def test_a_flip_whose_answer_was_lost_is_done_once(town, own_redis, relay,
     relayed = [*store, f"redis://127.0.0.1:{relay.port}/0"]
     one = await town.serve(*agents, *relayed, BGPROXY_STORE__COMMAND_TIMEOUT="0.4")
     two = await town.serve(*agents, *store, own_redis.url)
-    flip = ("flip", "green", "--reason", "lost on the way", "--idempotency-key", "job 7")
+    flip = ("flip", "green", "--strategy", "swap", "--reason", "lost on the way", "--idempotency-key", "job 7")
 
     relay.swallow = b"lost on the way"
     code, problem, _ = await told(one, *flip)
