@@ -44,6 +44,7 @@ HOT = [
     "bgproxy/sessions/recognise.py",
     "bgproxy/sessions/sighting.py",
     "bgproxy/sessions/tables.py",
+    "bgproxy/sessions/words.py",
     "bgproxy/store/pin_table.py",
     "bgproxy/store/pins.py",
     "bgproxy/telemetry/metrics.py",

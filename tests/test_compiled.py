@@ -15,6 +15,7 @@ THE_SAME_TESTS = [
     "tests/http1",
     "tests/proxy",
     "tests/rules",
+    "tests/sessions",
     *(f"tests/e2e/test_data_path_{part}.py" for part in ("answers", "basics", "gone", "retries", "streams", "tunnels")),
     "tests/e2e/test_flip_verbs.py",
     "tests/e2e/test_serve_reload.py",

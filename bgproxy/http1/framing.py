@@ -185,15 +185,42 @@ class ChunkReader:
 
 
 _WHOLE_CHUNK_SIZE: Final = re.compile(rb"([1-9A-Fa-f][0-9A-Fa-f]{0,6})\r\n")
+_HEX_VALUE: Final = bytes(int(chr(c), 16) if chr(c) in "0123456789abcdefABCDEF" else 255 for c in range(256))
 
 
-def is_whole_chunk(data: bytes) -> bool:
-    """Whether the data are exactly one canonical chunk with payload: what an agent's SSE event mostly looks like.
+def whole_chunk(data: bytes) -> int:
+    """Where the payload begins of data that are exactly one canonical chunk with payload: what an agent's SSE event
+    mostly looks like. 0 for what is not.
 
     Such data may go on as they are, which spares a stream the work of being framed again.
     """
+    return walk_whole_chunk(data) if COMPILED else match_whole_chunk(data)
+
+
+def match_whole_chunk(data: bytes) -> int:
+    """`whole_chunk` by a pattern."""
     match = _WHOLE_CHUNK_SIZE.match(data)
-    return match is not None and match.end() + int(match[1], 16) + 2 == len(data) and data.endswith(b"\r\n")
+    if match is None or match.end() + int(match[1], 16) + 2 != len(data) or not data.endswith(b"\r\n"):
+        return 0
+    return match.end()
+
+
+def walk_whole_chunk(data: bytes) -> int:
+    """`whole_chunk` byte by byte."""
+    end: i64 = len(data)
+    if end < 6 or data[0] == 48:
+        return 0
+    size: i64 = 0
+    at: i64 = 0
+    while at < 8 and at < end and data[at] != 13:
+        digit: i64 = _HEX_VALUE[data[at]]
+        if digit == 255:
+            return 0
+        size = size * 16 + digit
+        at += 1
+    if at == 0 or at == 8 or at + 4 + size != end or data[at + 1] != 10 or data[end - 2] != 13 or data[end - 1] != 10:
+        return 0
+    return at + 2
 
 
 def chunk(payload: bytes) -> bytes:

@@ -10,7 +10,7 @@ import re
 from time import monotonic
 from typing import TYPE_CHECKING, Final
 
-from bgproxy.http1.framing import ChunkReader, chunk, is_whole_chunk, last_chunk
+from bgproxy.http1.framing import ChunkReader, chunk, last_chunk, whole_chunk
 from bgproxy.http1.head import CHUNKED, UNTIL_CLOSE, ResponseHead
 
 if TYPE_CHECKING:
@@ -104,10 +104,11 @@ class Answer:
 
     def body(self, data: bytes) -> None:
         """More of the body. `Malformed`: nothing of these data was written."""
-        if self._mode != _CHUNKED or not is_whole_chunk(data) or not self._at_boundary():
+        payload = whole_chunk(data) if self._mode == _CHUNKED else 0
+        if not payload or not self._at_boundary():
             data = self._framed(data)
         elif len(data) < _SHORT or (self.turn is not None and self.turn.learner is not None):
-            self._tap(data[data.index(b"\n") + 1 : -2])
+            self._tap(data[payload:-2])
         elif self.is_stream:
             self.tail = data[-6:-2]
         client = self._client

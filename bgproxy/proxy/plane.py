@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from email.utils import formatdate
 from time import monotonic, time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from bgproxy.errors import StoreUnavailable
 from bgproxy.http1.parser import Parser
@@ -45,6 +45,8 @@ IDLE_GRACE = 0.5  # seconds that idle clients have for a last request once a shu
 LONGEST_IDLE = 75.0  # seconds that an idle client holds the end of an upgrade up where `keepalive_timeout` is off
 TOUCH_INTERVAL = 0.75  # seconds between two looks at which sessions are in use; config.sessions.LEAST_TTL hangs on it
 ENDING_GRACE = 1.0  # seconds in which streams may reach the end of an event, once the deadline has passed
+
+_HEX: Final = [b"%02x" % number for number in range(256)]
 
 
 class DataPlane:
@@ -89,6 +91,7 @@ class DataPlane:
         self.date = b""  # the value of a Date field (RFC 9110 §5.6.7), made anew by each sweep
         self._ids = os.urandom(10).hex().encode()
         self._requests = 0
+        self._id_start = b"%b%010x" % (self._ids, 0)
         self.configure(options, health)
 
     def configure(self, options: ProxyOptions, health: HealthOptions) -> None:
@@ -343,7 +346,10 @@ class DataPlane:
     def new_request_id(self) -> bytes:
         """An id for a request that brought none: random per worker, counted within it."""
         self._requests += 1
-        return b"%b%012x" % (self._ids, self._requests)
+        last = self._requests & 255
+        if not last:
+            self._id_start = b"%b%010x" % (self._ids, self._requests >> 8)
+        return self._id_start + _HEX[last]
 
     # The sweep
 

@@ -6,7 +6,6 @@ it was routed by exactly one epoch.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from random import random
 from typing import TYPE_CHECKING, Literal
 
@@ -90,7 +89,7 @@ class Group:
 class Routing:
     """The pointer as the data path sees it."""
 
-    def __init__(self, epoch: int, active: str, routes: RouteTable, groups: Mapping[tuple[str, str], Group]) -> None:
+    def __init__(self, epoch: int, active: str, routes: RouteTable, groups: dict[tuple[str, str], Group]) -> None:
         self.epoch = epoch
         self.active = active
         self.groups = groups

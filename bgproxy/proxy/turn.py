@@ -102,7 +102,7 @@ class Turn:
             return True
         data = pieces[0] if len(pieces) == 1 else b"".join(pieces)  # of chunks of a byte each there may be thousands
         if self.rules.echoes and len(self.said) < ECHOED:
-            self.said = (self.said + data)[:ECHOED]
+            self.said = (self.said + data)[:ECHOED] if self.said or len(data) > ECHOED else data
         if data and body.feed(data):
             self.reading = False
             return True

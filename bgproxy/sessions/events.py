@@ -11,6 +11,8 @@ from __future__ import annotations
 import re
 from typing import Final, NamedTuple
 
+from bgproxy.sessions.words import Words
+
 _LINE_END: Final = re.compile(rb"\r\n|\n|\r")
 _EVENT_END: Final = re.compile(rb"\n\n|\n\r|\r\r")
 _ENDS: Final = b"\r\n"
@@ -26,14 +28,14 @@ class Event(NamedTuple):
 
 
 class EventReader:
-    """Cuts one stream. An event is wanted if it has a match of `names` in it, or one of the `words`.
+    """Cuts one stream. An event is wanted if it has one of the `names` in it, or one of the `words`.
 
     An event of more than `limit` bytes is passed over.
     """
 
     __slots__ = ("_limit", "_names", "_over", "_pending", "_words", "over_long")
 
-    def __init__(self, names: re.Pattern[bytes] | None, words: tuple[bytes, ...], limit: int) -> None:
+    def __init__(self, names: Words | None, words: tuple[bytes, ...], limit: int) -> None:
         self.over_long = 0  # events that were longer than the limit
         self._names = names
         self._words = words
@@ -81,7 +83,7 @@ class EventReader:
             self.over_long += 1
 
     def _wanted(self, data: bytes) -> bool:
-        if self._names is not None and self._names.search(data) is not None:
+        if self._names is not None and self._names.find(data) >= 0:
             return True
         return any(data.find(word) >= 0 for word in self._words)
 

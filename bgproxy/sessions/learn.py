@@ -12,12 +12,13 @@ from typing import Final
 
 from bgproxy.sessions.events import Event, EventReader
 from bgproxy.sessions.keys import Key, add_key, is_id, joined_id, unquoted
-from bgproxy.sessions.plan import Plan, Reading
+from bgproxy.sessions.plan import NO_KEYS, Plan, Reading
 from bgproxy.sessions.preset import SESSION, EventLink, Field, Group, Path, Preset
+from bgproxy.sessions.words import Words
 
 Marks = Sequence[tuple[bytes, bytes]]
 
-JSON_TYPE: Final = re.compile(
+_JSON_TYPE: Final = re.compile(
     rb"[ \t]*+(?:application/(?:[\w.+-]+\+)?json|text/json|application/x-ndjson)[ \t]*+(?:;.*+)?", re.IGNORECASE
 )
 _EVENTS_TYPE: Final = re.compile(rb"[ \t]*+text/event-stream[ \t]*+(?:;.*+)?", re.IGNORECASE)
@@ -25,6 +26,11 @@ _PATH: Final = re.compile(rb"\A(?:[A-Za-z][A-Za-z0-9+.-]*+:)?+//[^/?#]*+|[?#].*+
 _REMEMBERED: Final = 16  # keys of an endless answer, so that they are told once
 _NONE: Final[list[Key]] = []
 _LOCATIONS: Final = (b"location", b"content-location")
+
+
+def is_json(kind: bytes) -> bool:
+    """Whether a Content-Type is of JSON."""
+    return kind == b"application/json" or _JSON_TYPE.fullmatch(kind) is not None
 
 
 class AnswerRules:
@@ -73,8 +79,8 @@ class AnswerRules:
             names.update((b"content-type", b"content-encoding"))
         return frozenset(names)
 
-    def _event_words(self) -> tuple[re.Pattern[bytes] | None, tuple[bytes, ...]] | None:
-        """What is in each event that may have a key: a match of the pattern, or one of the words."""
+    def _event_words(self) -> tuple[Words | None, tuple[bytes, ...]] | None:
+        """What is in each event that may have a key: one of the names, or one of the words."""
         words = tuple(link.event for link in self._links)
         if self._event_ids:
             words += (b"id:",)
@@ -100,12 +106,12 @@ class AnswerRules:
         elif encoding and encoding != b"identity":
             learner = learner or Learner(self, known)
             learner.unread = "compressed"
-        elif self._plan is not None and JSON_TYPE.fullmatch(kind) is not None:
+        elif self._plan is not None and is_json(kind):
             learner = learner or Learner(self, known)
             learner.reading = Reading(self._plan)
             learner.left = self._limit
             learner.done = False
-        elif _EVENTS_TYPE.fullmatch(kind) is not None:
+        elif kind == b"text/event-stream" or _EVENTS_TYPE.fullmatch(kind) is not None:
             learner = learner or Learner(self, known)
             learner.events = EventReader(*self._words, self._limit)
             learner.done = False
@@ -223,11 +229,12 @@ class Learner:
         if self.done:
             reading.end()
             self.ignored += reading.ignored
+        if not reading.keys:
+            return _NONE
         minted: list[Key] = []
-        if reading.keys:
-            for _, key in reading.keys:
-                self._news(key, minted)
-            reading.keys = []
+        for _, key in reading.keys:
+            self._news(key, minted)
+        reading.keys = NO_KEYS
         return minted
 
     def _news(self, key: Key, minted: list[Key]) -> None:

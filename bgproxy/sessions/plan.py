@@ -16,12 +16,15 @@ from bgproxy.sessions.jsonpath import Node, compile_paths
 from bgproxy.sessions.jsonscan import Scanner
 from bgproxy.sessions.keys import MAX_ID, MAX_KEYS, Key, is_id, joined_id
 from bgproxy.sessions.preset import Group, Member
+from bgproxy.sessions.words import Words
 
 MAX_OPAQUE: Final = 16_384  # bytes of a text that is no id, but whose hash may stand for one
 _MAX_TEXT: Final = 6 * MAX_ID  # each character may be written as \uXXXX
+NO_KEYS: Final[list[tuple[int, Key]]] = []  # nothing is ever added to a reading's list: there is a new one
+_SPACE: Final = 32
 _PLAIN: Final = re.compile(r"[A-Za-z0-9_.:@$-]+")
 _EVERYDAY: Final = frozenset({b"message", b"response", b"result", b"params", b"method", b"type", b"id"})
-_GLANCE: Final = 1_024  # bytes; the ids of most protocols stand at the beginning
+_BACKSLASH: Final = 92
 # Of what a plain name is made of, and needs no escape. Those that serializers do write, as of `<` or `&`, are not here.
 _ESCAPED: Final = re.compile(rb"\\u00(?:2[4DEde]|3[0-9Aa]|4[0-9A-Fa-f]|5[0-9AaFf]|6[1-9A-Fa-f]|7[0-9Aa])")
 
@@ -29,7 +32,7 @@ _ESCAPED: Final = re.compile(rb"\\u00(?:2[4DEde]|3[0-9Aa]|4[0-9A-Fa-f]|5[0-9AaFf
 class Plan:
     """The groups that one document is read for, each with the number of its preset."""
 
-    __slots__ = ("_groups", "_named", "_protocols", "_words", "best", "names", "overlap", "root", "slots")
+    __slots__ = ("_groups", "_named", "_protocols", "best", "names", "overlap", "root", "slots")
 
     def __init__(self, groups: Sequence[tuple[int, bool, Group]]) -> None:
         """`groups`: preset's number, whether that is a protocol (and not an operator's own place), and the group."""
@@ -52,22 +55,15 @@ class Plan:
         self.best = min(member.rank for _, _, group in groups for member in group.members)
         # In each document that has a key there is one of these names, if only with escapes.
         words = {_telling((*member.at, *group.guard)) for _, _, group in groups for member in group.members}
-        self._words = sorted(words)
-        names = b"|".join(re.escape(word) for word in self._words)
-        self.names = re.compile(rb'"(?:%b)"' % names if all(words) else b"")
+        # Where one of them cannot be told, whatever has a name at all may have a key.
+        self.names = Words([b'"%b"' % word for word in words] if all(words) else [b'"'])
         self.overlap = max(len(word) for word in words) + 6  # bytes that may be the beginning of a name
 
     def mentions(self, data: bytes) -> bool:
         """Whether there may be a key in a document with these bytes in it."""
-        if self.names.search(data, 0, _GLANCE) is not None:
+        if self.names.find(data) >= 0:
             return True
-        if (
-            len(data) > _GLANCE
-            and any(data.find(word) >= 0 for word in self._words)
-            and self.names.search(data) is not None
-        ):
-            return True
-        return _ESCAPED.search(data) is not None
+        return _BACKSLASH in data and _ESCAPED.search(data) is not None
 
     def enough(self, found: int, values: list[bytes]) -> bool:
         """Whether a document has said all that can be asked of it."""
@@ -100,13 +96,13 @@ class Reading:
     __slots__ = ("_begun", "_plan", "_scanner", "_seen", "_waiting", "ignored", "json", "keys")
 
     def __init__(self, plan: Plan) -> None:
-        self.keys: list[tuple[int, Key]] = []
+        self.keys = NO_KEYS
         self.ignored = 0  # values that stood where a key stands, and were none
         self.json = True  # False: it does not even begin like a document
         self._plan = plan
         self._begun = False
-        self._waiting: list[bytes] = []  # what was looked at, and not walked yet
-        self._seen = b""  # the last bytes of it
+        self._waiting: list[bytes] | None = None  # what was looked at, and not walked yet
+        self._seen = b""  # the last bytes of it, but for its last piece
         self._scanner: Scanner | None = None
 
     def feed(self, data: bytes) -> bool:
@@ -115,22 +111,28 @@ class Reading:
         if scanner is not None:
             return scanner.feed(data)
         if not self._begun:
-            data = data.lstrip()
-            if not data:
-                return False
+            if not data or data[0] <= _SPACE:
+                data = data.lstrip()
+                if not data:
+                    return False
             self._begun = True
-            self.json = data[0] in b"{["
+            self.json = data[0] == 123 or data[0] == 91  # { or [
         if not self.json:
             return True
         plan = self._plan
-        if not plan.mentions(self._seen + data if self._seen else data):
-            self._waiting.append(data)
-            self._seen = (self._seen + data)[-plan.overlap :]
-            return False
+        waiting = self._waiting
+        if waiting is None:
+            if not plan.mentions(data):
+                self._waiting = [data]
+                return False
+        else:
+            self._seen = (self._seen + waiting[-1])[-plan.overlap :]
+            waiting.append(data)
+            if not plan.mentions(self._seen + data):
+                return False
+            data = b"".join(waiting)
+            self._waiting = None
         scanner = self._scanner = Scanner(plan.root, plan.slots, self)
-        if self._waiting:
-            data = b"".join((*self._waiting, data))
-            self._waiting = []
         return scanner.feed(data)
 
     def end(self) -> None:
@@ -139,7 +141,7 @@ class Reading:
             self._scanner.end()
             self.ignored += self._scanner.over_long
             self._scanner = None
-        self._waiting = []
+        self._waiting = None
 
     def enough(self, found: int, values: list[bytes]) -> bool:
         """See `Taker`. In a batch this is asked of each element, and the first that is complete ends it."""
@@ -155,7 +157,7 @@ class Reading:
         if not value:
             self.ignored += 1
         elif len(self.keys) < MAX_KEYS:
-            self.keys.append((preset, Key(member.space, value, member.rank)))
+            self.keys = [*self.keys, (preset, Key(member.space, value, member.rank))]
 
 
 class _Compiled:

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from bgproxy.sessions.keys import Key, credentials_hash, is_id, joined_id, unquoted
-from bgproxy.sessions.learn import JSON_TYPE
+from bgproxy.sessions.learn import is_json
 from bgproxy.sessions.preset import Field, Preset
 from bgproxy.sessions.sighting import BodyReader, Sighting
 from bgproxy.sessions.tables import ACTION, FieldRule, PathRule, Speaker, Tables
@@ -44,7 +44,7 @@ class Recogniser:
         """
         tables = self._tables
         # There may be something in the target if it has a `?`, or one of the words that are in all paths that matter.
-        hinted = 63 in target or tables.hints.search(target) is not None
+        hinted = 63 in target or tables.hinted.find(target) >= 0
         safe = method == b"GET" or method == b"HEAD" or method == b"OPTIONS"
         if not marks and not hinted and not has_body and not upgrade:
             return self._reading if safe else self._acting
@@ -143,7 +143,7 @@ class Recogniser:
 
     def _body(self, sighting: Sighting, marks: Marks) -> None:
         """Let the body be read, if it may hold a more specific key than the head does."""
-        plan = self._tables.body(sighting.asked(), sighting.places)
+        plan = sighting.case().plan
         if plan is not None and not (sighting.keys and sighting.keys[0].rank <= plan.best):
             kind = b""
             for name, value in marks:
@@ -151,7 +151,7 @@ class Recogniser:
                     sighting.unread = "compressed"
                 elif name == b"content-type":
                     kind = value
-            if not sighting.unread and JSON_TYPE.fullmatch(kind) is None:
+            if not sighting.unread and not is_json(kind):
                 sighting.unread = "not_json"
             if not sighting.unread:
                 sighting.body = BodyReader(sighting, plan, self._limit)

@@ -11,7 +11,7 @@ from bgproxy.sessions.keys import Key, add_key
 from bgproxy.sessions.learn import Learner
 from bgproxy.sessions.plan import Plan, Reading
 from bgproxy.sessions.preset import SESSION
-from bgproxy.sessions.tables import Speaker, Tables
+from bgproxy.sessions.tables import Case, Speaker, Tables
 
 Marks = Sequence[tuple[bytes, bytes]]
 
@@ -20,6 +20,7 @@ class Sighting:
     """What a request says about its session. It may be shared between requests: it is for reading."""
 
     __slots__ = (
+        "_case",
         "_deleted",
         "_gone",
         "_tables",
@@ -51,6 +52,7 @@ class Sighting:
         self.spoken = 0  # the presets that have a key here, as bits
         self.places = 0  # where the path leads, as bits
         self._tables = tables
+        self._case: Case | None = None
         self._gone = 0  # the status that says that the session is over
         self._deleted = False  # success ends the session
 
@@ -64,9 +66,10 @@ class Sighting:
             self._deleted = deleted
         if not keys:
             keys.append(key)
-            self.spoken |= speaker.bit
-        elif add_key(keys, key):
-            self.spoken |= speaker.bit
+        elif not add_key(keys, key):
+            return
+        self.spoken |= speaker.bit
+        self._case = None
 
     def knows(self, space: str) -> bool:
         """Whether there is a key of this kind."""
@@ -83,6 +86,13 @@ class Sighting:
         spoken = self.spoken & tables.protocols
         return tables.all & ~tables.protocols | spoken if spoken else tables.all
 
+    def case(self) -> Case:
+        """What is asked of the body and the answer, by what is known so far."""
+        case = self._case
+        if case is None:
+            case = self._case = self._tables.case(self.asked(), self.places)
+        return case
+
     def settle(self) -> None:
         """The keys are final."""
         keys = self.keys
@@ -91,13 +101,13 @@ class Sighting:
             if keys[0].rank <= SESSION:
                 self.minting = False
                 return
-        self.minting = self._tables.answer(self.asked(), self.places).mint
+        self.minting = self.case().answer.mint
 
     def response(self, status: int, marks: Marks) -> Learner | None:
         """What reads the answer for new keys; None where there can be none. `marks`: its `response_fields`."""
         if not self.minting or not 200 <= status < 300:
             return None
-        return self._tables.answer(self.asked(), self.places).learner(self.keys, marks)
+        return self.case().answer.learner(self.keys, marks)
 
     def ends(self, status: int) -> bool:
         """Whether the session of the request is over with this answer."""
@@ -155,7 +165,8 @@ class BodyReader:
             sighting.unread = "not_json"
         elif oversized:
             sighting.unread = "oversized"
-        for number, key in reading.keys:
-            sighting.take(sighting.speaker(number), key, False)
         sighting.ignored += reading.ignored
-        sighting.settle()
+        if reading.keys:
+            for number, key in reading.keys:
+                sighting.take(sighting.speaker(number), key, False)
+            sighting.settle()

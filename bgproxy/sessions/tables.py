@@ -12,6 +12,7 @@ from typing import Final
 from bgproxy.sessions.learn import AnswerRules
 from bgproxy.sessions.plan import Plan
 from bgproxy.sessions.preset import Field, Group, Path, Preset, Query
+from bgproxy.sessions.words import Words
 
 ACTION: Final = 1
 """Among the bits of places: the request may have made something (RFC 9110 §9.2.1)."""
@@ -61,17 +62,30 @@ class PathRule:
         self.speaker = speaker
 
 
+class Case:
+    """What is asked of a request's body and of its answer, where these protocols have a say and the path leads there.
+
+    `plan`: what the body is read for, None for nothing.
+    """
+
+    __slots__ = ("answer", "plan")
+
+    def __init__(self, plan: Plan | None, answer: AnswerRules) -> None:
+        self.plan = plan
+        self.answer = answer
+
+
 class Tables:
     """Presets are numbered by their order; a set of them is an integer, one bit for each."""
 
     __slots__ = (
-        "_answers",
-        "_bodies",
+        "_cases",
         "_limit",
         "all",
         "best",
         "connection",
         "fields",
+        "hinted",
         "hints",
         "listening",
         "own_cookie",
@@ -99,8 +113,7 @@ class Tables:
         # The most specific that a key in a body can be; None where there are none.
         self.best = min((m.rank for p in self.presets for group in p.groups for m in group.members), default=None)
         self._limit = limit
-        self._bodies: dict[tuple[int, int], Plan | None] = {}
-        self._answers: dict[tuple[int, int], AnswerRules] = {}
+        self._cases: dict[tuple[int, int], Case] = {}
         for number, preset in enumerate(self.presets):
             self._add(number, preset)
         short = _shortest([rule.hint for preset in presets for rule in preset.paths])
@@ -108,12 +121,12 @@ class Tables:
         # One look says of most targets that there is nothing in them, and of the others, which rules to ask.
         rest = b"|".join(re.escape(hint[1:]) for hint in short)
         self.hints = re.compile(rb"/(?:%b)" % rest if rest else rb"(?!)")
+        self.hinted = Words(short)
         names = b"|".join(re.escape(name) for name in sorted(self.queries))
         self.query_names = re.compile(rb"[?&](%b)=([^&#]*)" % (names or rb"(?!)"))
         for places in (0, *self.places.values()):  # the usual cases, which no request is to wait for
-            for case in (places, places | ACTION):
-                self.body(self.all, case)
-                self.answer(self.all, case)
+            self.case(self.all, places)
+            self.case(self.all, places | ACTION)
 
     def _add(self, number: int, preset: Preset) -> None:
         if preset.protocol:
@@ -137,36 +150,32 @@ class Tables:
             if hint in rule.hint
         ]
 
-    def body(self, asked: int, places: int) -> Plan | None:
-        """What a body is read for, if only the presets in `asked` are; None for nothing."""
-        case = (asked, places)
-        if case not in self._bodies:
-            groups = [
-                (number, preset.protocol, group)
-                for number, preset in enumerate(self.presets)
-                if asked >> number & 1
-                for group in self._holding(number, preset.groups, places)
-            ]
-            self._bodies[case] = Plan(groups) if groups else None
-        return self._bodies[case]
-
-    def answer(self, asked: int, places: int) -> AnswerRules:
-        """Where an answer may have ids, if only the presets in `asked` are looked at.
-
-        What a protocol mints anywhere, it mints by a request that makes something.
-        """
-        case = (asked, places)
-        rules = self._answers.get(case)
-        if rules is None:
+    def case(self, asked: int, places: int) -> Case:
+        """What holds if only the presets in `asked` have a say, and the path leads to these places."""
+        key = (asked, places)
+        case = self._cases.get(key)
+        if case is None:
             chosen = [(number, preset) for number, preset in enumerate(self.presets) if asked >> number & 1]
-            groups = [
-                (number, preset.protocol, group)
-                for number, preset in chosen
-                for group in self._holding(number, preset.learn_groups, places)
-                if group.place or places & ACTION or not preset.protocol
-            ]
-            rules = self._answers[case] = AnswerRules([preset for _, preset in chosen], groups, self._limit)
-        return rules
+            case = self._cases[key] = Case(self._body(chosen, places), self._answer(chosen, places))
+        return case
+
+    def _body(self, chosen: Sequence[tuple[int, Preset]], places: int) -> Plan | None:
+        groups = [
+            (number, preset.protocol, group)
+            for number, preset in chosen
+            for group in self._holding(number, preset.groups, places)
+        ]
+        return Plan(groups) if groups else None
+
+    def _answer(self, chosen: Sequence[tuple[int, Preset]], places: int) -> AnswerRules:
+        """What a protocol mints anywhere, it mints by a request that makes something."""
+        groups = [
+            (number, preset.protocol, group)
+            for number, preset in chosen
+            for group in self._holding(number, preset.learn_groups, places)
+            if group.place or places & ACTION or not preset.protocol
+        ]
+        return AnswerRules([preset for _, preset in chosen], groups, self._limit)
 
     def _holding(self, number: int, groups: Sequence[Group], places: int) -> list[Group]:
         """Those groups of a preset that hold where the path has led."""
@@ -183,7 +192,7 @@ class Tables:
     def response_fields(self) -> frozenset[bytes]:
         """The fields of an answer that must be known."""
         everywhere = (2 << len(self.places)) - 1
-        return self.answer(self.all, everywhere).fields
+        return self.case(self.all, everywhere).answer.fields
 
 
 def _shortest(hints: Sequence[bytes]) -> list[bytes]:

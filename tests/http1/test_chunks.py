@@ -5,8 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from bgproxy.http1.framing import LAST_CHUNK, ChunkReader, chunk, is_whole_chunk, last_chunk
+from bgproxy.http1.framing import (
+    LAST_CHUNK,
+    ChunkReader,
+    chunk,
+    last_chunk,
+    match_whole_chunk,
+    walk_whole_chunk,
+)
 from bgproxy.http1.head import Malformed
 
 GARBAGE = b"GET /next HTTP/1.1\r\nHost: a\r\n\r\n0\r\n\r\n"
@@ -148,7 +157,8 @@ def test_extensions_of_one_message_have_4_kib_however_long_its_trailers_may_be()
 @pytest.mark.parametrize("payload", [b"x", b"data: 1\n\n", b"\r\n", b"x" * 100_000])
 def test_what_is_framed_is_read_again(payload: bytes) -> None:
     framed = chunk(payload)
-    assert is_whole_chunk(framed)
+    begins = len(framed) - len(payload) - 2
+    assert (walk_whole_chunk(framed), match_whole_chunk(framed)) == (begins, begins)
     check(Body("", b"", payload, (b"A: b",)), framed + last_chunk([b"A: b"]))
 
 
@@ -169,10 +179,25 @@ def test_what_is_framed_is_read_again(payload: bytes) -> None:
         b"hello",
         b"7\r\nhello\r\nx\r",
         b"10000000\r\n" + b"x" * 10 + b"\r\n",
+        b"f\xff\r\nx\r\n",
+        b"\r\nhello\r\n",
+        b"12345678",
+        b"5\rhello\r\n",
+        b"5\r\nhello\n\n",
+        b"5\r\nhello\r\r",
     ],
 )
 def test_data_that_are_not_one_whole_chunk(data: bytes) -> None:
-    assert not is_whole_chunk(data)
+    assert (walk_whole_chunk(data), match_whole_chunk(data)) == (0, 0)
+
+
+@given(
+    st.sampled_from([b"", b"1", b"A", b"f"]),
+    st.lists(st.sampled_from([b"0", b"a", b"\r", b"\n", b"\r\n", b";"]), max_size=8),
+)
+def test_both_looks_at_a_chunk_see_the_same(first: bytes, rest: list[bytes]) -> None:
+    data = first + b"".join(rest)
+    assert walk_whole_chunk(data) == match_whole_chunk(data)
 
 
 def test_the_last_chunk() -> None:

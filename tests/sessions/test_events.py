@@ -1,14 +1,13 @@
 """Events cut out of a stream: in pieces of any size, with any line ends, and no longer than the limit."""
 
-import re
-
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
 from bgproxy.sessions.events import Event, EventReader
+from bgproxy.sessions.words import Words
 
-NAMES = re.compile(rb'"id"')
+NAMES = Words([b'"id"'])
 WORDS = (b"endpoint",)
 LIMIT = 60
 
