@@ -38,6 +38,7 @@ from bgproxy.rollout.validate import Validator
 from bgproxy.rules.route import RouteTable
 from bgproxy.store.badge import Badges
 from bgproxy.store.base import NodeReport, open_store
+from bgproxy.store.host import hosted
 from bgproxy.store.ledger import Ledger
 from bgproxy.store.losses import Losses
 from bgproxy.store.mirror import Mirror
@@ -79,7 +80,9 @@ class Worker:
         # Containers may share a host's name, and each count its processes from 1.
         self.node_id = f"{socket.gethostname()}-{os.getpid()}-{os.urandom(2).hex()}"
         options = replace(settings.store(), handover=os.fspath(place.runtime_dir / HANDOVER))
-        self.store = open_store(options)
+        store = open_store(options)
+        self.hosted = hosted(store, options, place.runtime_dir, successor=place.successor)
+        self.store = self.hosted.as_store() if self.hosted is not None else store
         last_state = place.runtime_dir / f"state-{settings.fleet}.json"
         self.mirror = Mirror(
             self.store,
@@ -192,6 +195,8 @@ class Worker:
         for listener in self.listeners:
             listener.stop()
         await self.admin.stop()
+        if self.hosted is not None:
+            self.hosted.retire()
         log.info("worker %d finishes what it holds, others accept", self.place.slot)
         timeout = self.settings.upgrade().finish_timeout or None
         finished = spawn(self.plane.finish(), "finish")

@@ -67,6 +67,7 @@ class _Step(NamedTuple):
 # Entries kept in the file, which is rewritten whole at each change.
 _SNAPSHOT_AUDIT = 1_000
 _HANDOVER_AUDIT = 100
+_ALL = 1 << 30
 
 _LOCK_TIMEOUT = 3.0  # seconds; a worker whose supervisor was killed ends sooner, if nothing is in flight
 _LOCK_PAUSE = 0.05
@@ -118,6 +119,25 @@ class MemoryStore:
             if self._lock is not None:
                 lock.release(self._lock)
                 self._lock = None
+
+    async def hand_over(self) -> None:
+        """Write down all that another process needs to go on from here, and let go of it: this object is of no use
+        after that. Raises `StoreUnavailable` where that cannot be, and all is as it was. No call may be made meanwhile.
+        """
+        await self._loaded()
+        async with self._writing:
+            try:
+                if self._path is not None and self._state is not None:
+                    document = self._document(self._state, _ALL)
+                    await asyncio.to_thread(write_safely, self._path, document, synced=self._synced)
+                if self._pin_log is not None:
+                    self._pin_log.flush()
+            except OSError as error:
+                raise StoreUnavailable(f"store: {self._path} cannot be written: {error.strerror}") from error
+        await self.close()
+        self._pins.end_watches()
+        for bell in self._bells:
+            bell.end()
 
     async def read(self) -> FleetState | None:
         """See `Store.read`."""
@@ -305,14 +325,17 @@ class MemoryStore:
         return {**state_document(state), **{name: value for name, value in record.items() if value is not None}}
 
     async def _hold(self, path: Path) -> None:
-        """Lock the snapshot. One that can never be written is found out by that: at the start, not at a flip."""
+        """Lock the file. A snapshot that can never be written is found out by that: at the start, not at a flip."""
         deadline = time.monotonic() + _LOCK_TIMEOUT
         while self._lock is None:
             try:
                 self._lock = lock.take(path)
-            except (FileNotFoundError, NotADirectoryError):
-                raise StoreUnavailable(f"store: {path.parent} is no directory: make it") from None
             except OSError as error:
+                if not self._synced:  # nobody asked for this file
+                    log.warning("store: %s cannot be locked: %s", path, error.strerror)
+                    return
+                if isinstance(error, FileNotFoundError | NotADirectoryError):
+                    raise StoreUnavailable(f"store: {path.parent} is no directory: make it") from None
                 raise StoreUnavailable(
                     f"store: {path} cannot be locked: {error.strerror}: choose a directory of a local disk that this "
                     "user may write to"
@@ -327,8 +350,7 @@ class MemoryStore:
         if self._path is None or self._is_loaded:
             return
         where = str(self._path)
-        if self._synced:
-            await self._hold(self._path)
+        await self._hold(self._path)
         try:
             raw = await asyncio.to_thread(self._path.read_bytes)
         except FileNotFoundError:

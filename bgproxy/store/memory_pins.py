@@ -177,6 +177,11 @@ class MemoryPins:
         finally:
             self._bells.discard(bell)
 
+    def end_watches(self) -> None:
+        """Another process has the pins from now on."""
+        for bell in self._bells:
+            bell.end()
+
     def _resolve(self, want: Want, now: float) -> Resolved | None:
         found: Kept | None = None
         conflicts, free = 0, []

@@ -76,16 +76,29 @@ class PinLog:
         if self._changed:
             self._soon(INTERVAL)
 
+    def flush(self) -> None:
+        """Write what is still to be written, now. Raises `OSError` where that fails, as for want of room."""
+        if self._file is not None:
+            self._cancel()
+            self._write()
+            if self._changed:
+                raise OSError(28, "its pins cannot be written")
+
     def close(self) -> None:
         """Write what is still to be written."""
         if self._file is None:
             return
+        self._cancel()
         self._write()
-        if self._timer is not None:
-            self._timer.cancel()
+        self._cancel()
         self._drop_next()
         self._file.close()
         self._file = None
+
+    def _cancel(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
 
     def _soon(self, seconds: float) -> None:
         if self._timer is None and self._file is not None:

@@ -233,8 +233,6 @@ class Supervisor:
         if not all(seat.served for seat in self.crew.seats):
             return "this proxy has not started yet; try again once all of its workers serve"
         settings, doors = self.crew.settings, self.crew.doors
-        if settings.store().url.startswith("memory:"):
-            return "the store memory:// is one process's alone; use Redis, or stop this proxy and start it anew"
         begin = {
             "say": "begin",
             "version": __version__,

@@ -48,6 +48,7 @@ class Traffic:
         """A connection for each request."""
         while not self._stop.is_set():
             await self._turn(session, await self.serve.connect(), last=True)
+            await self._breath()
 
     async def _kept(self, session: str) -> None:
         """One connection for as long as the proxy lets it be used."""
@@ -56,7 +57,13 @@ class Traffic:
             while not self._stop.is_set():
                 if not await self._turn(session, wire):
                     break
+                await self._breath()
             wire.close()
+
+    async def _breath(self) -> None:
+        """A moment in which the processes that start have the machine."""
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._stop.wait(), 0.01)
 
     async def _turn(self, session: str, wire: Any, *, last: bool = False) -> bool:
         """Whether the connection may be used for another."""
@@ -83,7 +90,7 @@ class Traffic:
         """Numbered events, for as long as all of it lasts."""
         wire = await self.serve.connect()
         try:
-            await wire.send(b"GET /events?every=0.01 HTTP/1.1\r\nHost: a\r\n\r\n")
+            await wire.send(b"GET /events?every=0.02 HTTP/1.1\r\nHost: a\r\n\r\n")
             await wire.head()
             number = 0
             while not self._stop.is_set():
@@ -105,7 +112,7 @@ class Traffic:
                     said = await line.recv()
                     label = label or str(said).split()[0]
                     assert said == f"{label} {session}", said
-                    await asyncio.sleep(0.01)
+                    await self._breath()
         except Exception as error:
             self.faults.append(f"{session}: the WebSocket broke: {error!r}")
 
@@ -166,6 +173,66 @@ async def test_upgrades_under_load_break_nothing_and_no_session_notices(town, ag
     assert serve.log.count(" error ") == 0, serve.log
     serve.signal(signal.SIGTERM)
     assert await serve.ended() == 0
+
+
+async def test_a_sidecar_on_the_embedded_store_hands_its_state_and_its_sessions_on(town, agents):
+    """Also to the successor of a successor, and after the new worker was killed while the old one still finishes."""
+    serve = await town.serve(*agents)
+    (first,) = serve.workers
+    stream = await serve.connect()
+    await stream.send(b"GET /events HTTP/1.1\r\nHost: a\r\n\r\n")
+    await stream.head()
+    async with Traffic(serve).flowing() as traffic:
+        await until(lambda: len(traffic.sessions) == 8)
+        assert (await asked(serve))["done"], serve.log
+        await supervises_again(serve, 1)
+        await serve.flip("green", reason="on the new one")
+        assert await serve.all_say("v2")
+        status = await serve.status()
+        assert [node["epoch"] for node in status["nodes"]] == [2, 2]
+        assert sum(node["streams"].get("blue", 0) for node in status["nodes"]) == 4
+        assert status["colors"]["blue"]["sessions"] == 8
+        serve.signal(signal.SIGUSR2)
+        await until(lambda: serve.log.count("upgraded from") == 2)
+        await supervises_again(serve, 2)
+        began = {session: {*said} for session, said in traffic.sessions.items()}
+    assert not traffic.faults
+    assert began == {session: {"v1"} for session in began}
+    await until(lambda: len(serve.workers) == 2, "the second one holds nothing any more")
+    (new,) = (pid for pid in serve.workers if pid != first)
+    os.kill(new, signal.SIGKILL)
+    await until(lambda: serve.log.count("serves fleet") == 4, "its successor")
+    for session in began:
+        assert await serve.ask("/mcp", f"Mcp-Session-Id: {session}") == (200, "v1")
+    assert await serve.ask() == (200, "v2")
+    _, audit = await serve.api("GET", "/v1/audit")
+    assert [entry["reason"] for entry in audit["entries"] if entry["verb"] == "flip"] == ["on the new one"]
+    assert len((await serve.status())["nodes"]) == 2
+    agents[0].say()
+    assert [await stream.chunk() for _ in range(2)] == [b"id: %d\ndata: v1\n\n" % number for number in (1, 2)]
+    stream.close()
+    serve.signal(signal.SIGTERM)
+    assert await serve.ended() == 0
+    assert serve.log.count(" error ") == 1, "but for the one that was killed"
+
+
+async def test_where_the_new_one_dies_with_the_state_in_its_hands_the_old_one_takes_it_back(town, agents):
+    serve = await town.serve(*agents)
+    (first,) = serve.workers
+    assert await serve.ask("/mcp", "Mcp-Session-Id: s") == (200, "v1")
+    asking = asyncio.create_task(asked(serve))
+    (trial,) = await until(lambda: [pid for pid in serve.workers if pid != first])
+    await until(Path(f"/proc/{trial}/task/{trial}/children").read_text, "its worker")
+    os.kill(trial, signal.SIGSTOP)  # or it would be ready, and all in order, before we can look
+    await serve.said("handed over to another process")
+    os.kill(trial, signal.SIGKILL)
+    told = await asking
+    assert "was killed by signal 9 before it was ready" in told["why"]
+    await serve.said("it is taken back")
+    await serve.flip("green")
+    assert await serve.ask("/mcp", "Mcp-Session-Id: s") == (200, "v1")
+    assert await serve.ask() == (200, "v2")
+    assert serve.workers == [first]
 
 
 @pytest.mark.redis

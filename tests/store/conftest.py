@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from bgproxy.rules.fleet import Change, FleetState
 from bgproxy.rules.pin import Pin
 from bgproxy.rules.release import Phase, Release
 from bgproxy.store.base import AuditEntry, NodeReport, Store, StoreOptions, open_store
+from bgproxy.store.host import HostStore
 from bgproxy.store.pins import PinCache
 from tests.redis_servers import Cluster, Sentinels
 from tests.store import pin_rig, rights
@@ -88,6 +90,8 @@ async def opened(fleet_name: str) -> AsyncIterator[Opened]:
     stores: list[Store] = []
 
     async def open_one(url: str, **options: Any) -> Store:
+        if url.startswith("handed:"):
+            return await handed_over(Path(url.removeprefix("handed:")), fleet_name, stores, options)
         store = open_store(StoreOptions(url=url, **{"fleet": fleet_name, **options}))
         stores.append(store)
         await store.open()
@@ -96,6 +100,17 @@ async def opened(fleet_name: str) -> AsyncIterator[Opened]:
     yield open_one
     for store in stores:
         await store.close()
+
+
+async def handed_over(directory: Path, fleet_name: str, stores: list[Store], options: dict[str, Any]) -> Store:
+    """A memory store as a process sees it that has handed it over to another one."""
+    told = StoreOptions(**{"fleet": fleet_name, "handover": str(directory / "memory.json"), **options})
+    first, second = (HostStore(told, directory, successor=successor) for successor in (False, True))
+    stores += [first.as_store(), second.as_store()]
+    await first.open()
+    await second.open()
+    assert repr(first) == "<HostStore with another process>"
+    return first.as_store()
 
 
 STORES = ("memory", "snapshot", "redis")
@@ -129,10 +144,19 @@ def cluster() -> Iterator[Cluster]:
 
 
 @pytest.fixture
+def short_directory() -> Iterator[Path]:
+    """A Unix socket's path has at most 107 bytes."""
+    with tempfile.TemporaryDirectory(prefix="bgp-") as name:
+        yield Path(name)
+
+
+@pytest.fixture
 def url(store_kind: str, request: pytest.FixtureRequest, tmp_path: Path, fleet_name: str) -> str:
     """A store of that kind, as a user who may do what is documented and nothing else."""
     if store_kind == "memory":
         return "memory://"
+    if store_kind == "handed":
+        return f"handed:{request.getfixturevalue('short_directory')}"
     if store_kind == "snapshot":
         return f"memory://{tmp_path}/state.json"
     more: list[str] = []

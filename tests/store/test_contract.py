@@ -16,7 +16,7 @@ from bgproxy.rules.deadline import set_deadline
 from bgproxy.store.base import Conflict, NodeReport, Store
 
 Opened = Callable[..., Awaitable[Store]]
-stores = ("memory", "snapshot", "redis", "sentinel", "cluster")
+stores = ("memory", "snapshot", "handed", "redis", "sentinel", "cluster")
 
 NODE = NodeReport("host-1", "host", 12, "0.1", 3, {"blue": 1}, {"green": 2}, {"blue": 0}, 0.0, 9, {"blue": 3.25})
 

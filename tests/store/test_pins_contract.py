@@ -17,7 +17,7 @@ from bgproxy.store.base import NodeReport, Store
 from bgproxy.store.pinning import KEPT_ALIASES, Learned, PinStore, Resolved, Turn, Want
 
 Opened = Callable[..., Awaitable[Store]]
-stores = ("memory", "snapshot", "redis", "sentinel", "cluster")
+stores = ("memory", "snapshot", "handed", "redis", "sentinel", "cluster")
 TTL = 600.0
 
 
@@ -241,7 +241,7 @@ class TestLearn:
 
 
 class TestLife:
-    stores = ("memory", "snapshot", "redis")  # it waits, for the clock that every Redis has
+    stores = ("memory", "snapshot", "handed", "redis")  # it waits, for the clock that every Redis has
 
     async def test_an_expiry_is_the_end_of_a_bucket(self, pins: PinStore) -> None:
         found = await ask(pins, "a")
