@@ -47,16 +47,10 @@ class HealthChecker:
 
         What was wrong on our own side (no descriptor left) says nothing about the target: its Health stays as it is.
         """
-        try:
-            async with asyncio.timeout(self.options.timeout):
-                reason = await (self._get(target.url) if self.options.path else _connect(target.url))
-        except TimeoutError:
-            reason = f"no answer within {self.options.timeout:g} s"
-        except (OSError, aiohttp.ClientError) as error:
-            reason = _words(error)
-            if getattr(error, "errno", None) in OUR_FAULT:
-                log.warning("upstream %s could not be checked: %s", target.url, reason)
-                return reason
+        reason, ours = await look(target.url, self.options)
+        if ours:
+            log.warning("upstream %s could not be checked: %s", target.url, reason)
+            return reason
         was_up = target.health.up
         if reason:
             target.health.check_failed(reason)
@@ -75,16 +69,28 @@ class HealthChecker:
             # Jittered, so that many workers do not ask one agent in step.
             await asyncio.sleep(self.options.interval * random.uniform(0.9, 1.1))
 
-    async def _get(self, url: str) -> str:
-        parts = urlsplit(url)
-        unix = parts.scheme == "unix"
-        connector = aiohttp.UnixConnector(parts.path) if unix else aiohttp.TCPConnector(force_close=True)
-        base = "http://localhost" if unix else url.rstrip("/")
-        async with (
-            aiohttp.ClientSession(connector=connector) as session,
-            session.get(base + self.options.path, allow_redirects=False) as answer,
-        ):
-            return "" if answer.status < 400 else f"{self.options.path} answered {answer.status}"
+
+async def look(url: str, options: HealthOptions) -> tuple[str, bool]:
+    """What is wrong with an upstream at this moment, or nothing; and whether that is our own fault."""
+    try:
+        async with asyncio.timeout(options.timeout):
+            return await (_get(url, options.path) if options.path else _connect(url)), False
+    except TimeoutError:
+        return f"no answer within {options.timeout:g} s", False
+    except (OSError, aiohttp.ClientError) as error:
+        return words(error), getattr(error, "errno", None) in OUR_FAULT
+
+
+async def _get(url: str, path: str) -> str:
+    parts = urlsplit(url)
+    unix = parts.scheme == "unix"
+    connector = aiohttp.UnixConnector(parts.path) if unix else aiohttp.TCPConnector(force_close=True)
+    base = "http://localhost" if unix else url.rstrip("/")
+    async with (
+        aiohttp.ClientSession(connector=connector) as session,
+        session.get(base + path, allow_redirects=False) as answer,
+    ):
+        return "" if answer.status < 400 else f"{path} answered {answer.status}"
 
 
 async def _connect(url: str) -> str:
@@ -97,11 +103,12 @@ async def _connect(url: str) -> str:
     return ""
 
 
-def _words(error: Exception) -> str:
+def words(error: Exception) -> str:
+    """What went wrong on the way to an agent, without the library's names for it."""
     if isinstance(error, ConnectionRefusedError):
         return "connection refused"
     if isinstance(error, aiohttp.ClientConnectorError):
-        return _words(error.os_error)
+        return words(error.os_error)
     if isinstance(error, OSError) and error.strerror:
         return error.strerror.lower()
     return str(error) or type(error).__name__

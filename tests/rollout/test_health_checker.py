@@ -94,11 +94,11 @@ async def test_going_down_and_coming_up_is_logged_once_each(agents, caplog):
 async def test_a_path_is_asked_for_where_one_is_set(agents, monkeypatch):
     asked: list[str] = []
 
-    async def get(self: HealthChecker, url: str) -> str:
-        asked.append(url + self.options.path)
+    async def get(url: str, path: str) -> str:
+        asked.append(url + path)
         return "/healthz answered 503"
 
-    monkeypatch.setattr(HealthChecker, "_get", get)
+    monkeypatch.setattr(module, "_get", get)
     target = Target()
     checking = HealthChecker(HealthOptions(path="/healthz"), lambda: [target])
     assert await checking.check(target) == "/healthz answered 503"

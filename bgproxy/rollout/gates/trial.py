@@ -1,0 +1,69 @@
+"""What gates are tried on: the idle color's release, beside it the active one, and how the fleet is routed."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from bgproxy.rollout.options import RolloutOptions
+from bgproxy.rules.gate import Finding, Verdict
+from bgproxy.rules.plan import VARIABLE
+from bgproxy.rules.release import Release
+from bgproxy.rules.route import RouteTable
+
+
+class Unanswerable(Exception):
+    """Nothing can be found out, for a reason that is not the release's: the verdict is UNDECIDED."""
+
+    def finding(self) -> Finding:
+        """The verdict."""
+        return Finding(Verdict.UNDECIDED, str(self))
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """One release on trial. `active`: what serves now, None where nothing does. `about`: what others are told of it."""
+
+    color: str
+    release: Release
+    active: Release | None
+    routes: RouteTable
+    options: RolloutOptions = field(default_factory=RolloutOptions)
+    about: Mapping[str, object] = field(default_factory=dict)
+    environ: Mapping[str, str] = field(default_factory=lambda: os.environ)
+
+    def upstreams(self, route: str, host: str, path: str) -> tuple[str, ...]:
+        """The idle color's addresses for a request, as the proxy would route it. Raises `Unanswerable`."""
+        return self._of(self.release, route, host, path)
+
+    def active_upstreams(self, route: str, host: str, path: str) -> tuple[str, ...]:
+        """The active color's; none where nothing is active."""
+        return self._of(self.active, route, host, path) if self.active is not None else ()
+
+    def _of(self, release: Release, route: str, host: str, path: str) -> tuple[str, ...]:
+        if route and route not in {one.name for one in self.routes.routes}:
+            known = ", ".join(one.name for one in self.routes.routes)
+            raise Unanswerable(f"there is no route {route!r}; this fleet has {known}")
+        found = None if route else self.routes.find(host.encode(), path.encode())
+        if not route and found is None:
+            raise Unanswerable(f"no route of this fleet takes {host or 'any host'} {path}: name one by route")
+        return release.upstreams_for(route or (found.name if found is not None else ""))
+
+    def everywhere(self) -> tuple[str, ...]:
+        """All addresses of the idle color, whatever their route."""
+        routes = self.routes.routes
+        return tuple(dict.fromkeys(url for route in routes for url in self.release.upstreams_for(route.name)))
+
+    def filled(self, text: str) -> str:
+        """A plan's text with the environment's values in place of its variables. Raises `Unanswerable`."""
+        for name in VARIABLE.findall(text):
+            if name not in self.environ:
+                raise Unanswerable(
+                    f"the variable {name} is not set in this proxy's environment: set it, and start anew"
+                )
+        return VARIABLE.sub(lambda match: self.environ[match[1]], text)
+
+    def fields(self, headers: Mapping[str, str]) -> dict[str, str]:
+        """Header fields of a plan, filled."""
+        return {name: self.filled(value) for name, value in headers.items()}

@@ -1,0 +1,53 @@
+"""What a plan may reach beyond the agents: nothing, unless the operator of the proxy's host says so. Whoever may begin
+a release could otherwise run programs there, or have the proxy call what only its host may call.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+from bgproxy.rules.plan import CommandGate, Plan, WebhookGate
+
+
+@dataclass(frozen=True, slots=True)
+class RolloutOptions:
+    """Lists of what is allowed."""
+
+    commands: tuple[str, ...] = ()  # programs by their absolute path; one that ends in "/" allows all below it
+    webhooks: tuple[str, ...] = ()  # addresses: scheme, host and port, and a path that others may follow
+
+    def allows_command(self, program: str) -> bool:
+        """Whether a plan may run it."""
+        inner = ".." in program.split("/")
+        return any(
+            program == one or (one.endswith("/") and program.startswith(one) and not inner) for one in self.commands
+        )
+
+    def allows_webhook(self, url: str) -> bool:
+        """Whether a plan may have it called. The path is compared by whole segments."""
+        asked = urlsplit(url)
+        if ".." in asked.path.split("/"):
+            return False
+        for one in self.webhooks:
+            allowed = urlsplit(one)
+            path = allowed.path.rstrip("/")
+            same = (asked.scheme, asked.netloc.lower()) == (allowed.scheme, allowed.netloc.lower())
+            if same and (asked.path == path or asked.path.startswith(f"{path}/")):
+                return True
+        return False
+
+    def refuse(self, plan: Plan) -> str:
+        """Why a plan cannot be run here, or nothing."""
+        for number, gate in enumerate(plan.gates, start=1):
+            if isinstance(gate, CommandGate) and not self.allows_command(gate.command[0]):
+                return (
+                    f"gate[{number}].command: {gate.command[0]} may not be run on this proxy's host; "
+                    "add it to rollout.commands in the proxy's configuration"
+                )
+            if isinstance(gate, WebhookGate) and not self.allows_webhook(gate.url):
+                return (
+                    f"gate[{number}].url: {gate.url} may not be called from this proxy's host; "
+                    "add it to rollout.webhooks in the proxy's configuration"
+                )
+        return ""

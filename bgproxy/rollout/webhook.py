@@ -1,0 +1,118 @@
+"""A call to somebody else's address: only to one that the configuration allows, signed, repeated, in bounded time.
+
+Signed as Standard Webhooks has it (https://www.standardwebhooks.com): `webhook-id`, `webhook-timestamp`, and
+`webhook-signature: v1,BASE64`, HMAC-SHA256 of "ID.TIMESTAMP.BODY". The id stays over all attempts, so that a receiver
+can tell a repetition. An address that a name leads to and that is a cloud's metadata service, or link-local, is not
+called whatever is allowed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import hashlib
+import hmac
+import socket
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from ipaddress import IPv6Address, ip_address
+from urllib.parse import urlsplit
+
+import aiohttp
+from aiohttp.abc import AbstractResolver, ResolveResult
+from aiohttp.resolver import ThreadedResolver
+from yarl import URL
+
+from bgproxy.rollout.gates.ask import AGENT
+from bgproxy.rollout.health import words
+
+ANSWER_BYTES = 65_536
+FIRST_PAUSE = 0.5  # seconds; doubled at each attempt
+
+# Outside of the link-local range, where all the others are.
+_METADATA = frozenset({ip_address("fd00:ec2::254"), ip_address("100.100.100.200"), ip_address("168.63.129.16")})
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What came of a call. `status` is 0 where nobody answered, `trouble` says why."""
+
+    status: int
+    body: bytes
+    trouble: str
+    attempts: int
+
+
+async def call(
+    url: str, event: bytes, *, event_id: str, secret: str, fields: Mapping[str, str], timeout: float, attempts: int
+) -> Told:
+    """POST the event (JSON). Repeated where nobody answers, or the answer is 429 or 5xx. `timeout`: of each attempt."""
+    pause, told = FIRST_PAUSE, Told(0, b"", "", 0)
+    for attempt in range(1, attempts + 1):
+        status, body, trouble = await _post(url, event, {**fields, **_signed(event, event_id, secret)}, timeout)
+        told = Told(status, body, trouble, attempt)
+        if not (trouble or status == 429 or status >= 500) or attempt == attempts:
+            break
+        await asyncio.sleep(pause)
+        pause *= 2
+    return told
+
+
+def _signed(event: bytes, event_id: str, secret: str) -> dict[str, str]:
+    at = str(int(time.time()))
+    fields = {"webhook-id": event_id, "webhook-timestamp": at}
+    if secret:
+        signature = hmac.new(secret.encode(), b".".join((event_id.encode(), at.encode(), event)), hashlib.sha256)
+        fields["webhook-signature"] = f"v1,{base64.b64encode(signature.digest()).decode()}"
+    return fields
+
+
+async def _post(url: str, event: bytes, fields: Mapping[str, str], timeout: float) -> tuple[int, bytes, str]:
+    headers = {"Content-Type": "application/json", "User-Agent": AGENT, **fields}
+    try:
+        _check_literal(url)
+        async with (
+            asyncio.timeout(timeout),
+            aiohttp.ClientSession(connector=aiohttp.TCPConnector(resolver=_Resolver())) as session,
+            session.post(URL(url, encoded=True), data=event, headers=headers, allow_redirects=False) as answer,
+        ):
+            return answer.status, await answer.content.read(ANSWER_BYTES), ""
+    except TimeoutError:
+        return 0, b"", f"no answer within {timeout:g} s"
+    except (OSError, aiohttp.ClientError, ValueError) as error:
+        return 0, b"", words(error)
+
+
+def _check_literal(url: str) -> None:
+    host = urlsplit(url).hostname or ""
+    try:
+        ip_address(host)
+    except ValueError:
+        return
+    _check(host)
+
+
+def _check(address: str) -> None:
+    found = ip_address(address.partition("%")[0])
+    plain = (found.ipv4_mapped if isinstance(found, IPv6Address) else None) or found
+    if plain.is_link_local or plain.is_multicast or plain.is_unspecified or plain in _METADATA:
+        raise OSError(f"{address} is no address that may be called")
+
+
+class _Resolver(AbstractResolver):
+    """Looks at what a name leads to, at the moment at which it is called."""
+
+    def __init__(self) -> None:
+        self._names = ThreadedResolver()
+
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
+    ) -> list[ResolveResult]:
+        found = await self._names.resolve(host, port, family)
+        for one in found:
+            _check(one["host"])
+        return found
+
+    async def close(self) -> None:
+        await self._names.close()
