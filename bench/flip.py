@@ -156,7 +156,7 @@ class Client(asyncio.Protocol):
             self.over.set_result(None)
 
 
-async def _client_loop(tally: Tally, port: int, think_seconds: float) -> None:
+async def client_loop(tally: Tally, port: int, think_seconds: float) -> None:
     """One client for as long as the run lasts: where its connection ends, it opens the next."""
     loop = asyncio.get_running_loop()
     while tally.running:
@@ -220,14 +220,19 @@ async def _noted(port: int) -> list[bytes]:
     return body.split()
 
 
+async def executed_twice(agents: Sequence[int]) -> int:
+    """How many requests the agents at these ports have noted more than once, together."""
+    executed = [number for port in agents for number in await _noted(port)]
+    return len(executed) - len(set(executed))
+
+
 async def _contend(contender: Contender, plan: Plan, backends: Backends) -> Result:
     tally, think_seconds = Tally(), plan.think_ms / 1e3
-    clients = [asyncio.create_task(_client_loop(tally, contender.port, think_seconds)) for _ in range(CONNECTIONS)]
+    clients = [asyncio.create_task(client_loop(tally, contender.port, think_seconds)) for _ in range(CONNECTIONS)]
     watches = [await _flip_once(contender, ("green", "blue")[turn % 2], tally) for turn in range(plan.flips)]
     tally.running = False
     await asyncio.wait_for(asyncio.gather(*clients), 10.0)
-    executed = await _noted(backends.blue) + await _noted(backends.green)
-    return Result(tally, watches, len(executed) - len(set(executed)))
+    return Result(tally, watches, await executed_twice((backends.blue, backends.green)))
 
 
 async def _measure(plan: Plan, cores: Cores) -> tuple[LineUp, dict[str, Result]]:

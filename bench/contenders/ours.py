@@ -79,11 +79,12 @@ def bgproxy(place: Place, build: Build) -> Contender:
     argv += ["--active", "blue", "--store", "memory://"]
     env = build.environment()
     running = place.stage.start(build.name, argv, core=place.core, ports=[port, admin], env=env)
-    _wait_until_ready(admin)
+    wait_until_ready(admin)
     return Contender(build.name, version, running, port, admin, flip=_flip(admin))
 
 
-def _wait_until_ready(admin: int) -> None:
+def wait_until_ready(admin: int) -> None:
+    """Raises `DidNotStart`."""
     deadline = time.monotonic() + READY_TIMEOUT
     why = ""
     while time.monotonic() < deadline:

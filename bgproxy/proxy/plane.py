@@ -238,7 +238,7 @@ class DataPlane:
         self._resolver.watch(used.values())
         self._endings.apply(state)
         if before_hold is not None and hold is None:
-            before_hold.release()
+            self.loop.call_soon(before_hold.release)  # whoever flipped is to be told first
 
     def active(self, admitted: Group) -> Group:
         """What serves a group's route on the active color now. A route that was taken away serves those it let in."""

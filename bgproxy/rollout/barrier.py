@@ -35,8 +35,8 @@ log = logging.getLogger(__name__)
 
 BY = "bgproxy"  # the actor of what no operator asked for
 
-_FIRST_PAUSE = 0.001  # seconds between two looks whether all hold
-_LONGEST_PAUSE = 0.02
+_FIRST_PAUSE = 0.01  # seconds between two looks whether all hold, where no bell tells it
+_LONGEST_PAUSE = 0.04
 _PATIENCE = 0.15  # seconds after which others look after a flip that is still open
 _NEVER = 2**53 - 1  # a revision that no state will have
 _AGAIN = 0.2  # seconds between their looks
@@ -125,7 +125,7 @@ class Barrier:
         while self._stands(pending):
             if pending.revision not in self._own:
                 with suppress(StoreUnavailable, Refused):
-                    await self._finish(pending, _AGAIN)
+                    await self._finish(pending, _AGAIN, patience=_AGAIN)
                     return
             await self._sleep(_AGAIN * random.uniform(1, 2))
 
@@ -172,6 +172,8 @@ class Barrier:
         if not outcome.changed or outcome.replay is not None:
             return outcome
         assert outcome.state.pending is not None, "it has just been prepared"
+        if not self.alone:
+            await self._bell(_FIRST_PAUSE)
         return await self._finish(outcome.state.pending)
 
     async def pause(self, max_hold: float, *, actor: str, reason: str) -> Outcome:
@@ -188,7 +190,7 @@ class Barrier:
                 names = ", ".join(silent)
                 await self.resume(actor=BY, reason=f"not every node held new admissions: {names}")
                 raise FlipAbandoned(f"nothing is paused: {_silent(silent)}", nodes=list(silent))
-            await self._sleep(pause)
+            await self._bell(pause)
             pause = min(pause * 2, _LONGEST_PAUSE)
         return outcome
 
@@ -219,26 +221,29 @@ class Barrier:
             raise KeyReused(f"the idempotency key {asked.name!r} was used for another request: use a new one")
         return pending
 
-    async def _finish(self, pending: Pending, pause: float = _FIRST_PAUSE) -> Outcome:
-        """Make the flip as soon as every node holds, or give it up when its time is over."""
-        until = self._seen.get(pending.revision, self._clock()) + pending.hold_timeout
-        left = frozenset(pending.exclude)
+    async def _finish(self, pending: Pending, pause: float = _FIRST_PAUSE, patience: float = 0.0) -> Outcome:
+        """Make the flip as soon as every node holds, or give it up when its time (and `patience`) is over."""
+        until = self._seen.get(pending.revision, self._clock()) + pending.hold_timeout + patience
+        left, silent = frozenset(pending.exclude), tuple[str, ...]()
         self._own.add(pending.revision)
         try:
             while True:
                 try:
                     return await self._complete(pending, left)
                 except Waiting as waiting:
-                    left |= frozenset(self._may_leave(waiting.nodes))
-                    if left.issuperset(waiting.nodes):
+                    silent = waiting.nodes
+                    left |= frozenset(self._may_leave(silent))
+                    if left.issuperset(silent):
                         continue
                     if self._clock() >= until:
-                        return await self._give_up(pending, _silent(waiting.nodes), waiting.nodes)
+                        return await self._give_up(pending, _silent(silent), silent)
                 except FlipAbandoned:
+                    if silent:
+                        raise self._abandoned(_silent(silent), silent) from None
                     raise
                 except Refused as no:
                     return await self._give_up(pending, no.detail)
-                await self._sleep(pause)
+                await self._bell(pause)
                 pause = max(pause, min(pause * 2, _LONGEST_PAUSE))
         finally:
             self._own.discard(pending.revision)
@@ -266,8 +271,18 @@ class Barrier:
             done = await self._ledger.recall(Once("", pending.request, pending.key))
             if done is not None:
                 return done
-        active = outcome.state.pointer.active
-        raise FlipAbandoned(f"{active} stays active: {why}", nodes=list(silent))
+        raise self._abandoned(why, silent)
+
+    def _abandoned(self, why: str, silent: Sequence[str]) -> FlipAbandoned:
+        active = self._mirror.state.pointer.active if self._mirror.state is not None else "the old color"
+        return FlipAbandoned(f"{active} stays active: {why}", nodes=list(silent))
+
+    async def _bell(self, seconds: float) -> None:
+        """Wait until the store has rung, as it does when the last node holds; or so long, for that may be lost."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._mirror.rung.wait()
+        self._mirror.rung.clear()
 
     def _spawn(self, work: Coroutine[Any, Any, None], name: str) -> None:
         task = tasks.spawn(work, name)

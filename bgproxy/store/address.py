@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Final, Literal
 from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
@@ -245,3 +246,12 @@ def _options(query: str, allowed: Readers) -> dict[str, Any]:
         except (KeyError, ValueError):
             raise _Wrong(f"its option {name} has a value that cannot be used") from None
     return arguments
+
+
+def snapshot_path(url: str, snapshot: str) -> Path | None:
+    """The file that a memory store's URL or `snapshot` names; raises `ConfigError` for one that is no absolute path."""
+    parts = urlsplit(url)
+    if parts.netloc or parts.query or parts.fragment:
+        raise ConfigError(f"store: {url!r} cannot be used: write memory:// or memory:///absolute/path/to/snapshot.json")
+    named = unquote(parts.path) or snapshot
+    return Path(named) if named else None

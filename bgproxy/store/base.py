@@ -201,7 +201,7 @@ class Store(Protocol):
     async def hold(self, node_id: str, revision: int) -> int:
         """This node has applied that state, and admits nothing new as long as no later one lets it.
 
-        Answers how many nodes are registered.
+        Answers how many nodes are registered. The last one for which a commit would wait rings, with that revision.
         """
 
     async def asleep(self, held: Held) -> list[str]:
@@ -229,7 +229,7 @@ class Store(Protocol):
         """Where the audit's chain ends by the state; None where there is no state, or one from before the chain."""
 
     def watch(self) -> AsyncIterator[int]:
-        """An async generator: 0 once subscribed, then a revision per commit, the caller's own included.
+        """An async generator: 0 once subscribed, then a revision per commit, the caller's own included, and see `hold`.
 
         It may skip revisions that are overtaken while nobody asks. Raises `StoreUnavailable` when the line breaks.
         Close it (`aclose`) when done.

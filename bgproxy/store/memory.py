@@ -18,13 +18,13 @@ from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
-from urllib.parse import unquote, urlsplit
 
 from bgproxy import tasks
-from bgproxy.errors import BadInput, BgproxyError, ConfigError, StoreBroken, StoreUnavailable
+from bgproxy.errors import BadInput, BgproxyError, StoreBroken, StoreUnavailable
 from bgproxy.rules.chain import EMPTY, Head
 from bgproxy.rules.fleet import Change, FleetState
 from bgproxy.store import lock
+from bgproxy.store.address import snapshot_path
 from bgproxy.store.base import OLDEST, AuditEntry, Conflict, Held, NodeReport, StoreOptions, Waiting
 from bgproxy.store.document import (
     entries_from,
@@ -81,7 +81,7 @@ class MemoryStore:
 
     def __init__(self, options: StoreOptions) -> None:
         self._options = options
-        snapshot = _snapshot_path(options)
+        snapshot = snapshot_path(options.url, options.snapshot)
         self._synced = snapshot is not None  # else a process's death is all that the file has to survive
         self._path = snapshot or (Path(options.handover) if options.handover else None)  # None: no file
         self._state: FleetState | None = None
@@ -162,7 +162,11 @@ class MemoryStore:
 
     async def hold(self, node_id: str, revision: int) -> int:
         """See `Store.hold`."""
-        return self._nodes.hold(node_id, revision)
+        count = self._nodes.hold(node_id, revision)
+        if not self._nodes.asleep(Held(revision)):
+            for bell in self._bells:
+                bell.ring(revision)
+        return count
 
     async def asleep(self, held: Held) -> list[str]:
         """See `Store.asleep`."""
@@ -381,17 +385,6 @@ class MemoryStore:
             self._head = head and replace(head, first=max([head.first, *(entry.seq + 1 for entry in dropped)]))
             self._flips = FlipTable(flips)
             self._once = once
-
-
-def _snapshot_path(options: StoreOptions) -> Path | None:
-    """The file that the URL or `snapshot` names; raises `ConfigError` for one that is no absolute path."""
-    parts = urlsplit(options.url)
-    if parts.netloc or parts.query or parts.fragment:
-        raise ConfigError(
-            f"store: {options.url!r} cannot be used: write memory:// or memory:///absolute/path/to/snapshot.json"
-        )
-    named = unquote(parts.path) or options.snapshot
-    return Path(named) if named else None
 
 
 def _entry_number(entry_id: str, name: str = "before") -> int:

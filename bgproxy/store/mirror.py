@@ -56,6 +56,7 @@ class Mirror:
         self._read_interval = read_interval
         self._clock = clock
         self._sleep = sleep
+        self.rung = asyncio.Event()  # set at each bell; for whoever waits for one to clear
         self._listeners: list[Listener] = []
         self._provisional = False  # the state came from a file: whatever the store says first replaces it
         self._heard = clock()
@@ -201,6 +202,7 @@ class Mirror:
         bells = cast("AsyncGenerator[int, None]", self._store.watch())
         async with contextlib.aclosing(bells):
             async for revision in bells:
+                self.rung.set()
                 if revision == 0:
                     self.subscribed = True
                     self._well("subscription")

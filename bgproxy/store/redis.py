@@ -72,6 +72,7 @@ class RedisStore:
             self._primary.moved = self._break_lines
         self._commit_script = self._client.register_script(_ONCE + _script("sha256.lua") + _script("commit.lua"))
         self._once_script = self._client.register_script(_ONCE + _script("once_keep.lua"))
+        self._hold_script = self._client.register_script(_script("hold.lua"))
         self._tally_script = self._client.register_script(_script("tally.lua"))
         self._beat_script = self._client.register_script(_script("beat.lua"))
         self._leave_script = self._client.register_script(_script("leave.lua"))
@@ -127,11 +128,8 @@ class RedisStore:
     async def hold(self, node_id: str, revision: int) -> int:
         """See `Store.hold`."""
         async with self._border():
-            pipeline = self._client.pipeline(transaction=False)
-            pipeline.hset(self._held_key, node_id, str(revision))
-            pipeline.hlen(self._nodes_key)
-            _, count = await pipeline.execute()
-        return int(count)
+            keys, arguments = [self._held_key, self._nodes_key], [node_id, str(revision), self._bell]
+            return int(await cast("Any", self._hold_script(keys=keys, args=arguments)))
 
     async def asleep(self, held: Held) -> list[str]:
         """See `Store.asleep`."""

@@ -229,6 +229,7 @@ async def test_a_next_flip_begins_while_the_last_ones_are_let_go(rig: Rig) -> No
         await client.send(get())
     await until(lambda: waiting(proxy) == 150)
     complete(proxy)
+    await asyncio.sleep(0)
     prepare(proxy, "blue")
     await until(lambda: waiting(proxy) == 150 - 64)
     complete(proxy)

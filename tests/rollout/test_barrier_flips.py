@@ -88,7 +88,7 @@ class Fleet:
             while not true():  # noqa: ASYNC110 - what is waited for happens in other tasks of several nodes
                 await asyncio.sleep(0)
 
-    async def time_is_up(self, *silent: str) -> None:
+    async def time_is_up(self, *silent: str, more: float = 0.0) -> None:
         """As soon as all hold but these."""
         async with asyncio.timeout(5):
             while True:
@@ -97,7 +97,7 @@ class Fleet:
                 if hold and await self.store.asleep(Held(hold.revision)) == list(silent):
                     break
                 await asyncio.sleep(0)
-        self.clock.now += FlipOptions().hold_timeout
+        self.clock.now += FlipOptions().hold_timeout + more
 
     async def verbs(self) -> list[str]:
         return [entry.verb for entry in reversed(await self.store.audit(limit=100))][1:]
@@ -243,7 +243,7 @@ async def test_a_dead_coordinator_that_is_still_registered_holds_nobody_for_ever
     await fleet.come(lambda: first.state.pending is not None)
     await tasks.stop(move)
     await first.die()
-    await fleet.time_is_up("n1")
+    await fleet.time_is_up("n1", more=module._AGAIN)
     await fleet.agree("blue", 1)
     assert await fleet.verbs() == ["prepare", "abandon"]
 
