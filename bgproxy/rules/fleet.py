@@ -225,6 +225,8 @@ def step(
     release = state.releases.get(color)
     if release is None or release.label != label:
         return None
+    if event is Event.VALIDATE and release.phase is Phase.READY:
+        return None  # who looked at its connections was overtaken; only a plan validates it again (`running.begin`)
     try:
         after = replace(release.after(event), at=at)
     except Refused:

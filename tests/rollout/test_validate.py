@@ -10,6 +10,7 @@ from bgproxy.rollout.validate import Validator
 from bgproxy.rules import running
 from bgproxy.rules.plan import Plan
 from bgproxy.rules.release import Phase, Release
+from bgproxy.store.mirror import Mirror
 
 READY = [{"green": ["staged", "validating"]}, {"green": ["validating", "ready"]}]
 
@@ -83,6 +84,15 @@ async def test_many_validators_make_each_step_once(world):
     await world.stage("green", "v3")
     for validator in [Validator(world.ledger, world.mirror, world.probe) for _ in range(3)]:
         await validator.admit("green")
+    assert await world.steps() == READY
+
+
+async def test_one_that_comes_late_finds_it_made(world, validator):
+    await world.stage("green", "v3")
+    behind = Mirror(world.store)
+    await behind.refresh()
+    await validator.admit("green")
+    await Validator(world.ledger, behind, world.probe).admit("green")
     assert await world.steps() == READY
 
 

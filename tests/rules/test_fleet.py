@@ -304,6 +304,7 @@ class TestStep:
 
     def test_late_news_is_nothing_to_do(self) -> None:
         assert fleet.step(state(), "green", "green-1", Event.PASSED, **WHO) is None
+        assert fleet.step(state(green=Phase.READY), "green", "green-1", Event.VALIDATE, **WHO) is None
         assert fleet.step(state(green=Phase.VALIDATING), "green", "green-0", Event.PASSED, **WHO) is None
         assert fleet.step(state(), "red", "red-1", Event.PASSED, **WHO) is None
 
