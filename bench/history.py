@@ -25,7 +25,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
 from math import inf
@@ -89,27 +89,33 @@ class Flip(NamedTuple):
 
 
 class Move(NamedTuple):
-    """Sessions (or the one) on `left` ("": any release) may go to `to`, each once.
+    """Sessions (those whose names begin so) on `left` ("": any release) may go to `to`, each once.
 
     `since`: when that was asked for; `until`: when it was known as done. A session is meant that began before then.
+    `by_hand`: to where somebody wanted it, whatever the pointer said.
     """
 
     to: str
     since: float
     until: float = inf
     left: str = ""
-    session: str = ""
+    sessions: str = ""
+    by_hand: bool = False
 
 
 @dataclass(slots=True)
 class History:
-    """`flips` holds all epochs that ever were. `dead`: by connection, when a fault took it away."""
+    """`flips` holds all epochs that ever were. `dead`: by connection, when a fault took it away.
+
+    `unsure`: sessions that were begun while the store was away, of which rule 3 says nothing.
+    """
 
     requests: Sequence[Request]
     flips: Sequence[Flip] = ()
     executions: Sequence[Execution] = ()
     moves: Sequence[Move] = ()
     dead: Mapping[int, float] = field(default_factory=dict)
+    unsure: Collection[str] = ()
 
 
 class Violation(NamedTuple):
@@ -238,7 +244,7 @@ class _Read(NamedTuple):
 
 def _reads(history: History) -> Iterable[_Read]:
     """Who has seen the pointer: unpinned requests, and each session once. A session's epoch is its node's, no proof."""
-    by_hand = {move.session for move in history.moves if move.session}
+    by_hand = tuple({move.sessions for move in history.moves if move.by_hand})
     opened: dict[str, float] = {}
     first: dict[str, Request] = {}
     for one in history.requests:
@@ -251,7 +257,7 @@ def _reads(history: History) -> Iterable[_Read]:
         if one.release and (known is None or one.answered < known.answered):
             first[one.session] = one
     for session, one in first.items():
-        if session not in by_hand:
+        if not session.startswith(by_hand):
             yield _Read(f"{one.id} (session {session})", opened[session], one.answered, one.color, 0)
 
 
@@ -313,7 +319,7 @@ def _check_sessions(history: History, runs: Mapping[str, list[Execution]], verdi
     """Rule 3."""
     sessions: dict[str, list[Request]] = defaultdict(list)
     for one in history.requests:
-        if one.session:
+        if one.session and one.session not in history.unsure:
             sessions[one.session].append(one)
     moves = sorted(history.moves, key=attrgetter("since"))
     since = [move.since for move in moves]
@@ -323,7 +329,7 @@ def _check_sessions(history: History, runs: Mapping[str, list[Execution]], verdi
         if len({one.release for one in served}) > 1:
             began, last = min(one.sent for one in turns), max(one.answered for one in served)
             possible = moves[bisect_left(until, began) : bisect_right(since, last)]
-            allowed = [one for one in possible if one.session in ("", session) and one.until >= began]
+            allowed = [one for one in possible if session.startswith(one.sessions) and one.until >= began]
             _check_moves(session, served, allowed, verdict)
         ran = [run for one in turns for run in runs.get(one.id, ())]
         if len({run.release for run in ran}) > 1:

@@ -13,7 +13,7 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -74,12 +74,12 @@ _LOCK_PAUSE = 0.05
 
 
 class MemoryStore:
-    """One process's state; gone with it unless there is a snapshot."""
+    """One process's state; gone with it unless there is a snapshot. By `clock`, in seconds, nodes fall silent."""
 
     kind = "memory"
     shared = False
 
-    def __init__(self, options: StoreOptions) -> None:
+    def __init__(self, options: StoreOptions, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._options = options
         snapshot = snapshot_path(options.url, options.snapshot)
         self._synced = snapshot is not None  # else a process's death is all that the file has to survive
@@ -88,7 +88,7 @@ class MemoryStore:
         self._audit: deque[AuditEntry] = deque(maxlen=max(1, options.audit_keep))  # oldest first
         self._last_id = 0
         self._head: Head | None = None  # of the audit's chain; None before its first entry
-        self._nodes = NodeTable(options.fleet, options.node_ttl)
+        self._nodes = NodeTable(options.fleet, options.node_ttl, clock)
         self._bells: set[RevisionBell] = set()
         self._writing = asyncio.Lock()
         self._flips = FlipTable()

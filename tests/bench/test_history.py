@@ -163,8 +163,8 @@ def test_a_session_may_move_once_for_each_time_that_it_was_allowed_to():
     turns = [ask(1, 2, session="a"), ask(12, 13, "green", session="a"), ask(14, 15, "green", session="a")]
     move = Move("v2", 11, 11.5, left="v1")
     assert broken(*turns, moves=[move]) == {}
-    assert broken(*turns, moves=[move._replace(session="a")]) == {}
-    assert broken(*turns, moves=[move._replace(session="b")]) == {STICKY: 2}
+    assert broken(*turns, moves=[move._replace(sessions="a")]) == {}
+    assert broken(*turns, moves=[move._replace(sessions="b")]) == {STICKY: 2}
     assert broken(*turns, moves=[move._replace(left="v3")]) == {STICKY: 2}
     assert broken(*turns, moves=[move._replace(since=16, until=17)]) == {STICKY: 2}
     assert broken(*turns, moves=[move._replace(since=0.1, until=0.5)]) == {STICKY: 2}, "it was not there yet"
@@ -172,6 +172,18 @@ def test_a_session_may_move_once_for_each_time_that_it_was_allowed_to():
     assert broken(*turns, back, moves=[move]) == {STICKY: 1}
     assert broken(*turns, back, moves=[move, Move("v1", 15.5, 16.5)]) == {}
     assert broken(*turns, back, moves=[Move("v1", 3, 4), move]) == {STICKY: 1}, "it went past that one"
+
+
+def test_a_session_that_was_moved_by_hand_says_nothing_of_the_pointer():
+    turns = [ask(12, 13, "green", session="a1"), ask(14, 15, session="a1")]
+    late = ask(14, 15, session="a2")
+    assert broken(*turns, late, moves=[Move("v1", 13, sessions="a1", by_hand=True)]) == {LINEARIZABLE: 1}
+    assert broken(late, moves=[Move("v1", 13, sessions="a", by_hand=True)]) == {}
+
+
+def test_of_sessions_that_began_without_the_store_nothing_is_said():
+    turns = [ask(1, 2, session="a"), ask(12, 13, "green", session="a")]
+    assert not check(History(turns, FLIPS, [ran(one) for one in turns], unsure={"a"})).violations
 
 
 def test_turns_of_one_session_on_two_releases_at_once_are_seen():

@@ -1,0 +1,444 @@
+"""A node of the simulated fleet: bgproxy's own code for all that is decided, and visits in place of connections.
+
+What is real: the mirror, the ledger, the switch, the heartbeat, the pins' memory, the plane that builds the routing
+table, and the turns that place sessions. What is not: bytes. A visit is what a connection and an exchange are to them.
+Put together as `app.py` does it, and started in that order. Runs on the interpreted source only.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from math import inf
+from pathlib import Path
+from typing import Any, cast
+
+import orjson
+
+from bench.history import Execution, Request
+from bench.simulate.store import FarStore, Line, Server
+from bench.simulate.world import World
+from bgproxy.errors import BgproxyError, StoreUnavailable
+from bgproxy.proxy.hold import admitted, waited_too_long
+from bgproxy.proxy.options import ProxyOptions, RouteSessions, SessionOptions
+from bgproxy.proxy.plane import DataPlane
+from bgproxy.proxy.routing import Group
+from bgproxy.proxy.turn import Turn
+from bgproxy.proxy.wait import Wait
+from bgproxy.rollout.barrier import Barrier, FlipOptions
+from bgproxy.rollout.flip import Switch
+from bgproxy.rollout.validate import Validator
+from bgproxy.rules.fleet import FleetState
+from bgproxy.rules.health import HealthOptions
+from bgproxy.rules.pin import OnRollback, Pin, Policy
+from bgproxy.rules.release import Phase, Release
+from bgproxy.rules.route import Route, RouteTable
+from bgproxy.sessions.spec import preset_named
+from bgproxy.store.base import NodeReport, StoreOptions
+from bgproxy.store.document import state_document
+from bgproxy.store.ledger import Ledger
+from bgproxy.store.losses import Losses
+from bgproxy.store.mirror import Mirror
+from bgproxy.store.nodes import Heartbeat
+from bgproxy.store.pin_outage import PinOptions
+from bgproxy.store.pinning import Want
+from bgproxy.store.pins import PinCache
+from bgproxy.tasks import spawn
+from bgproxy.telemetry.access import AccessLog, AccessLogOptions
+from bgproxy.telemetry.metrics import Metrics
+
+COLORS = ("blue", "green")
+RELEASES = {
+    "blue": Release("v1", ("http://127.0.0.1:1",), phase=Phase.READY),
+    "green": Release("v2", ("http://127.0.0.1:2",), phase=Phase.READY),
+}
+FIELD = b"x-session-id"
+SETTLED = 1.5  # seconds until the last beat of a dead node is no more on its way
+HOP = 0.0002  # seconds between client and node, and node and agent, on average
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What a fleet is told by its configuration. Times in seconds."""
+
+    store: StoreOptions
+    pins: PinOptions
+    flip: FlipOptions
+    policy: Policy = Policy.PINNED
+    on_rollback: OnRollback = OnRollback.MOVE
+
+    def proxy(self) -> ProxyOptions:
+        presets = (preset_named("header:" + FIELD.decode()),)
+        route = RouteSessions(presets, self.policy, self.on_rollback)
+        return ProxyOptions(sessions=SessionOptions({"agents": route}))
+
+
+class Fleet:
+    """Who the nodes are, and what is noted about them."""
+
+    def __init__(self, world: World, server: Server, terms: Terms) -> None:
+        self.world = world
+        self.server = server
+        self.terms = terms
+        self.nodes: list[Node] = []
+        self.requests: list[Request] = []
+        self.executions: list[Execution] = []
+        self.visits: dict[int, Visit] = {}  # that have no answer yet
+        self.dead: dict[int, float] = {}
+        self.unsure: set[str] = set()
+        self.disks: dict[int, FleetState] = {}  # the last known state, by host
+
+    def doubt(self, visit: Visit) -> None:
+        """Of a session that is served by a node which the store has long not heard, the others know nothing."""
+        node = visit.node
+        if visit.session and node is not None:
+            silent = self.world.now - self.server.heard.get(node.id, -inf)
+            if silent > self.terms.store.node_ttl:
+                self.unsure.add(visit.session)
+
+    def answered(self, visit: Visit) -> None:
+        """The client has its answer."""
+        del self.visits[visit.number]
+        if visit.run is not None:
+            self.executions.append(visit.run)
+        now, group = self.world.now, visit.group
+        served = visit.status == 200
+        self.requests.append(
+            Request(
+                id=visit.name,
+                sent=visit.sent,
+                answered=now,
+                ended=now,
+                status=visit.status,
+                color=group.color if served and group is not None else "",
+                release=group.release if served and group is not None else "",
+                epoch=group.epoch if served and group is not None else 0,
+                session=visit.session,
+                line=visit.number,
+                code=visit.code,
+            )
+        )
+        if self.world.is_traced:
+            said = f"{visit.group}" if served else f"{visit.status} {visit.code}"
+            self.world.say("client", f"{visit.name} is answered by {said}")
+
+    def lost(self, visit: Visit) -> None:
+        """Its connection has died, and the agent's with it, which ends what it did."""
+        now = self.world.now
+        self.dead[visit.number] = now
+        del self.visits[visit.number]
+        self.requests.append(Request(visit.name, visit.sent, session=visit.session, line=visit.number))
+        if visit.run is not None and visit.run.began < now:
+            self.executions.append(visit.run._replace(ended=min(now, visit.run.ended)))
+
+
+class Visit:
+    """One request on a connection of its own: to the turn an exchange, with its request and its client."""
+
+    upstream = None  # no key is ever learned here
+    request_done = True
+    bytes_in = 0
+    fields = b""
+    over = False
+    waits = 0  # for how many things it has waited, or been placed
+
+    def __init__(self, fleet: Fleet, number: int, session: str) -> None:
+        self.fleet = fleet
+        self.number = number
+        self.name = f"r{number}"
+        self.session = session
+        self.sent = fleet.world.now
+        self.status = 0
+        self.code = ""
+        self.group: Group | None = None
+        self.turn: Turn | None = None
+        self.node: Node | None = None
+        self.run: Execution | None = None  # on the agent
+        self.marks = ((FIELD, session.encode()),) if session else ()
+        fleet.visits[number] = self
+
+    def __repr__(self) -> str:
+        return f"<Visit {self.name} {self.session}>"
+
+    @property
+    def request(self) -> Visit:
+        return self
+
+    @property
+    def client(self) -> Visit:
+        return self
+
+    @property
+    def plane(self) -> DataPlane:
+        assert self.node is not None
+        return self.node.plane
+
+    def expect(self, what: int, seconds: float, _: float) -> None:
+        """Of what a client waits for here only what holds may last too long: the store's own time-outs are shorter."""
+        self.waits = self.waits + 1
+        if what == Wait.HOLD:
+            assert self.node is not None
+            self.node.process.call_later(seconds, self._waited, self.waits)
+
+    def _waited(self, waits: int) -> None:
+        if waits == self.waits and not self.over:
+            waited_too_long(cast("Any", self))
+
+    def go(self, now: float) -> None:
+        """On to the agent, as soon as it is known to which. See `Exchange.go`."""
+        assert self.group is not None
+        visit, turn = cast("Any", self), self.turn
+        group = admitted(visit, self.group, now) if turn is None else turn.place(now)
+        if group is not None:
+            self.placed(group, now)
+
+    def placed(self, group: Group, _: float) -> None:
+        """The agent runs it; the node hears of its end a little later."""
+        assert self.node is not None
+        self.waits += 1
+        self.fleet.doubt(self)
+        self.group = group
+        node, world = self.node, self.fleet.world
+        began = world.now + world.dice.expovariate(1 / HOP)
+        long = 1.5 if world.dice.random() < 0.05 else 0.02
+        ended = began + min(world.dice.expovariate(1 / long), 3.0)
+        self.run = Execution(self.name, group.release, began, ended)
+        world.at(ended + world.dice.expovariate(1 / HOP), lambda: node.process.give(self._ends, 200))
+
+    def refuse(self, code: str, _: str, __: object = None) -> None:
+        """One of the proxy's own answers."""
+        self.code = code
+        self._ends(503)
+
+    def release(self) -> None:
+        """No answer is held back here."""
+
+    def _ends(self, status: int) -> None:
+        """In the node's process."""
+        self.fleet.doubt(self)
+        self.over = True
+        self.status = status
+        if self.turn is not None:
+            self.turn.over()
+        world = self.fleet.world
+        world.after(world.dice.expovariate(1 / HOP), self._arrives)
+
+    def _arrives(self) -> None:
+        if self.number in self.fleet.visits:
+            self.fleet.answered(self)
+
+
+class Node:
+    """One worker."""
+
+    def __init__(self, fleet: Fleet, host: int, *, successor_of: Node | None = None, rate: float = 1.0) -> None:
+        self.fleet = fleet
+        self.host = host
+        number = len(fleet.nodes)
+        self.id = f"n{number}"
+        fleet.nodes.append(self)
+        world, terms = fleet.world, fleet.terms
+        self.process = process = world.process(self.id, rate)
+        self.line = Line(world, process, fleet.server)
+        self.store = FarStore(self.line, terms.store)
+        self.is_open = False
+        self._before = successor_of
+        store = cast("Any", self.store)
+        timeout = terms.store.connect_timeout + terms.store.command_timeout
+        self.mirror = Mirror(store, read_interval=terms.store.read_interval, clock=process.time)
+        self.ledger = Ledger(store, self.mirror, lambda: time.time(), timeout=timeout)
+        self.losses = Losses(store, lambda: self.mirror.state)
+        self.pins = PinCache(
+            store.pins,
+            self.mirror,
+            self.id,
+            terms.pins,
+            clock=process.time,
+            wall=lambda: time.time(),
+            strayed=self.losses.lost,
+        )
+        self.plane = DataPlane(
+            terms.proxy(),
+            RouteTable((Route("agents"),)),
+            HealthOptions(),
+            Metrics(),
+            AccessLog(AccessLogOptions()),
+            cast("Any", _Pins(self.pins, fleet.unsure)),
+        )
+        self.plane.refresh = self.mirror.refresh
+        self.plane.loop = process
+        self.validator = Validator(self.ledger, self.mirror, _is_well)
+        self.heartbeat = Heartbeat(store, self.report, self.mirror.refresh)
+        self.barrier = Barrier(
+            self.ledger,
+            self.mirror,
+            store,
+            self.id,
+            terms.flip,
+            lambda: self.plane.hold is not None,
+            clock=process.time,
+            wall=lambda: time.time(),
+        )
+        self.switch = Switch(self.ledger, self.mirror, _is_well, self.validator, _nothing, self.barrier)
+        process.spawn(self._start())
+
+    def __repr__(self) -> str:
+        return f"<Node {self.id} {self.mirror!r}>"
+
+    @property
+    def is_serving(self) -> bool:
+        """Whether clients can come here: its listening socket is its host's, so a pause does not matter."""
+        return self.is_open and not self.process.is_dead
+
+    def report(self) -> NodeReport:
+        """What it says of itself."""
+        state = self.mirror.state
+        return NodeReport(
+            id=self.id,
+            host=f"h{self.host}",
+            pid=0,
+            version="",
+            epoch=state.pointer.epoch if state else 0,
+            revision=state.revision if state else 0,
+            serial=self.heartbeat.serial,
+        )
+
+    async def _start(self) -> None:
+        """As `Worker._join_fleet`; a start that fails is made again, as a supervisor would."""
+        world = self.fleet.world
+        self.mirror.listen(self._applied)
+        self.mirror.listen(self.plane.apply)
+        self.mirror.listen(self.barrier.apply)
+        binding = self._before is not None
+        while not self.is_open:
+            known = self.mirror.load(cast("Path", _Disk(self.fleet.disks.get(self.host))), binding=binding)
+            try:
+                await self.store.open()
+                await self.heartbeat.join()
+                await self.ledger.bootstrap(COLORS, COLORS[0], RELEASES, actor="bgproxy", reason="start")
+            except StoreUnavailable as error:
+                world.say(self.id, f"starts without the store: {error}")
+                if not known:
+                    await _sleep(self, 0.2)
+                    continue
+            await self.mirror.start()
+            self.heartbeat.start()
+            self.pins.start()
+            if self._before is not None:
+                spawn(self._sign_off(self._before.id), "sign off the worker before")
+            self.is_open = True
+            world.say(self.id, "serves")
+
+    async def _sign_off(self, dead: str) -> None:
+        """Twice, as `Badges` does: its last beat may come in after the first time."""
+        last = inf
+        while self.process.time() < last:
+            with suppress(StoreUnavailable):
+                await self.store.leave(dead)
+                last = min(last, self.process.time() + SETTLED)
+            await _sleep(self, 0.4)
+
+    def _applied(self, state: FleetState) -> None:
+        """Written to its host's disk, as it is noted for whoever reads the trace."""
+        self.fleet.disks[self.host] = state
+        if self.fleet.world.is_traced:
+            self.fleet.world.say(self.id, f"applies revision {state.revision}, epoch {state.pointer.epoch}")
+
+    def arrives(self, visit: Visit) -> None:
+        """A request, in this process: as the client's connection and the exchange go about it."""
+        visit.node = self
+        routing = self.plane.routing
+        group = routing.admit(b"", b"/") if routing is not None and self.is_open else None
+        if group is None:
+            visit.refuse("not_ready", "")
+            return
+        visit.group = group
+        rules = group.sessions
+        assert rules is not None, "the route knows its sessions"
+        if visit.session:
+            seen = rules.recogniser.request(b"POST", b"/", visit.marks, False, b"")
+            visit.turn = Turn(cast("Any", visit), rules, seen)
+        visit.go(self.process.time())
+
+    def kill(self) -> None:
+        """Its process dies, and every connection with it."""
+        self.fleet.world.say(self.id, "is killed")
+        self.process.kill()
+        for visit in [*self.fleet.visits.values()]:
+            if visit.node is self:
+                self.fleet.lost(visit)
+
+    def flip(self, to: str | None, told: Callable[[str, int], None]) -> None:
+        """Somebody asks here for a flip, or (None) a rollback; `told` hears what came of it, and the epoch."""
+        self.process.spawn(self._flip(to, told))
+
+    async def _flip(self, to: str | None, told: Callable[[str, int], None]) -> None:
+        try:
+            if to is None:
+                outcome = await self.switch.rollback(actor="", reason="", if_epoch=None, force=False)
+            else:
+                outcome = await self.switch.flip(to, actor="", reason="", if_epoch=None, force=False)
+        except BgproxyError as error:
+            told(str(getattr(error, "code", error)), 0)
+        else:
+            told("done" if outcome.changed else "unchanged", outcome.state.pointer.epoch)
+
+
+class _Pins:
+    """The pins' memory as the plane has it, and who learns which sessions were placed without the store."""
+
+    def __init__(self, pins: PinCache, unsure: set[str]) -> None:
+        self._pins = pins
+        self._unsure = unsure
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._pins, name)
+
+    def resolve(self, want: Want, done: Callable[[Pin | None, str], None]) -> None:
+        """See `PinCache.resolve`."""
+        self._pins.resolve(want, self._noting(done, "journalled"))
+
+    def migrate(self, pin: Pin, done: Callable[[Pin | None, str], None]) -> None:
+        """See `PinCache.migrate`."""
+        self._pins.migrate(pin, self._noting(done, "kept"))
+
+    def _noting(self, done: Callable[[Pin | None, str], None], doubtful: str) -> Callable[[Pin | None, str], None]:
+        session = cast("Any", done).__self__._exchange.session
+
+        def told(pin: Pin | None, why: str) -> None:
+            if why == doubtful:
+                self._unsure.add(session)
+            done(pin, why)
+
+        return told
+
+
+class _Disk:
+    """A file that may not be there."""
+
+    def __init__(self, written: FleetState | None) -> None:
+        self._written = written
+
+    def read_bytes(self) -> bytes:
+        if self._written is None:
+            raise FileNotFoundError
+        return orjson.dumps(state_document(self._written))
+
+    def __str__(self) -> str:
+        return "the disk"
+
+
+async def _is_well(_: str) -> str:
+    return ""
+
+
+async def _nothing() -> None:
+    pass
+
+
+async def _sleep(node: Node, seconds: float) -> None:
+    done = node.process.create_future()
+    node.process.call_later(seconds, done.set_result, None)
+    await done

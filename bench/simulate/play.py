@@ -1,0 +1,289 @@
+"""One world by its seed: a fleet, clients, operators who flip, and what goes wrong; at its end the judge.
+
+All comes from the dice, so that a seed is a whole story. After the faults everything is mended, and the fleet must find
+itself again: then a flip has to succeed, and all nodes have to agree.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from math import inf
+
+from bench.history import LINEARIZABLE, Flip, History, Move, Request, Verdict, check
+from bench.simulate.node import COLORS, RELEASES, Fleet, Node, Terms, Visit
+from bench.simulate.store import Server
+from bench.simulate.world import World
+from bgproxy.rollout.barrier import FlipOptions
+from bgproxy.rules.barrier import Strategy
+from bgproxy.rules.fleet import FleetState
+from bgproxy.rules.pin import OnRollback, Policy
+from bgproxy.store.base import StoreOptions
+from bgproxy.store.pin_outage import PinOptions
+
+JOIN = 0.5  # seconds until the fleet stands
+MENDED = 4.5  # seconds after them until the fleet must have found itself again: node_ttl and a little
+LAST = 1.5  # seconds for the last flip
+RATE = 25.0  # requests a second
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What came of a world. `problems`: what no history shows, such as nodes that do not agree in the end."""
+
+    seed: int
+    verdict: Verdict
+    flips: int
+    problems: list[str] = field(default_factory=list)
+
+    def told(self) -> str:
+        """All of it in a few lines."""
+        return "\n".join([self.verdict.told(), *(f"  {problem}" for problem in self.problems)])
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Of what kind the worlds are."""
+
+    faults: bool = True
+    trouble: float = 4.0  # seconds of flips and faults
+    forgetful: bool = False  # the store may come back empty
+    strategy: Strategy = "auto"
+
+    def blames(self, outcome: Outcome) -> bool:
+        """Whether something is wrong in such a world."""
+        promised = {rule for rule in outcome.verdict.broken if rule != LINEARIZABLE or self.strategy != "swap"}
+        return bool(promised or outcome.problems)
+
+
+class Play:
+    """A world under way."""
+
+    def __init__(self, seed: int, plan: Plan, trace: Callable[[str], None] | None = None) -> None:
+        self.plan = plan
+        self.world = world = World(seed, trace)
+        self.dice = dice = world.dice
+        self.flips: list[Flip] = []
+        self.moves: list[Move] = []
+        self.told: dict[int, float] = {}
+        self.problems: list[str] = []
+        self.sessions: list[str] = []
+        self.numbers = 0
+        self.done = 0
+        store = StoreOptions(node_ttl=1.6)
+        self.terms = Terms(
+            store,
+            PinOptions(on_store_outage=dice.choice(("admit", "refuse"))),
+            FlipOptions(plan.strategy, dice.choice((0.1, 0.4, 1.0))),
+            dice.choice((Policy.PINNED, Policy.PINNED, Policy.FOLLOW)),
+            dice.choice((OnRollback.MOVE, OnRollback.STAY)),
+        )
+        world.at(0.0, self._begin)
+
+    def run(self, seed: int) -> Outcome:
+        """The whole story."""
+        world, over = self.world, JOIN + self.plan.trouble
+        try:
+            world.run(JOIN)
+            self._plan_trouble()
+            world.run(over)
+            self._mend()
+            world.run(over + MENDED)
+            self._last_flip()
+            world.run(over + MENDED + LAST)
+            self._look_at_the_end()
+        finally:
+            world.end()
+        return Outcome(seed, self._judged(), len(self.flips), [*self.problems, *world.failures])
+
+    # The fleet
+
+    def _begin(self) -> None:
+        self.server = Server(self.world, self.terms.store, self._committed)
+        self.fleet = Fleet(self.world, self.server, self.terms)
+        for host in range(self.dice.choice((2, 3, 3, 4))):
+            Node(self.fleet, host, rate=self.dice.uniform(0.95, 1.05))
+
+    def _committed(self, state: FleetState) -> None:
+        """In the moment in which the store makes a change."""
+        pointer = state.pointer
+        known = self.flips[-1] if self.flips else None
+        if known is not None and pointer.epoch <= known.epoch:
+            if pointer.epoch == known.epoch and pointer.active != known.color:
+                self.problems.append(f"epoch {pointer.epoch} was given twice")
+            return
+        now = self.world.now
+        self.world.say("store", f"epoch {pointer.epoch} is {pointer.active}")
+        self.flips.append(Flip(pointer.epoch, pointer.active, now if known is not None else -inf))
+        if self.moves and self.moves[-1].until == inf:
+            self.moves = [move._replace(until=now) if move.until == inf else move for move in self.moves]
+        label = RELEASES[pointer.active].label
+        if self.terms.policy is Policy.FOLLOW:
+            self.moves.append(Move(label, now))
+        elif self.terms.on_rollback is OnRollback.MOVE:
+            left = [release.label for release in state.releases.values() if release.rolled_back]
+            self.moves += [Move(label, now, left=one) for one in left if one != label]
+
+    # Clients and operators
+
+    def _plan_trouble(self) -> None:
+        dice, world = self.dice, self.world
+        at, over = world.now, JOIN + self.plan.trouble
+        while at < over + 1.0:
+            at += dice.expovariate(RATE)
+            world.at(at, self._ask)
+        at = world.now
+        while at < over:
+            world.at(at, self._flip)
+            at += dice.uniform(0.02, 0.8)
+        if self.plan.faults:
+            for _ in range(dice.choice((0, 1, 1, 2, 2, 3, 4))):
+                world.at(world.now + dice.random() * self.plan.trouble, self._go_wrong)
+
+    def _ask(self) -> None:
+        """A client sends a request to whoever serves."""
+        serving = [node for node in self.fleet.nodes if node.is_serving]
+        if not serving:
+            return
+        kind = self.dice.random()
+        if kind < 0.4:
+            session = ""
+        elif kind < 0.6 or not self.sessions:
+            session = f"s{len(self.sessions)}"
+            self.sessions.append(session)
+        else:
+            session = self.dice.choice(self.sessions[-8:])
+        self.numbers += 1
+        visit, node = Visit(self.fleet, self.numbers, session), self.dice.choice(serving)
+        if self.world.is_traced:
+            self.world.say("client", f"{visit.name} {session} is sent to {node.id}")
+        self._send(visit, node)
+        if session and self.dice.random() < 0.2:  # two nodes meet one session at once
+            self.numbers += 1
+            self._send(Visit(self.fleet, self.numbers, session), self.dice.choice(serving))
+
+    def _send(self, visit: Visit, node: Node) -> None:
+        def arrive() -> None:
+            # What is queued at the socket of a worker that has died goes to another.
+            serving = [node, *(one for one in self.fleet.nodes if one.is_serving)]
+            living = [one for one in serving if one.is_serving]  # the first is the one that was meant, or another
+            if not living:
+                self.world.after(0.05, arrive)
+            else:
+                visit.node = living[0]
+                living[0].process.give(living[0].arrives, visit)
+
+        self.world.after(self.dice.expovariate(1 / 0.0002), arrive)
+
+    def _flip(self) -> None:
+        """An operator asks one node."""
+        serving = [node for node in self.fleet.nodes if node.is_serving]
+        if serving:
+            node = self.dice.choice(serving)
+            to = self.dice.choice((*COLORS, None))
+            self._ask_for(node, to)
+
+    def _ask_for(self, node: Node, to: str | None) -> None:
+        what = f"flip to {to}" if to is not None else "rollback"
+        self.world.say("operator", f"asks {node.id} for a {what}")
+
+        def told(what_came: str, epoch: int) -> None:
+            self.world.say("operator", f"{node.id} says of the {what}: {what_came} {epoch or ''}")
+            if what_came == "done":
+                self.done += 1
+            if epoch:
+                self.told[epoch] = min(self.world.now, self.told.get(epoch, inf))
+
+        node.flip(to, told)
+
+    # What goes wrong
+
+    def _go_wrong(self) -> None:
+        dice, world = self.dice, self.world
+        seconds = dice.choice((0.05, 0.3, 1.0, 2.5)) * dice.uniform(0.5, 1.5)
+        living = [node for node in self.fleet.nodes if not node.process.is_dead]
+        if not living:
+            return
+        node = dice.choice(living)
+        what = dice.randrange(8)
+        if what == 0:
+            world.say(node.id, f"is stopped for {seconds:.3f} s")
+            node.process.pause(seconds)
+        elif what == 1:
+            self._kill(node, seconds)
+        elif what == 2:
+            world.say(node.id, f"is cut off for {seconds:.3f} s")
+            node.line.cut(seconds)
+        elif what == 3:
+            world.say(node.id, f"has a slow line for {seconds:.3f} s")
+            node.line.slow(seconds)
+        elif what == 4:
+            world.say("store", f"is stopped for {seconds:.3f} s")
+            self.server.process.pause(seconds)
+        elif what == 5 and self.server.is_up:
+            self.server.kill()
+            keep = not (self.plan.forgetful and dice.random() < 0.5)
+            world.after(seconds, lambda: self._start_store(keep))
+        elif what == 6:
+            world.say(node.id, "hears few bells")
+            node.line.loses_bells = dice.choice((0.3, 1.0))
+        else:
+            world.say(node.id, "has a bad line")
+            node.line.loses_calls, node.line.loses_answers = dice.random() * 0.5, dice.random() * 0.5
+
+    def _start_store(self, keep: bool) -> None:
+        if not self.server.is_up:
+            self.server.start(keep=keep)
+
+    def _kill(self, node: Node, seconds: float) -> None:
+        node.kill()
+        self.world.after(seconds, partial(self._succeed, node))
+
+    def _succeed(self, node: Node) -> None:
+        """Its supervisor starts a successor, which signs it off."""
+        self.world.say(node.id, "gets a successor")
+        Node(self.fleet, node.host, successor_of=node, rate=self.dice.uniform(0.95, 1.05))
+
+    def _mend(self) -> None:
+        """Everything is well again."""
+        self.world.say("world", "all is mended")
+        self._start_store(keep=True)
+        self.server.process.resume()
+        for node in self.fleet.nodes:
+            line = node.line
+            line.loses_calls = line.loses_answers = line.loses_bells = line.cut_until = line.slow_until = 0.0
+            node.process.resume()
+
+    # The end
+
+    def _last_flip(self) -> None:
+        serving = [node for node in self.fleet.nodes if node.is_serving]
+        self.done = 0
+        if not serving:
+            self.problems.append("no node serves any more")
+            return
+        active = self.flips[-1].color
+        self._ask_for(self.dice.choice(serving), next(color for color in COLORS if color != active))
+
+    def _look_at_the_end(self) -> None:
+        if not self.done:
+            self.problems.append("the flip after all was mended was not made")
+        states = [node.mirror.state for node in self.fleet.nodes if node.is_serving]
+        if len({(state.revision, state.pointer) for state in states if state is not None}) > 1:
+            self.problems.append(f"the nodes do not agree: {sorted(state.revision for state in states if state)}")
+        for node in self.fleet.nodes:
+            if node.is_serving and node.plane.busy:
+                self.problems.append(f"{node.id} counts turns that are over")
+
+    def _judged(self) -> Verdict:
+        fleet = self.fleet
+        for visit in [*fleet.visits.values()]:
+            fleet.requests.append(Request(visit.name, visit.sent, session=visit.session, line=visit.number))
+        flips = [flip._replace(told=self.told.get(flip.epoch, inf)) for flip in self.flips]
+        return check(History(fleet.requests, flips, fleet.executions, self.moves, fleet.dead, fleet.unsure))
+
+
+def play(seed: int, plan: Plan | None = None, trace: Callable[[str], None] | None = None) -> Outcome:
+    """One world from its first moment to its verdict."""
+    return Play(seed, plan or Plan(), trace).run(seed)
