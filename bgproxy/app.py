@@ -44,6 +44,7 @@ from bgproxy.store.losses import Losses
 from bgproxy.store.mirror import Mirror
 from bgproxy.store.neighbours import Neighbours
 from bgproxy.store.nodes import Heartbeat
+from bgproxy.store.outages import Outages
 from bgproxy.store.pins import PinCache
 from bgproxy.tasks import first_of, spawn, stop
 from bgproxy.telemetry import logs
@@ -85,9 +86,7 @@ class Worker:
         self.store = self.hosted.as_store() if self.hosted is not None else store
         last_state = place.runtime_dir / f"state-{settings.fleet}.json"
         self.mirror = Mirror(
-            self.store,
-            read_interval=options.read_interval,
-            last_state_path=last_state if self.store.shared else None,
+            self.store, read_interval=options.read_interval, last_state_path=last_state if self.store.shared else None
         )
         self.ledger = Ledger(self.store, self.mirror, time, timeout=options.connect_timeout + options.command_timeout)
         self.metrics = Metrics()
@@ -98,6 +97,7 @@ class Worker:
         self.plane = DataPlane(
             settings.proxy(), RouteTable(settings.routes()), settings.health(), self.metrics, self.access, self.pins
         )
+        self.mirror.returned = Outages(self.ledger, self.store, self.node_id, self.pins.counted).over
         self.plane.cut = self.losses.cut
         self.plane.refresh = self.mirror.refresh
         self.listeners = [Listener(self.plane, sock) for sock in place.listening]

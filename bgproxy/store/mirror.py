@@ -56,6 +56,8 @@ class Mirror:
         self._read_interval = read_interval
         self._clock = clock
         self._sleep = sleep
+        self.returned: Callable[[float], None] = _nobody_asks  # told for how many seconds the store was away
+        self._lost = 0.0  # since when it is away; 0: it is not
         self.rung = asyncio.Event()  # set at each bell; for whoever waits for one to clear
         self._listeners: list[Listener] = []
         self._provisional = False  # the state came from a file: whatever the store says first replaces it
@@ -169,10 +171,15 @@ class Mirror:
         try:
             await self.refresh()
         except Exception as error:
+            if self.connected:
+                self._lost = self._clock()
             self.connected = False
             self._trouble("reading", error)
             return False
         self._well("reading")
+        if self._lost:
+            seconds, self._lost = self._clock() - self._lost, 0.0
+            self.returned(seconds)
         return True
 
     async def _read_for_ever(self) -> None:
@@ -266,3 +273,7 @@ class Mirror:
     def _well(self, what: str) -> None:
         if self._troubles.pop(what, None) is not None:
             log.info("store, %s: well again", what)
+
+
+def _nobody_asks(_: float) -> None:
+    """Nobody wants to know of outages."""
