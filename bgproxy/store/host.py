@@ -198,7 +198,6 @@ class HostStore(_Part):
             raise StoreUnavailable("store: this process does not have it any more")
         self._owner = None
         self._is_known.clear()
-        door.shut()
         try:
             await own.hand_over()
         except BaseException:

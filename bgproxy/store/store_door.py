@@ -70,6 +70,9 @@ class StoreDoor:
         await tasks.stop(*self._lines)
 
     def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if self._server is None:  # it was shut while this one was on its way in
+            writer.close()
+            return
         line = tasks.spawn(self._line(reader, writer), "store door")
         self._lines.add(line)
         line.add_done_callback(self._lines.discard)
@@ -82,6 +85,7 @@ class StoreDoor:
             while True:
                 message = await next_message(reader)
                 if message[1] == HAND_OVER:
+                    self.shut()  # or they would come in again at once
                     await tasks.stop(*(line for line in self._lines if line is not asyncio.current_task()))
                 task = tasks.spawn(self._answer(message, writer, gone), f"store call {message[1]}")
                 asked.add(task)

@@ -1,4 +1,4 @@
-"""The listening sockets of a proxy, by the address that each of them is for.
+"""The listening sockets of a proxy, by the address that each of them is for; those too that systemd has opened for it.
 
 Promises that an address is had by one proxy at a time, that one which cannot be had is named with a remedy, and that
 sockets which are open already stay open: whoever waits in the kernel's queue of one would see its end as a reset.
@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import socket
-from collections.abc import Sequence
+from collections.abc import MutableMapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,6 +34,7 @@ class Door:
     key: str  # listen or admin
     address: Address  # as it is configured: port 0 stays 0
     sockets: list[socket.socket]
+    given: bool = False  # opened by systemd, which keeps it open: clients wait there while this proxy is away
 
     @property
     def name(self) -> str:
@@ -45,7 +46,7 @@ class Door:
 
     def share(self, place: int, of: int) -> list[socket.socket]:
         """The sockets of one of so many workers. Where there are more than workers, some have several."""
-        return self.sockets if self.address.path else self.sockets[place::of]
+        return self.sockets[place::of] if _may_be_several(self.address, self.sockets) else self.sockets
 
     def close(self) -> None:
         """Let go of the sockets; who else has them keeps them."""
@@ -53,21 +54,24 @@ class Door:
             sock.close()
 
 
-def open_doors(settings: Settings, standing: Sequence[Door] | None = None) -> list[Door]:
+def open_doors(
+    settings: Settings, standing: Sequence[Door] | None = None, given: Sequence[socket.socket] = ()
+) -> list[Door]:
     """Every socket that the settings ask for. Raises ConfigError naming the address that cannot be had.
 
     Of `standing`, what is asked for is kept and the rest let go of; what is new beside that is bound only, see
-    `listen`.
+    `listen`. `given`: what systemd has opened, all of which must be asked for.
     """
-    left = list(standing or ())
-    doors = []
     asked = [("listen", address) for address in settings.listen]
-    for key, address in [*asked, ("admin", parse_address(settings.admin().listen))]:
+    asked.append(("admin", parse_address(settings.admin().listen)))
+    left = [*(standing or ()), *_doors_given(asked, given)]
+    doors = []
+    for key, address in asked:
         same = next((door for door in left if (door.key, door.address) == (key, address)), None)
         if same is not None:
             left.remove(same)
         try:
-            door = _open(key, address, settings.workers, same.sockets if same is not None else [])
+            door = _open(key, address, settings.workers, same)
             if standing is None:
                 listen([door])
         except OSError as error:
@@ -90,15 +94,56 @@ def listen(doors: Sequence[Door]) -> None:
 def remove_paths(doors: Sequence[Door]) -> None:
     """Take away the files of Unix sockets, so that nobody looks for us there."""
     for door in doors:
-        if door.address.path:
+        if door.address.path and not door.given:
             Path(door.address.path).unlink(missing_ok=True)
 
 
-def _open(key: str, address: Address, count: int, standing: list[socket.socket]) -> Door:
+def sockets_given(environ: MutableMapping[str, str], first: int = 3) -> list[socket.socket]:
+    """The sockets that systemd has opened for this very process, see sd_listen_fds(3); its variables are taken away, as
+    they are for no child of ours. `first`: the number of the first descriptor."""
+    count, pid = environ.pop("LISTEN_FDS", ""), environ.pop("LISTEN_PID", "")
+    environ.pop("LISTEN_FDNAMES", None)
+    if pid != str(os.getpid()) or not (count.isascii() and count.isdigit()):
+        return []
+    sockets = [socket.socket(fileno=number) for number in range(first, first + int(count))]
+    for sock in sockets:
+        sock.set_inheritable(False)
+    return sockets
+
+
+def _doors_given(asked: Sequence[tuple[str, Address]], given: Sequence[socket.socket]) -> list[Door]:
+    """A door for each of these sockets, under the address that asks for it. Raises ConfigError where none does."""
+    doors = []
+    for sock in given:
+        name = sock.getsockname()
+        where = Address(path=name) if isinstance(name, str) else Address(name[0], name[1])
+        found = next(((key, address) for key, address in asked if address == where), None)
+        if found is None:
+            raise ConfigError(
+                f"listen: systemd has opened {where}, which is neither `listen` nor `admin.listen`: write the same "
+                "address in both, a number and not a name"
+            )
+        if not where.path:
+            keep_alive(sock)
+        doors.append(Door(*found, [sock], given=True))
+    return doors
+
+
+def _may_be_several(address: Address, sockets: Sequence[socket.socket]) -> bool:
+    """Whether each worker may have a socket of its own; one that systemd has opened may be the only one of its port."""
+    return not address.path and all(sock.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT) for sock in sockets)
+
+
+def _open(key: str, address: Address, count: int, same: Door | None) -> Door:
+    standing = same.sockets if same is not None else []
     if address.path:
         # Who may write to the admin socket may flip: that is this user, whatever the umask says.
-        return Door(key, address, standing or [_bind_path(Path(address.path), 0o600 if key == "admin" else 0o666)])
-    return Door(key, address, standing + _bind_port(address, count - len(standing), standing))
+        sockets = standing or [_bind_path(Path(address.path), 0o600 if key == "admin" else 0o666)]
+    elif _may_be_several(address, standing):
+        sockets = standing + _bind_port(address, count - len(standing), standing)
+    else:
+        sockets = standing
+    return Door(key, address, sockets, same is not None and same.given)
 
 
 def _bind_port(address: Address, count: int, standing: Sequence[socket.socket]) -> list[socket.socket]:

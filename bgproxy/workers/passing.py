@@ -93,7 +93,10 @@ def read(file: int) -> bytes:
 
 def doors_document(doors: Iterable[Door]) -> list[Document]:
     """The doors, without their sockets."""
-    return [{"key": door.key, "address": str(door.address), "sockets": len(door.sockets)} for door in doors]
+    return [
+        {"key": door.key, "address": str(door.address), "sockets": len(door.sockets), "given": door.given}
+        for door in doors
+    ]
 
 
 def files_of(doors: Iterable[Door]) -> list[int]:
@@ -103,13 +106,11 @@ def files_of(doors: Iterable[Door]) -> list[int]:
 
 def doors_from(document: Iterable[Document], files: Iterable[int]) -> list[Door]:
     """The doors of such a document, with the sockets behind these descriptors."""
-    left = iter(files)
-    return [
-        Door(
-            one["key"], parse_address(one["address"]), [socket.socket(fileno=next(left)) for _ in range(one["sockets"])]
-        )
-        for one in document
-    ]
+    left, doors = iter(files), []
+    for one in document:
+        sockets = [socket.socket(fileno=next(left)) for _ in range(one["sockets"])]
+        doors.append(Door(one["key"], parse_address(one["address"]), sockets, bool(one.get("given"))))
+    return doors
 
 
 def variable(name: str) -> int | None:

@@ -10,7 +10,7 @@ import json
 import os
 import pickle
 import socket
-from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,23 +22,34 @@ from bgproxy.workers.passing import FORMAT, doors_document, doors_from, files_of
 from bgproxy.workers.requests import Requests
 
 
-def exchange(
-    words: list[str], crew: Crew, finishing: Sequence[Seat], requests: Requests, settings: int, *, ours: bool
-) -> None:
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What a supervisor knows."""
+
+    crew: Crew
+    finishing: list[Seat]  # workers of before an upgrade
+    requests: Requests
+    ours: bool  # the runtime directory is to be removed
+    reload: bool  # the new program is to read its configuration once more
+
+
+def exchange(words: list[str], known: Known, settings: int) -> None:
     """Run the new program in this process. `settings`: the descriptor of those that it has written itself.
 
     Does not return. Raises OSError where it cannot be run: then everything is as before.
     """
+    crew, requests = known.crew, known.requests
     document: dict[str, Any] = {
         "format": FORMAT,
         "settings": settings,
         "seats": [_seat_document(seat) for seat in crew.seats],
-        "finishing": [_seat_document(seat) for seat in finishing],
+        "finishing": [_seat_document(seat) for seat in known.finishing],
         "doors": doors_document(crew.doors),
         "sockets": files_of(crew.doors),
         "requests": requests.socket.fileno() if requests.socket is not None else None,
         "runtime_dir": os.fspath(crew.runtime_dir),
-        "ours": ours,
+        "ours": known.ours,
+        "reload": known.reload,
     }
     told = written(json.dumps(document).encode(), "supervisor")
     files = [told, *_files(document)]
@@ -53,8 +64,8 @@ def exchange(
         os.close(settings)
 
 
-def told() -> tuple[Crew, list[Seat], Requests, bool]:
-    """What the program before this one knew: crew, those who finish, who asks, whether the directory is ours."""
+def told() -> Known:
+    """What the program before this one knew."""
     file = variable(RESUME)
     document: dict[str, Any] = json.loads(read(file)) if file is not None else {}
     if document.get("format") != FORMAT:
@@ -67,7 +78,8 @@ def told() -> tuple[Crew, list[Seat], Requests, bool]:
     crew = Crew(settings, doors, seats, Path(document["runtime_dir"]))
     requests = Requests(socket.socket(fileno=document["requests"]) if document["requests"] is not None else None)
 
-    return crew, [_seat(one) for one in document["finishing"]], requests, bool(document["ours"])
+    finishing = [_seat(one) for one in document["finishing"]]
+    return Known(crew, finishing, requests, bool(document["ours"]), bool(document.get("reload")))
 
 
 def _files(document: dict[str, Any]) -> list[int]:

@@ -25,7 +25,7 @@ from bgproxy.errors import ConfigError
 from bgproxy.telemetry import logs
 from bgproxy.workers import notify, resume
 from bgproxy.workers.crew import Crew, Seat, empty_seats, how_it_ended
-from bgproxy.workers.doors import listen, open_doors, remove_paths
+from bgproxy.workers.doors import listen, open_doors, remove_paths, sockets_given
 from bgproxy.workers.passing import doors_document, files_of
 from bgproxy.workers.requests import Request, Requests
 from bgproxy.workers.trial import identity
@@ -45,7 +45,7 @@ def run(settings: Settings) -> int:
     """Serve until a signal ends it; the exit status of `bgproxy serve`."""
     logs.setup(settings.log().level, settings.log().format, "supervisor")
     try:
-        doors = open_doors(settings)
+        doors = open_doors(settings, given=sockets_given(os.environ))
         runtime_dir, ours = _runtime_dir(settings.runtime_dir)
     except ConfigError as error:
         log.error("%s", error)
@@ -68,6 +68,7 @@ class Supervisor:
         self._upgrade: Upgrade | None = None
         self._asked: Request | None = None  # who waits for its end
         self._ending = self._is_ready = False
+        self._is_reloaded = False  # while an upgrade is under way: the new one may have read what was there before
         self._deadline = float("inf")
         self._status = 0
 
@@ -132,6 +133,7 @@ class Supervisor:
             log.error("the configuration was not reloaded, the old one stays: %s", error)
         self._order(orders.RELOAD)
         notify.notify(notify.READY)
+        self._is_reloaded = True
 
     def _end(self, status: int = 0) -> None:
         """Our copies of the sockets go first: with them open the kernel would go on accepting for nobody."""
@@ -247,6 +249,7 @@ class Supervisor:
             self._upgrade = Upgrade(words, begin, files_of(doors), settings.upgrade().start_timeout)
         except OSError as error:
             return f"{words[0]} cannot be started: {error.strerror or error}"
+        self._is_reloaded = False
         log.info("upgrade: process %d starts new workers, these go on until they are ready", self._upgrade.pid)
         return ""
 
@@ -295,16 +298,21 @@ class Supervisor:
         log.info("upgraded from %s to %s: %d worker(s) finish", __version__, new.version, len(self.finishing))
         self._upgrade_over(done=True, version=new.version, before=__version__, finishing=len(self.finishing))
         try:
-            resume.exchange(words, self.crew, self.finishing, self.requests, new.settings, ours=self.ours)
+            known = resume.Known(self.crew, self.finishing, self.requests, self.ours, self._is_reloaded)
+            resume.exchange(words, known, new.settings)
         except OSError as error:
             log.error("%s cannot be run: %s; the supervisor goes on with its old program", words[0], error.strerror)
 
 
 def go_on() -> int:
     """Supervise what another program did in this process before; the exit status."""
-    crew, finishing, requests, ours = resume.told()
-    logs.setup(crew.settings.log().level, crew.settings.log().format, "supervisor")
-    return Supervisor(crew, requests, finishing, ours=ours).run()
+    known = resume.told()
+    log_section = known.crew.settings.log()
+    logs.setup(log_section.level, log_section.format, "supervisor")
+    supervisor = Supervisor(known.crew, known.requests, known.finishing, ours=known.ours)
+    if known.reload:
+        supervisor._reload()
+    return supervisor.run()
 
 
 def _runtime_dir(configured: str) -> tuple[Path, bool]:

@@ -155,12 +155,18 @@ NODE_OF_SECOND = NodeReport("host-2", "host", 13, "0.2", 2, revision=2, serial=1
 
 
 async def test_it_goes_from_hand_to_hand_and_all_follow(processes, flips):
+    """Nor is who asks at another's door told of a line that broke."""
     first = await processes()
     state, _ = await first.ask("commit", flips.first(), create=True)
     second = await processes()
     first.retire()
     assert await first.read() == state
+    bells = cast("AsyncGenerator[int, None]", first.watch())
+    assert await anext(bells) == 0
+    waiting = asyncio.create_task(anext(bells))
     third = await processes()
+    assert await waiting == 0
+    await bells.aclose()
     second.retire()
     assert [has_it(store) for store in (first, second, third)] == [False, False, True]
     state, _ = await first.ask("commit", flips.flip(state))

@@ -12,7 +12,7 @@ import pytest
 
 from bgproxy.config import Settings
 from bgproxy.errors import ConfigError
-from bgproxy.workers.doors import Door, listen, open_doors, remove_paths
+from bgproxy.workers.doors import Door, listen, open_doors, remove_paths, sockets_given
 
 ANYWHERE = "127.0.0.1:0"
 
@@ -32,8 +32,8 @@ def opened() -> Iterator[Callable[..., list[Door]]]:
     """`open_doors`, whose sockets are closed at the end."""
     doors: list[Door] = []
 
-    def open_them(settings: Settings, *standing: list[Door]) -> list[Door]:
-        doors.extend(found := open_doors(settings, *standing))
+    def open_them(settings: Settings, *more: Any) -> list[Door]:
+        doors.extend(found := open_doors(settings, *more))
         return found
 
     yield open_them
@@ -144,3 +144,69 @@ def test_the_path_of_a_socket_is_told_as_it_is_configured(opened, directory):
     (door, _) = opened(settings(f"unix:{directory}/c.sock"))
     assert door.name == f"unix:{Path(directory) / 'c.sock'}"
     assert os.fspath(directory) in str(door.address)
+
+
+# From systemd
+
+
+@pytest.fixture
+def handed(directory) -> Iterator[tuple[dict[str, str], int, list[socket.socket]]]:
+    """A port and a path, opened by somebody else for this process: the variables, and where the descriptors begin."""
+    with socket.create_server(("127.0.0.1", 0)) as port, socket.socket(socket.AF_UNIX) as path:
+        path.bind(f"{directory}/a.sock")
+        path.listen()
+        first = 200
+        for number, sock in enumerate((port, path), first):
+            os.dup2(sock.fileno(), number, inheritable=True)
+        variables = {"LISTEN_FDS": "2", "LISTEN_PID": str(os.getpid()), "LISTEN_FDNAMES": "c:a", "HOME": "/"}
+        yield variables, first, [port, path]
+
+
+def test_what_systemd_has_opened_is_served_and_stays_its_own(opened, handed, directory):
+    """Its one socket of a port is all workers'; its file is not ours to remove."""
+    variables, first, (port, _) = handed
+    given = sockets_given(variables, first)
+    assert variables == {"HOME": "/"}
+    assert not any(sock.get_inheritable() for sock in given)
+    where = "{}:{}".format(*port.getsockname())
+    doors = opened(settings([where, ANYWHERE], f"unix:{directory}/a.sock", workers=3), None, given)
+    assert [(door.key, door.given, len(door.sockets)) for door in doors] == [
+        ("listen", True, 1),
+        ("listen", False, 3),
+        ("admin", True, 1),
+    ]
+    assert [doors[0].share(place, 3) for place in range(3)] == [doors[0].sockets] * 3
+    remove_paths(doors)
+    assert (directory / "a.sock").exists()
+    again = opened(settings([where], f"unix:{directory}/a.sock", workers=2), doors)
+    assert [(door.given, len(door.sockets)) for door in again] == [(True, 1), (True, 1)]
+    with socket.create_connection(port.getsockname()) as client:
+        accepted, name = again[0].sockets[0].accept()
+        assert name == client.getsockname()
+        accepted.close()
+
+
+def test_a_port_that_systemd_lets_others_share_has_a_socket_for_each_worker(opened):
+    with socket.create_server(("127.0.0.1", 0), reuse_port=True) as port:
+        where = "{}:{}".format(*port.getsockname())
+        (door, _) = opened(settings(where, workers=3), None, [port.dup()])
+        assert len(names(door.sockets)) == 1
+        assert len(door.sockets) == 3
+
+
+def test_what_systemd_has_opened_for_nothing_is_named(opened, handed):
+    variables, first, (port, _) = handed
+    given = sockets_given(variables, first)
+    with pytest.raises(
+        ConfigError, match=rf"systemd has opened 127\.0\.0\.1:{port.getsockname()[1]}, which is neither"
+    ):
+        opened(settings(), None, given)
+    for sock in given:
+        sock.close()
+
+
+@pytest.mark.parametrize("other", [{"LISTEN_PID": "1"}, {"LISTEN_FDS": "x"}, {"LISTEN_FDS": ""}])
+def test_what_was_opened_for_another_process_is_left_alone(other):
+    variables = {"LISTEN_FDS": "1", "LISTEN_PID": str(os.getpid())} | other
+    assert sockets_given(variables) == []
+    assert variables == {}

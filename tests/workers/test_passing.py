@@ -138,13 +138,15 @@ def test_what_a_supervisor_knows_goes_along_over_an_exec(monkeypatch, tmp_path):
 
     monkeypatch.setattr(os, "execvpe", execute)
     pickled = passing.written(pickle.dumps(settings), "settings")
+    known = resume.Known(Crew(settings, [door], seats, tmp_path), left, requests, ours=True, reload=True)
     with pytest.raises(FileNotFoundError):
-        resume.exchange(["bgproxy"], Crew(settings, [door], seats, tmp_path), left, requests, pickled, ours=True)
+        resume.exchange(["bgproxy"], known, pickled)
     assert (program["words"], program["inherited"], program["kept"]) == (["bgproxy"], True, 6)
     assert not os.get_inheritable(door.sockets[0].fileno()), "it goes on as it was"
     told = told_again(program["files"], monkeypatch)
-    crew, finishing, _, ours = told
-    assert (crew.settings.releases(), crew.runtime_dir, ours) == (settings.releases(), tmp_path, True)
+    crew, finishing = told.crew, told.finishing
+    assert crew.settings.releases() == settings.releases()
+    assert (crew.runtime_dir, told.ours, told.reload) == (tmp_path, True, True)
     assert [(seat.slot, seat.pid, seat.born, seat.served) for seat in crew.seats] == [
         (2, 77, 5.0, True),
         (3, 0, 0.0, False),
@@ -153,7 +155,7 @@ def test_what_a_supervisor_knows_goes_along_over_an_exec(monkeypatch, tmp_path):
     crew.seats[0].say("end")
     assert lines[0][1].recv(10) == b"end\n"
     assert crew.doors[0].sockets[0].getsockname() == door.sockets[0].getsockname()
-    for one in (*crew.doors, *crew.seats, *finishing, told[2], door, *seats, *left, requests):
+    for one in (*crew.doors, *crew.seats, *finishing, told.requests, door, *seats, *left, requests):
         one.close()
     for pair in lines:
         pair[1].close()

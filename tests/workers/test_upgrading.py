@@ -72,7 +72,7 @@ class Stage:
         self.exchanged: list[Any] = []
         self.trials: list[Trial] = []
         monkeypatch.setattr(module, "Upgrade", self._trial)
-        monkeypatch.setattr(module.resume, "exchange", lambda *what, **more: self.exchanged.append((what, more)))
+        monkeypatch.setattr(module.resume, "exchange", lambda *what: self.exchanged.append(what))
         monkeypatch.setattr(sys, "argv", ["/x/__main__.py", "serve"])
         settings = Settings.load(None, FLAGS | flags, {})
         doors = [Door("listen", Address("127.0.0.1", 0), [self._socket()])]
@@ -125,7 +125,7 @@ def test_the_new_process_is_told_what_stands(stage):
     stage.supervisor._heed(signal.SIGUSR2)
     begin = stage.trial.begin
     assert (begin["slots"], begin["fleet"], begin["store"]) == ([0, 1, 7], "default", "redis://127.0.0.1:1/0")
-    assert begin["doors"] == [{"key": "listen", "address": "127.0.0.1:0", "sockets": 1}]
+    assert begin["doors"] == [{"key": "listen", "address": "127.0.0.1:0", "sockets": 1, "given": False}]
     assert stage.trial.files == [stage.supervisor.crew.doors[0].sockets[0].fileno()]
     assert stage.trial.words == [sys.executable, *sys.orig_argv[1:]]
     assert stage.trial.timeout == 60.0
@@ -186,10 +186,23 @@ def test_at_its_success_the_new_ones_accept_before_the_old_ones_stop(stage):
     assert old.fileno() < 0
     assert stage.trial.history[0] == "take"
     assert asked.told == {"done": True, "version": "9.9", "before": module.__version__, "finishing": 2}
-    ((words, crew, finishing, *_), _) = stage.exchanged[0]
-    assert words == ["/new/bgproxy", *sys.argv[1:]]
-    assert ([seat.slot for seat in crew.seats], [seat.slot for seat in finishing]) == ([2, 3], [0, 1])
-    assert [seat.until for seat in finishing] == [float("inf")] * 2, "as long as it takes"
+    (words, known, settings) = stage.exchanged[0]
+    assert (words, settings) == (["/new/bgproxy", *sys.argv[1:]], found.settings)
+    assert ([seat.slot for seat in known.crew.seats], [seat.slot for seat in known.finishing]) == ([2, 3], [0, 1])
+    assert [seat.until for seat in known.finishing] == [float("inf")] * 2, "as long as it takes"
+    assert known.reload is False
+
+
+@pytest.mark.parametrize("meanwhile", [False, True])
+def test_a_configuration_that_changes_meanwhile_is_read_once_more(stage, monkeypatch, meanwhile):
+    monkeypatch.setattr(Settings, "reread", lambda self: self)
+    stage.supervisor._heed(signal.SIGHUP)
+    stage.supervisor._begin_upgrade()
+    if meanwhile:
+        stage.supervisor._heed(signal.SIGHUP)
+    stage.trial.found = stage.successor()
+    stage.look()
+    assert stage.exchanged[0][1].reload is meanwhile
 
 
 def test_a_program_that_cannot_be_run_leaves_its_workers_in_our_hands(stage, monkeypatch, caplog):
