@@ -202,6 +202,7 @@ class Store(Protocol):
         """This node has applied that state, and admits nothing new as long as no later one lets it.
 
         Answers how many nodes are registered. The last one for which a commit would wait rings, with that revision.
+        What was said of an earlier state may be forgotten: each node says it of each state by which it holds.
         """
 
     async def asleep(self, held: Held) -> list[str]:

@@ -66,7 +66,8 @@ async def test_it_is_made_only_where_every_registered_node_holds(store: Store) -
         assert await store.asleep(held) == waiting
         assert await store.read() == state
     assert len(await store.audit(limit=10)) == 2, "what was refused is on no record"
-    await store.hold("three", state.revision + 4)  # of a later state that holds as well
+    for name in ("three", "one", "two"):  # of a later state that holds as well: all that apply it say so
+        await store.hold(name, state.revision + 4)
     done, entry = await store.commit(change, held=held)
     assert (done.pointer.active, entry.verb) == ("green", "flip")
 
