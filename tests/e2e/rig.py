@@ -134,7 +134,7 @@ class Serving:
 
     async def __call__(self, wire: Wire) -> None:
         while True:
-            request = await wire.request()
+            request = await wire.asked()
             self.seen.append(request)
             await wire.send(self.reply(request) if callable(self.reply) else self.reply)
 

@@ -121,7 +121,7 @@ async def test_openai_streams_a_completion_token_by_token(rig: Rig) -> None:
 
     async def agent(wire: Wire) -> None:
         while True:
-            request = await wire.request()
+            request = await wire.asked()
             assert json.loads(request.body)["stream"] is True
             assert request.get(b"authorization") == b"Bearer key"
             await wire.send(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n")

@@ -32,7 +32,7 @@ class OddAgent:
 
     async def __call__(self, wire: Wire) -> None:
         while True:
-            await wire.request()
+            await wire.asked()
             how, number = self._random.randrange(9), b"%d" % self._random.randrange(IDS)
             if how == 0:
                 wire.reset()

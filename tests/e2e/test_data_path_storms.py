@@ -51,7 +51,7 @@ class Echo:
 
     async def __call__(self, wire: Wire) -> None:
         while True:
-            request = await wire.request()
+            request = await wire.asked()
             await wire.send_each(cuts(self.dice, self.framed(request.target + b" " + request.body)))
 
 

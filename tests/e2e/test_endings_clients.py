@@ -182,7 +182,7 @@ async def test_an_a2a_client_gets_the_error_of_a_task_that_is_not_known(rig: Rig
 
     async def blue(wire: Wire) -> None:
         while True:
-            request = await wire.request()
+            request = await wire.asked()
             if b"hold" in request.body:
                 held.set()
                 await wire.gone()

@@ -88,16 +88,16 @@ class Wire:
             await self.send(part)
             await asyncio.sleep(0)
 
-    async def more(self, patience: float = PATIENCE) -> bytes:
+    async def more(self, patience: float | None = PATIENCE) -> bytes:
         """What comes next; nothing at a FIN. Raises ConnectionResetError at a reset."""
         async with asyncio.timeout(patience):
             data = await asyncio.get_running_loop().sock_recv(self.sock, 262_144)
         self.received += len(data)
         return data
 
-    async def _fill(self) -> None:
+    async def _fill(self, patience: float | None = PATIENCE) -> None:
         try:
-            data = await self.more()
+            data = await self.more(patience)
         except ConnectionResetError:
             raise Ended(self.held) from None
         if not data:
@@ -129,6 +129,12 @@ class Wire:
     async def request(self) -> Message:
         """The next request, body included."""
         return await self._body(await self.head())
+
+    async def asked(self) -> Message:
+        """The next request, however long the connection rests before it comes."""
+        if not self.held:
+            await self._fill(None)
+        return await self.request()
 
     async def answer(self, method: bytes = b"GET") -> Message:
         """The next answer, body included, an interim one too."""
