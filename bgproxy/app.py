@@ -13,10 +13,8 @@ import asyncio
 import logging
 import os
 import socket
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from time import time
 from typing import Any
 
@@ -26,11 +24,14 @@ from bgproxy.admin.seams import AdminDeps
 from bgproxy.admin.server import AdminServer
 from bgproxy.admin.view import node_json, store_report
 from bgproxy.config import Settings
+from bgproxy.config.plan import plan_from
 from bgproxy.config.reloading import outcome, reload_diff
 from bgproxy.errors import BgproxyError, ConfigError, Problem, StoreUnavailable
+from bgproxy.orders import Place
 from bgproxy.proxy.listener import Listener
 from bgproxy.proxy.plane import DataPlane
 from bgproxy.rollout.barrier import Barrier
+from bgproxy.rollout.conductor import Conductor
 from bgproxy.rollout.drain import Drainer
 from bgproxy.rollout.flip import Switch
 from bgproxy.rollout.health import HealthChecker
@@ -56,19 +57,6 @@ log = logging.getLogger(__name__)
 
 FATAL = 78  # exit status (EX_CONFIG): a restart would meet the same
 HANDOVER = "memory.json"  # in the runtime directory: a memory store's state, for a successor
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """Where this worker stands on its host: its number, its sockets, and the line to its supervisor."""
-
-    slot: int
-    listening: Sequence[socket.socket]
-    admin: Sequence[socket.socket]
-    runtime_dir: Path
-    supervisor: socket.socket  # the line to it (bgproxy/orders.py)
-    successor: bool = False  # of a worker that served
-    beside: bool = False  # the workers that it is to replace: they accept until it is told to
 
 
 class Worker:
@@ -116,17 +104,16 @@ class Worker:
         self.switch = Switch(
             self.ledger, self.mirror, self.plane.warm_up, self.validator, self.peers.catch_up, self.barrier
         )
+        parts = self.node_id, self.ledger, self.mirror, self.store, self.switch
+        told = settings.rollout(), settings.health()
+        self.conductor = Conductor(*parts, plan_from, lambda: self.plane.routes, *told)
         self.admin = AdminServer(place.admin)
         self._line = orders.Line(place.supervisor)
         self._started = asyncio.Event()
         self._accepting, self._finishing = asyncio.Event(), asyncio.Event()
         self._ending, self._hurry = asyncio.Event(), asyncio.Event()
-        self._events = {
-            orders.ACCEPT: self._accepting,
-            orders.FINISH: self._finishing,
-            orders.END: self._ending,
-            orders.HURRY: self._hurry,
-        }
+        events = self._accepting, self._finishing, self._ending, self._hurry
+        self._events = dict(zip((orders.ACCEPT, orders.FINISH, orders.END, orders.HURRY), events, strict=True))
         self._reloading = asyncio.Lock()
         self._saver: asyncio.Task[None] | None = None
 
@@ -158,7 +145,8 @@ class Worker:
         await self.plane.start()
         await self._join_fleet()
         self.losses.cut(held)
-        for part in (self.health, self.validator, self.drainer, self.heartbeat, self.neighbours, self.pins):
+        parts = self.health, self.validator, self.drainer, self.heartbeat, self.neighbours, self.pins, self.conductor
+        for part in parts:
             part.start()
         await self.peers.start()
         self._saver = spawn(self.estate.save_for_ever(), "save counters")
@@ -197,6 +185,7 @@ class Worker:
         await self.admin.stop()
         if self.hosted is not None:
             self.hosted.retire()
+        await self.conductor.stop()
         log.info("worker %d finishes what it holds, others accept", self.place.slot)
         timeout = self.settings.upgrade().finish_timeout or None
         finished = spawn(self.plane.finish(), "finish")
@@ -224,7 +213,7 @@ class Worker:
         self.estate.save()
         await self.admin.stop()
         await self.peers.stop()
-        for part in (self.barrier, self.validator, self.drainer, self.health, self.neighbours):
+        for part in (self.conductor, self.barrier, self.validator, self.drainer, self.health, self.neighbours):
             await part.stop()
         await self._leave_fleet()
         await self.pins.stop()
@@ -287,6 +276,7 @@ class Worker:
             mirror=self.mirror,
             store=self.store,
             switch=self.switch,
+            runs=self.conductor,
             peers=self.peers,
             ready=self.ready,
             version=__version__,
@@ -392,6 +382,7 @@ class Worker:
         self.plane.configure(new.proxy(), new.health())
         self.barrier.options = new.flip()
         self.health.options = new.health()
+        self.conductor.configure(new.rollout(), new.health())
         self.plane.routes = RouteTable(new.routes())
         if self.mirror.state is not None:
             self.plane.apply(self.mirror.state)

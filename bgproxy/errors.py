@@ -98,6 +98,15 @@ class UnknownNode(Problem):
     fault = "client"
 
 
+class NoRun(Problem):
+    """No release has been brought out by a plan."""
+
+    status = 404
+    code = "no_run"
+    title = "No release was brought out by a plan"
+    fault = "client"
+
+
 class Refused(Problem):
     """A rule says no; the detail says which and what would help."""
 

@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import socket
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
 READY: Final = "ready"  # a worker: it serves, or would if it were told ACCEPT
@@ -20,6 +23,19 @@ FINISH: Final = "finish"  # to those: others accept from now on, what is in flig
 BURY: Final = "bury"  # another worker has died
 
 LONGEST: Final = 4_000  # bytes of a word with what is behind it
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where this worker stands on its host: its number, its sockets, and the line to its supervisor."""
+
+    slot: int
+    listening: Sequence[socket.socket]
+    admin: Sequence[socket.socket]
+    runtime_dir: Path
+    supervisor: socket.socket  # the line to it (bgproxy/orders.py)
+    successor: bool = False  # of a worker that served
+    beside: bool = False  # the workers that it is to replace: they accept until it is told to
 
 
 class Line:

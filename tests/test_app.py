@@ -14,10 +14,10 @@ from typing import Any
 import pytest
 
 from bgproxy import app, orders
-from bgproxy.app import Place, Worker
+from bgproxy.app import Worker
 from bgproxy.config import Settings
 from bgproxy.errors import ConfigError, StoreAuth, StoreBroken, StoreUnavailable
-from bgproxy.orders import Line
+from bgproxy.orders import Line, Place
 from bgproxy.proxy import plane
 from bgproxy.rules.fleet import Change, FleetState
 from bgproxy.store.badge import Badges

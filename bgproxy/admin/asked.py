@@ -41,6 +41,18 @@ _ADDRESS = {
 }
 _ADDRESSES = {"type": "array", "maxItems": 256, "items": _ADDRESS}
 
+_RELEASE: dict[str, Schema] = {
+    "release": {"type": "string", "maxLength": 128, "description": "The version's label.", "examples": ["v2"]},
+    "upstreams": _ADDRESSES,
+    "routes": {
+        "type": "object",
+        "maxProperties": 256,
+        "additionalProperties": _ADDRESSES,
+        "description": "Upstreams of single routes, by the route's name; the others use `upstreams`.",
+    },
+    "metadata": {"type": "object", "additionalProperties": True, "description": "Kept and shown, never read."},
+}
+
 NOTHING: Final[Schema] = closed([])
 
 IN_PATH: Final[dict[str, Schema]] = {
@@ -104,21 +116,32 @@ REQUESTS: Final[dict[str, Schema]] = {
     "RollbackRequest": closed(
         [], reason=_REASON, if_epoch=_IF_EPOCH, force=_FORCE, strategy=_STRATEGY, exclude=_EXCLUDE
     ),
-    "StageRequest": closed(
-        ["release"],
-        release={"type": "string", "maxLength": 128, "description": "The version's label.", "examples": ["v2"]},
-        upstreams=_ADDRESSES,
-        routes={
+    "ApproveRequest": closed(
+        [],
+        gate={"type": "string", "maxLength": 64, "description": "Its name; empty: the one that waits."},
+        reason=_REASON,
+    ),
+    "AbortRequest": closed([], reason=_REASON),
+    "RunRequest": closed(
+        ["color", "plan"],
+        color={"type": "string", "maxLength": 64, "description": "The idle color.", "examples": ["green"]},
+        plan={
             "type": "object",
-            "maxProperties": 256,
-            "additionalProperties": _ADDRESSES,
-            "description": "Upstreams of single routes, by the route's name; the others use `upstreams`.",
+            "additionalProperties": True,
+            "description": "As in TOML, see config/examples/plan.toml; it is kept and shown, so it holds no secret.",
         },
-        metadata={"type": "object", "additionalProperties": True, "description": "Kept and shown, never read."},
+        kind={
+            "type": "string",
+            "pattern": "release|validate",
+            "default": "release",
+            "description": "validate: the release that waits there, to its gates' end; nothing is flipped.",
+        },
+        **{**_RELEASE, "release": {**_RELEASE["release"], "default": ""}},
         reason=_REASON,
         if_epoch=_IF_EPOCH,
         force=_FORCE,
     ),
+    "StageRequest": closed(["release"], **_RELEASE, reason=_REASON, if_epoch=_IF_EPOCH, force=_FORCE),
 }
 
 AUDIT_QUERY: Final[Schema] = closed(

@@ -40,7 +40,7 @@ async def color(call: Call) -> dict[str, Any]:
 async def stage(call: Call) -> Mapping[str, Any] | web.StreamResponse:
     """Put a release on a color that is not active; the same one again changes nothing."""
     known(call.deps.state().colors, call.color)
-    release = checked(_release(call.body))
+    release = checked(release_of(call.body))
     took = 0.0
 
     async def ask(once: Once | None) -> Outcome:
@@ -58,7 +58,8 @@ async def stage(call: Call) -> Mapping[str, Any] | web.StreamResponse:
     return await answered(call, ask, tell)
 
 
-def _release(body: Any) -> Release:
+def release_of(body: Any) -> Release:
+    """The release that a request describes, as it came."""
     return Release(
         label=body["release"],
         upstreams=tuple(body.get("upstreams", ())),

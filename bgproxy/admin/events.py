@@ -1,8 +1,9 @@
-"""`/v1/events`: one server-sent event per change of the pointer or of a release (WHATWG HTML §9.2).
+"""`/v1/events`: one server-sent event per change of the pointer, of a release or of its run (WHATWG HTML §9.2).
 
-`event: pointer` or `event: release`, `id:` the revision that brought it. The first events always tell the state as it
-stands: that closes every gap, whatever `Last-Event-ID` a caller comes back with (it may have got a part of a revision's
-events only). Whoever reads too slowly misses states in between, never the last: what is kept for a reader is bounded.
+`event: pointer`, `event: release` or `event: run`, `id:` the revision that brought it. The first events always tell the
+state as it stands: that closes every gap, whatever `Last-Event-ID` a caller comes back with (it may have got a part of
+a revision's events only). Whoever reads too slowly misses states in between, never the last: what is kept for a reader
+is bounded.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from aiohttp import web
 
 from bgproxy.admin.call import Call
 from bgproxy.admin.problems import TooManyWatchers
+from bgproxy.admin.run import run_json
 from bgproxy.rules.fleet import FleetState
 from bgproxy.store.mirror import Mirror
 
@@ -135,7 +137,7 @@ def encode(old: FleetState | None, new: FleetState) -> bytes:
 
 
 def changes(old: FleetState | None, new: FleetState) -> Iterator[tuple[str, dict[str, Any]]]:
-    """What is different: the pointer first, then each color's release. All of it where nothing is known yet."""
+    """What is different: the pointer first, then each color's release, the run. All of it where nothing is known."""
     if old is None or old.pointer != new.pointer:
         yield "pointer", {**asdict(new.pointer), "revision": new.revision}
     for color in new.colors:
@@ -153,3 +155,5 @@ def changes(old: FleetState | None, new: FleetState) -> Iterator[tuple[str, dict
                     "revision": new.revision,
                 },
             )
+    if new.run is not None and (old is None or old.run != new.run):
+        yield "run", {**run_json(new.run), "revision": new.revision}

@@ -15,6 +15,7 @@ from bgproxy.admin.flips import flip_ledger, flips
 from bgproxy.admin.nodes import forget_node, nodes
 from bgproxy.admin.pointer import flip, pause, resume, rollback
 from bgproxy.admin.probes import livez, metrics, openapi, readyz
+from bgproxy.admin.run import abort_run, approve_run, begin_run, run
 from bgproxy.admin.sessions import forget_session, move_session, session, session_stats, sessions
 
 _CHANGE = (400, 404, 408, 409, 413, 415, 503)  # what a request that changes something may meet
@@ -94,6 +95,40 @@ ROUTES: Final[tuple[Route, ...]] = (
         "Let new requests go on.",
         "Resumed",
         body="ResumeRequest",
+        errors=_CHANGE,
+    ),
+    Route(
+        "GET", "/v1/run", run, "viewer", "The release that is being brought out by a plan.", "Run", errors=(404, 503)
+    ),
+    Route(
+        "POST",
+        "/v1/run",
+        begin_run,
+        "operator",
+        "Stage a release, try it by a plan, and make it the active one if it passes; or only validate what waits.",
+        "RunChanged",
+        body="RunRequest",
+        errors=_ONCE,
+        once=True,
+    ),
+    Route(
+        "POST",
+        "/v1/run/approve",
+        approve_run,
+        "operator",
+        "Say yes to a gate that waits for it.",
+        "RunChanged",
+        body="ApproveRequest",
+        errors=_CHANGE,
+    ),
+    Route(
+        "POST",
+        "/v1/run/abort",
+        abort_run,
+        "operator",
+        "End the run with nothing flipped; once it has flipped, by a rollback.",
+        "RunChanged",
+        body="AbortRequest",
         errors=_CHANGE,
     ),
     Route(

@@ -6,7 +6,7 @@ store or the workers of this host.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -80,6 +80,33 @@ class Switch(Protocol):
         ...
 
 
+class Runs(Protocol):
+    """Runs releases by their plans. Raises `Problem`s only."""
+
+    async def begin(
+        self,
+        color: str,
+        release: Release | None,
+        written: Mapping[str, Any],
+        *,
+        actor: str,
+        reason: str,
+        if_epoch: int | None,
+        force: bool,
+        once: Once | None,
+    ) -> Outcome:
+        """Begin to run a plan; None for the release: on the one that waits there, which is not flipped to."""
+        ...
+
+    async def approve(self, gate: str, *, actor: str, reason: str) -> Outcome:
+        """Say yes to what waits for it; an empty gate: to what waits now."""
+        ...
+
+    async def abort(self, *, actor: str, reason: str) -> Outcome:
+        """End the run, with nothing flipped or rolled back."""
+        ...
+
+
 class Peers(Protocol):
     """The workers of this host."""
 
@@ -103,6 +130,7 @@ class AdminDeps:
     mirror: Mirror
     store: Store
     switch: Switch
+    runs: Runs
     peers: Peers
     ready: Callable[[], tuple[bool, dict[str, Any]]]  # facts beside the yes or no stand in the answer of /readyz
     version: str

@@ -103,6 +103,10 @@ def tell_line(event: Event) -> str:
     elif event.name == "release":
         text = f"{data.get('color')} holds {data.get('release') or 'nothing'}"
         text += f", phase {data['phase']}" if data.get("phase") else ""
+    elif event.name == "run":
+        stands = data.get("outcome") or f"at {data.get('step')}"
+        why = f": {data['why']}" if data.get("why") else ""
+        text = f"{data.get('id')}, {data.get('release')} on {data.get('color')}, {stands}{why}"
     else:
         text = json.dumps(event.data, ensure_ascii=False)
     return clean(f"{moment}  {event.name:<8} {text}")

@@ -11,7 +11,21 @@ from typing import Annotated
 import typer
 
 from bgproxy import __version__
-from bgproxy.cli import audit, changes, drain, events, flips, look, nodes, plan, serve, sessions, settings, upgrade
+from bgproxy.cli import (
+    audit,
+    changes,
+    drain,
+    events,
+    flips,
+    look,
+    nodes,
+    plan,
+    release,
+    serve,
+    sessions,
+    settings,
+    upgrade,
+)
 from bgproxy.cli.demo import demo
 
 app = typer.Typer(
@@ -47,6 +61,12 @@ app.command(epilog='Example: bgproxy flip green --reason "v2" --if-epoch 7')(cha
 app.command(epilog='Example: bgproxy rollback --reason "v2 answers 500"')(changes.rollback)
 app.command(epilog='Example: bgproxy pause --max-hold 20 --reason "schema migration"')(changes.pause)
 app.command(epilog="Example: bgproxy resume")(changes.resume)
+app.command(
+    epilog="Example: bgproxy release green --release v2 --upstream http://127.0.0.1:9102 --plan plan.toml --yes"
+)(release.release)
+app.command(epilog="Example: bgproxy validate green --plan plan.toml")(release.validate)
+app.command(epilog='Example: bgproxy approve look --reason "read the answers"')(release.approve)
+app.command(epilog='Example: bgproxy abort --reason "not today"')(release.abort)
 app.command(epilog="Example: bgproxy drain blue --wait --timeout 600 --deadline 300")(drain.drain)
 app.add_typer(sessions.app, name="sessions")
 app.add_typer(nodes.app, name="nodes")

@@ -8,9 +8,9 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Literal
 
 import typer
 
@@ -23,6 +23,7 @@ REMEDIES: Mapping[str, str] = {
     "bad_request": "correct what was asked for",
     "forbidden": "use a token with the role operator",
     "key_reused": "repeat the first request as it was, or use another --idempotency-key",
+    "no_run": "begin one with `bgproxy release`",
     "not_ready": "repair what is named, or overrule it with --force, which is on record",
     "not_upgraded": "the running proxy is untouched; mend what is named, then try again",
     "stale_epoch": "look with `bgproxy status`, then try again with the epoch that stands",
@@ -38,20 +39,21 @@ REMEDIES: Mapping[str, str] = {
 
 
 @contextmanager
-def reported(as_json: bool = False) -> Iterator[None]:
-    """End the verb with the right exit code whatever its block raises."""
+def reported(as_json: bool = False, *, lines: bool = False) -> Iterator[None]:
+    """End the verb with the right exit code whatever its block raises. `lines`: its JSON is one document per line."""
+    tell = print_line if lines else print_json
     try:
         yield
     except RefusedByApi as error:
-        _fail(error.problem, as_json, REFUSED)
+        _fail(error.problem, as_json and tell, REFUSED)
     except Problem as error:
-        _fail(problem_json(error), as_json, REFUSED)
+        _fail(problem_json(error), as_json and tell, REFUSED)
     except Unreachable as error:
-        _fail(_own_problem("unreachable", "The admin API cannot be reached", error), as_json, UNREACHABLE)
+        _fail(_own_problem("unreachable", "The admin API cannot be reached", error), as_json and tell, UNREACHABLE)
     except ConfigError as error:
-        _fail(_own_problem("config", "The configuration cannot be used", error), as_json, USAGE)
+        _fail(_own_problem("config", "The configuration cannot be used", error), as_json and tell, USAGE)
     except BgproxyError as error:
-        _fail(_own_problem("failed", "It failed", error), as_json, REFUSED)
+        _fail(_own_problem("failed", "It failed", error), as_json and tell, REFUSED)
     except BrokenPipeError:
         # Whoever read our output has enough. What is left in the buffer must not fail once more at the exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -63,6 +65,11 @@ def print_json(document: object) -> None:
     typer.echo(json.dumps(document, indent=2, ensure_ascii=False))
 
 
+def print_line(document: object) -> None:
+    """The document on one line of stdout, for who reads line by line."""
+    typer.echo(json.dumps(document, ensure_ascii=False))
+
+
 def clean(text: object) -> str:
     """Text from elsewhere as it may reach a terminal: what is no printable character is left out."""
     return "".join(c if c.isprintable() else " " for c in str(text))
@@ -72,9 +79,9 @@ def _own_problem(code: str, title: str, error: BgproxyError) -> dict[str, Any]:
     return {"type": TYPE_PREFIX + code, "title": title, "detail": str(error), "code": code}
 
 
-def _fail(problem: dict[str, Any], as_json: bool, code: int) -> None:
-    if as_json:
-        print_json(problem)
+def _fail(problem: dict[str, Any], tell: Callable[[object], None] | Literal[False], code: int) -> None:
+    if tell:
+        tell(problem)
     else:
         for line in str(problem.get("detail") or problem.get("title")).splitlines():
             typer.echo(f"bgproxy: {clean(line)}", err=True)

@@ -9,6 +9,7 @@ import ipaddress
 import re
 from collections.abc import Callable, Iterator
 from typing import Any
+from urllib.parse import urlsplit
 
 from bgproxy.config import sessions
 from bgproxy.config.addresses import parse_address
@@ -77,6 +78,7 @@ def faults(document: Document) -> list[tuple[Path, str]]:
         _store,
         _data_path,
         _holds,
+        _rollout,
         sessions.faults,
     )
     return [found for rule in rules for found in rule(document)]
@@ -266,6 +268,23 @@ def _holds(document: Document) -> Found:
             f"{age:g} is less than flip.hold_timeout ({timeout:g}): requests would be refused while a flip may still "
             "be made; write at least as much",
         )
+
+
+def _rollout(document: Document) -> Found:
+    for program in document.rollout.commands:
+        if not program.startswith("/") or ".." in program.split("/") or program == "/":
+            yield (
+                ("rollout", "commands"),
+                f'"{program}" is no program; write its absolute path, or a directory with a "/" at its end',
+            )
+    for url in document.rollout.webhooks:
+        try:
+            parts = urlsplit(url)
+            good = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0 and not parts.query
+        except ValueError:
+            good = False
+        if not good or parts.username or parts.fragment:
+            yield ("rollout", "webhooks"), f'{mask_url(url)} is no address; write for example "https://ci.example.com/"'
 
 
 def _is_network(text: str) -> bool:

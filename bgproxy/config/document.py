@@ -27,6 +27,7 @@ from bgproxy.proxy.options import (
     Timeouts,
 )
 from bgproxy.rollout.barrier import FlipOptions
+from bgproxy.rollout.options import RolloutOptions
 from bgproxy.rules.health import HealthOptions
 from bgproxy.rules.pin import OnRollback, Policy
 from bgproxy.sessions.presets import DEFAULT_PRESETS
@@ -144,6 +145,7 @@ class Document(BaseSettings):
     health: HealthOptions = HealthOptions()
     flip: FlipOptions = FlipOptions()
     hold: HoldOptions = HoldOptions()
+    rollout: RolloutOptions = RolloutOptions()
     access_log: AccessLogOptions = AccessLogOptions()
     log: LogSection = LogSection()
 

@@ -21,6 +21,7 @@ from bgproxy.config.sources import from_environment, from_file, from_flags
 from bgproxy.errors import ConfigError
 from bgproxy.proxy.options import ProxyOptions
 from bgproxy.rollout.barrier import FlipOptions
+from bgproxy.rollout.options import RolloutOptions
 from bgproxy.rules.health import HealthOptions
 from bgproxy.rules.release import Release, checked
 from bgproxy.rules.route import Route
@@ -185,6 +186,10 @@ class Settings:
     def health(self) -> HealthOptions:
         """Checks and ejection of upstreams."""
         return self._document.health
+
+    def rollout(self) -> RolloutOptions:
+        """What a release's plan may reach."""
+        return self._document.rollout
 
     def store(self) -> StoreOptions:
         """The store and this fleet's place in it."""

@@ -57,13 +57,15 @@ class Switch:
         reason: str,
         if_epoch: int | None,
         force: bool,
+        bake: bool = False,
         once: Once | None = None,
         strategy: Strategy | None = None,
         exclude: Collection[str] = (),
     ) -> Outcome:
-        """Make `to` the active color. `strategy`: in place of the configured one; `exclude`: see `Barrier.move`."""
+        """Make `to` the active color. `bake`: its release is watched, and not settled yet; `strategy`: in place of the
+        configured one; `exclude`: see `Barrier.move`."""
         problem = await self._prepare(to)
-        move = Move("flip", to, actor, reason, if_epoch, force, problem=problem or None)
+        move = Move("flip", to, actor, reason, if_epoch, force, bake, problem or None)
         return await self._moved(move, once, strategy, exclude)
 
     async def rollback(

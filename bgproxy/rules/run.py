@@ -3,7 +3,8 @@
 It stands in the fleet's state, so whoever leads it may die at any point: another node goes on with the first step that
 is not done. How it changes: `running.py`.
 
-    ready, parity, gate:NAME …      VALIDATING; the last one that passes makes the release READY, one that does not
+    ready, parity, gate:NAME …, approval:NAME
+                                    VALIDATING; the last one that passes makes the release READY, one that does not
                                     REJECTED, and the run is over with nothing flipped
     flip                            BAKING where the plan has a bake, else ACTIVE
     bake                            ACTIVE, or the rollback that was made
@@ -16,7 +17,7 @@ from dataclasses import dataclass, field
 from typing import Final, Literal
 
 from bgproxy.rules.gate import Verdict
-from bgproxy.rules.plan import Plan
+from bgproxy.rules.plan import Gate, ManualGate, Plan
 
 Kind = Literal["release", "validate"]
 Outcome = Literal["", "settled", "validated", "stopped", "aborted", "rolled_back"]
@@ -24,6 +25,8 @@ Outcome = Literal["", "settled", "validated", "stopped", "aborted", "rolled_back
 READY: Final = "ready"
 PARITY: Final = "parity"
 GATE: Final = "gate:"
+APPROVAL: Final = "approval:"
+"""A gate that somebody has to pass by hand."""
 FLIP: Final = "flip"
 BAKE: Final = "bake"
 
@@ -85,8 +88,13 @@ class Run:
         return self.is_open and self.color == color and not self.has_flipped
 
 
+def step_of(gate: Gate) -> str:
+    """The name of a gate's step."""
+    return (APPROVAL if isinstance(gate, ManualGate) else GATE) + gate.name
+
+
 def steps(plan: Plan, kind: Kind) -> tuple[str, ...]:
     """The names of a plan's steps, in their order."""
-    before = (READY, PARITY, *(GATE + gate.name for gate in plan.gates))
+    before = (READY, PARITY, *map(step_of, plan.gates))
     after = () if kind == "validate" else (FLIP, BAKE) if plan.bake is not None else (FLIP,)
     return (*before, *after)

@@ -16,8 +16,8 @@ from bgproxy.rules import fleet
 from bgproxy.rules.fleet import Change, FleetState, changed, known, recorded
 from bgproxy.rules.gate import Finding, Verdict
 from bgproxy.rules.plan import Plan
-from bgproxy.rules.release import UNTRIED, Event, Phase, Release
-from bgproxy.rules.run import BAKE, FLIP, GATE, Kind, Outcome, Run, Step, steps
+from bgproxy.rules.release import UNTRIED, Event, Phase, Release, checked
+from bgproxy.rules.run import APPROVAL, BAKE, FLIP, Kind, Outcome, Run, Step, steps
 
 ACTOR: Final = "bgproxy"
 """On record for what is found out; what is done is on record for who asked for it."""
@@ -38,14 +38,20 @@ def begin(
     at: float,
     if_epoch: int | None = None,
     force: bool = False,
-) -> Change:
+) -> Change | None:
     """Stage `release` on an idle color and begin to run the plan on it; with None validate the one that stands there.
 
-    `written`: the plan as it is kept. One run at a time. Raises what `fleet.stage` raises, and `Refused`.
+    `written`: the plan as it is kept. One run at a time; None where exactly this one is under way, or was the last one
+    and has settled. Raises what `fleet.stage` raises, and `Refused`.
     """
     known(state.colors, color)
-    if state.run is not None and state.run.is_open:
-        run = state.run
+    kind: Kind = "validate" if release is None else "release"
+    run = state.run
+    if run is not None and (run.color, run.kind) == (color, kind) and _is_there(state, color, release):
+        settled = run.outcome == "settled" and state.pointer.active == color
+        if settled or (run.is_open and run.plan == written):
+            return None
+    if run is not None and run.is_open:
         raise Refused(
             f"{run.label} on {run.color} is being released by {run.actor} ({run.id}): wait, or abort it first"
         )
@@ -61,7 +67,6 @@ def begin(
             f"{color} holds {standing.label}, which is {standing.phase}: only a release that takes no traffic yet, and "
             "was not rejected, is validated; stage one"
         )
-    kind: Kind = "validate" if release is None else "release"
     run = Run(
         id=f"r{state.revision + 1}",
         kind=kind,
@@ -80,6 +85,12 @@ def begin(
     facts = {**staged, **recorded(state, {color: after}, color=color, release=standing.label, run=run.id)}
     facts |= {"step": "begin", "kind": kind, "plan": written}
     return changed(replace(state, run=run), {color: after}, "release", facts, actor, reason)
+
+
+def _is_there(state: FleetState, color: str, release: Release | None) -> bool:
+    """Whether the color holds what is to be brought out there; None is whatever it holds."""
+    there = state.releases.get(color)
+    return release is None or (there is not None and there.same_content(checked(release)))
 
 
 def record(
@@ -129,9 +140,8 @@ def approve(state: FleetState, gate: str, *, actor: str, reason: str, four_eyes:
     run = _open(state)
     if gate in run.approvals:
         return None
-    if run.next != GATE + gate:
-        waits = run.next.removeprefix(GATE)
-        raise Refused(f"gate {gate!r} of {run.id} does not wait for an approval now: it is at {waits}")
+    if run.next != APPROVAL + gate:
+        raise Refused(f"{run.id} waits for no approval of {gate!r} now: it is at {run.next or 'its end'}")
     if four_eyes and actor == run.actor:
         raise Refused(f"gate {gate} needs a second pair of eyes: {actor} began {run.id}, somebody else approves it")
     after = replace(run, approvals={**run.approvals, gate: actor})

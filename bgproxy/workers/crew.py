@@ -18,7 +18,6 @@ from time import monotonic
 from typing import Protocol
 
 from bgproxy import orders
-from bgproxy.app import Place
 from bgproxy.config import Settings
 from bgproxy.workers.doors import Door
 from bgproxy.workers.process import fork
@@ -91,8 +90,8 @@ class Crew:
             self.runtime_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         listening, admin = self._share("listen", seat), self._share("admin", seat)
 
-        def place(line: socket.socket) -> Place:
-            return Place(seat.slot, listening, admin, self.runtime_dir, line, seat.served or beside, beside)
+        def place(line: socket.socket) -> orders.Place:
+            return orders.Place(seat.slot, listening, admin, self.runtime_dir, line, seat.served or beside, beside)
 
         def let_go() -> None:
             """Had it another's line, that one's end would never be seen."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import logging
 import os
+import signal
 import socket
 import sys
 from collections.abc import Callable
@@ -12,8 +13,9 @@ from time import monotonic
 
 import uvloop
 
-from bgproxy.app import Place, Worker
+from bgproxy.app import Worker
 from bgproxy.config import Settings
+from bgproxy.orders import Place
 from bgproxy.telemetry import logs
 
 log = logging.getLogger(__name__)
@@ -57,6 +59,8 @@ def main(settings: Settings, place: Place) -> int:
     gc.collect()
     gc.freeze()
     gc.set_threshold(50_000, 20, 50)
+    # The supervisor waits for signals and has them blocked; a worker must hear of the end of a gate's program.
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGCHLD})
     began = monotonic()
     status = uvloop.run(run())
     log.debug("worker %d ended after %.1f s", place.slot, monotonic() - began)

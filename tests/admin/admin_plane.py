@@ -9,8 +9,10 @@ from typing import Any
 from bgproxy.admin.app import AdminDeps
 from bgproxy.admin.options import AdminOptions, Token
 from bgproxy.admin.view import node_json
-from bgproxy.rules import barrier
-from bgproxy.rules.fleet import FleetState
+from bgproxy.rules import barrier, running
+from bgproxy.rules.fleet import Change, FleetState
+from bgproxy.rules.gate import Finding, Verdict
+from bgproxy.rules.plan import ManualGate, Plan
 from bgproxy.rules.release import Phase, Release
 from bgproxy.store.base import NodeReport
 from bgproxy.store.ledger import Ledger, Outcome
@@ -62,6 +64,39 @@ def _alone(terms: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in terms.items() if name not in ("strategy", "exclude")}
 
 
+class LedgerRuns:
+    """Runs without a conductor: straight to the ledger. `plan`: what every plan is taken for."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self.ledger = ledger
+        self.plan = Plan(gates=(ManualGate(name="look", four_eyes=True),))
+
+    async def begin(
+        self, color: str, release: Release | None, written: Any, *, once: Once | None, **terms: Any
+    ) -> Outcome:
+        def decide(state: FleetState) -> Change | None:
+            return running.begin(state, color, release, self.plan, written, leader="here-1", at=5.0, **terms)
+
+        return await self.ledger.make(decide, once=once)
+
+    async def approve(self, gate: str, **terms: Any) -> Outcome:
+        name = gate or "look"
+        return await self.ledger.make(lambda state: running.approve(state, name, four_eyes=True, **terms))
+
+    async def abort(self, **terms: Any) -> Outcome:
+        return await self.ledger.make(lambda state: running.abort(state, at=6.0, **terms))
+
+    async def passes(self, times: int) -> None:
+        """So many steps of the run pass."""
+        for _ in range(times):
+            await self.ledger.make(self._next)
+
+    def _next(self, state: FleetState) -> Change | None:
+        assert state.run is not None
+        found = Finding(Verdict.PASS, "fine")
+        return running.record(state, state.run.id, "here-1", state.run.next, found, at=6.0, took=0.5)
+
+
 def worker(
     name: str, *, up: bool = True, age: float = 0.0, upstreams: Any = (), sessions: Any = None
 ) -> tuple[Metrics, dict[str, Any]]:
@@ -99,6 +134,7 @@ class Plane:
     mirror: Mirror
     ledger: Ledger
     switch: LedgerSwitch
+    runs: LedgerRuns
     peers: Workers
     moved: list[tuple[str, str]] = field(default_factory=list)
     ready: tuple[bool, dict[str, Any]] = (True, {"degraded": False})
@@ -111,6 +147,7 @@ class Plane:
             mirror=self.mirror,
             store=self.store,
             switch=self.switch,
+            runs=self.runs,
             peers=self.peers,
             ready=lambda: self.ready,
             version="9.9.9",

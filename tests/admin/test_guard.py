@@ -8,7 +8,7 @@ import json
 import logging
 
 import pytest
-from admin_plane import OPERATOR, TOKENS, VIEWER, bearer
+from admin_plane import OPERATOR, TOKENS, VIEWER, bearer, release
 
 from bgproxy.admin import call as call_module
 from bgproxy.admin.app import build
@@ -49,6 +49,7 @@ async def test_a_viewer_looks_and_does_not_touch(connect, plane):
     client = await connect(tokens=TOKENS)
     [found] = await plane.store.pins.resolve([Want((b"0123456789abcdef",), "chat", "mcp", 600.0)])
     await plane.ledger.flip("green", actor="test", reason="")
+    await plane.runs.begin("violet", release("v3", 9103), {}, actor="test", reason="", once=None)
     for route in ROUTES:
         if route.answer == "text/event-stream":
             continue

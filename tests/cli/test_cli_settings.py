@@ -27,6 +27,10 @@ VERBS = [
     "serve",
     "status",
     "stage",
+    "release",
+    "validate",
+    "approve",
+    "abort",
     "flip",
     "rollback",
     "pause",
@@ -164,7 +168,13 @@ def test_the_verbs_that_there_are():
 
 
 def test_usage_errors_end_with_2(run):
-    for words in (["flp"], ["flip"], ["flip", "green", "--if-epoch", "x"], ["stage", "green"], ["flip", "a", "b"]):
+    for words in (
+        ["flp"],
+        ["flip"],
+        ["flip", "green", "--if-epoch", "x"],
+        ["stage", "release", "validate", "approve", "abort", "green"],
+        ["flip", "a", "b"],
+    ):
         assert run(*words).exit_code == 2, words
 
 

@@ -20,7 +20,7 @@ import tempfile
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import aiohttp
 from aiohttp import web
@@ -32,6 +32,7 @@ ANYWHERE = ("--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0")
 PATIENCE = 15.0  # seconds for anything to come true: generous, for machines that are busy
 _LISTENING = re.compile(r"listening on (\S+), admin on (\S+), \d+ worker")
 _numbers = itertools.count()
+A = TypeVar("A", bound="Agent")
 
 
 async def until(what: Callable[[], Any], why: str = "", patience: float = PATIENCE) -> Any:
@@ -81,6 +82,7 @@ class Agent:
     async def start(self) -> Agent:
         """Serve; on the same port as before if there was one."""
         app = web.Application()
+        self.add_routes(app.router)
         app.router.add_get("/hold", self._hold)
         app.router.add_get("/events", self._events)
         app.router.add_get("/half", self._half)
@@ -92,6 +94,9 @@ class Agent:
         await site.start()
         self.port = self._runner.addresses[0][1]
         return self
+
+    def add_routes(self, router: web.UrlDispatcher) -> None:
+        """What an agent can do beyond this."""
 
     async def stop(self) -> None:
         """Be gone: nothing listens, no connection stands."""
@@ -324,8 +329,9 @@ class Town:
         self._directory = tempfile.TemporaryDirectory(prefix="town-")
         self.fleet = f"town-{os.getpid()}-{next(_numbers)}"  # apart from every other test's on one Redis
 
-    async def agent(self, label: str) -> Agent:
-        agent = await Agent(label).start()
+    async def agent(self, label: str, kind: type[A] = Agent) -> A:
+        agent = kind(label)
+        await agent.start()
         self._agents.append(agent)
         return agent
 

@@ -106,6 +106,7 @@ async def test_the_work_of_one_that_died_in_the_middle_is_taken_up(world, valida
 async def test_a_release_that_a_plan_is_run_on_is_left_to_that(world, validator, turns):
     plan = {"plan": Plan(), "written": {}, "leader": "n1", "actor": "ada", "reason": "", "at": 1.0}
     change = running.begin(world.state, "red", Release("v3", ("http://127.0.0.1:1003",)), **plan)
+    assert change is not None
     world.mirror.learn((await world.store.commit(change))[0])
     validator.start()
     await validator.admit("red")

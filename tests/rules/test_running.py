@@ -17,7 +17,7 @@ from bgproxy.rules.run import Run, steps
 V2 = Release("v2", ("http://127.0.0.1:9102",))
 PLAN = Plan(gates=(HttpGate(name="smoke"), ManualGate(name="look")))
 BAKED = replace(PLAN, bake=Bake(max_error_rate=0.01))
-TODO = ("ready", "parity", "gate:smoke", "gate:look")
+TODO = ("ready", "parity", "gate:smoke", "approval:look")
 WHO = {"actor": "ada", "reason": "why"}
 PASS, FAIL, UNDECIDED = (
     Finding(Verdict.PASS, "fine"),
@@ -34,7 +34,9 @@ def state() -> FleetState:
 
 
 def began(state: FleetState, plan: Plan = PLAN, color: str = "green", release: Release | None = V2) -> FleetState:
-    return running.begin(state, color, release, plan, {"gate": []}, leader="n1", at=5.0, **WHO).state
+    change = running.begin(state, color, release, plan, {"gate": []}, leader="n1", at=5.0, **WHO)
+    assert change is not None
+    return change.state
 
 
 def run_of(state: FleetState) -> Run:
@@ -77,6 +79,7 @@ def test_the_steps_of_a_plan(plan, kind, names):
 
 def test_it_begins_in_one_change_with_the_release_staged_and_validating(state):
     change = running.begin(state, "green", V2, PLAN, {"gate": [1]}, leader="n1", at=5.0, **WHO)
+    assert change is not None
     run = run_of(change.state)
     assert change.state.revision == state.revision + 1
     assert change.state.releases["green"].phase is Phase.VALIDATING
@@ -130,8 +133,28 @@ def test_one_at_a_time_and_a_stale_job_does_not_begin(state):
         running.begin(state, "green", V2, PLAN, {}, leader="n1", at=5.0, if_epoch=7, **WHO)
 
 
+def test_who_asks_for_the_same_again_finds_it_under_way(state):
+    state = stepped(began(state))
+    assert running.begin(state, "green", V2, PLAN, {"gate": []}, leader="n2", at=9.0, **WHO) is None
+    for other in (replace(V2, label="v3"), None):
+        with pytest.raises(Refused, match="is being released"):
+            running.begin(state, "green", other, PLAN, {"gate": []}, leader="n2", at=9.0, **WHO)
+    with pytest.raises(Refused, match="is being released"):
+        running.begin(state, "green", V2, PLAN, {"gate": [1]}, leader="n2", at=9.0, **WHO)
+
+
+def test_asked_for_again_after_it_has_settled_nothing_is_to_do(state):
+    state = stepped(flipped(until(began(state), "flip")))
+    assert run_of(state).outcome == "settled"
+    assert running.begin(state, "green", V2, PLAN, {"gate": []}, leader="n2", at=9.0, **WHO) is None
+    with pytest.raises(Refused, match="green is active"):
+        running.begin(state, "green", replace(V2, label="v3"), PLAN, {}, leader="n2", at=9.0, **WHO)
+    with pytest.raises(Refused, match="v1, which is standby"):
+        running.begin(state, "blue", None, PLAN, {}, leader="n2", at=9.0, **WHO)
+
+
 def test_the_last_gate_makes_it_ready_in_the_same_change(state):
-    state = until(began(state), "gate:look")
+    state = until(began(state), "approval:look")
     assert state.releases["green"].phase is Phase.VALIDATING
     state = stepped(state)
     assert (state.releases["green"].phase, run_of(state).next) == (Phase.READY, "flip")
@@ -312,7 +335,7 @@ def test_past_the_flip_an_abort_is_a_rollback(state):
 
 
 def test_an_approval_is_on_record_once(state):
-    state = until(began(state), "gate:look")
+    state = until(began(state), "approval:look")
     change = running.approve(state, "look", actor="bob", reason="looks good", four_eyes=True)
     assert change is not None
     assert run_of(change.state).approvals == {"look": "bob"}
@@ -325,7 +348,7 @@ def test_approvals_that_are_refused(state):
     with pytest.raises(Refused, match="nothing is being released"):
         running.approve(state, "look", actor="bob", reason="", four_eyes=False)
     state = began(state)
-    with pytest.raises(Refused, match="does not wait for an approval now: it is at ready"):
+    with pytest.raises(Refused, match="r2 waits for no approval of 'look' now: it is at ready"):
         running.approve(state, "look", actor="bob", reason="", four_eyes=False)
     with pytest.raises(Refused, match="needs a second pair of eyes: ada began r2"):
-        running.approve(until(state, "gate:look"), "look", actor="ada", reason="", four_eyes=True)
+        running.approve(until(state, "approval:look"), "look", actor="ada", reason="", four_eyes=True)

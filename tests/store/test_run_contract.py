@@ -32,6 +32,7 @@ async def test_a_run_is_read_as_it_was_written(store: Store, flips: Any) -> None
     who, plan = {"actor": "ada", "reason": "why"}, Plan(bake=Bake(max_error_rate=0.1))
     release = Release("v3", ("http://127.0.0.1:1",))
     change = running.begin(state, "green", release, plan, PLAN, leader="n1", at=5.5, **who)
+    assert change is not None
     state, entry = await store.commit(change)
     assert state.run is not None
     assert await store.read() == state

@@ -1,0 +1,226 @@
+"""The verbs release and validate: a plan run from its first step to its end, watched from here or from anywhere.
+
+What runs it is the fleet: a command line that is gone, or a node that dies, stops nothing. Approve and abort act on it.
+"""
+
+from __future__ import annotations
+
+import sys
+import time as clock
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+
+from bgproxy.cli.changes import pairs
+from bgproxy.cli.client import Admin, RefusedByApi, Unreachable
+from bgproxy.cli.options import ADMIN, AdminUrl, Force, IdempotencyKey, IfEpoch, Json, Reason, Token
+from bgproxy.cli.report import DONE, REFUSED, clean, print_line, reported
+from bgproxy.errors import Refused
+
+INTERVAL = 0.25  # s between two looks
+PATIENCE = 120.0  # s for which nothing may answer, once something has: the proxy may be restarted meanwhile
+
+GOOD = frozenset({"settled", "validated"})
+
+Plan = Annotated[
+    Path | None, typer.Option("--plan", "-p", metavar="FILE", show_default=False, help="What must be true, in TOML.")
+]
+
+
+def release(
+    color: Annotated[
+        str, typer.Argument(metavar="[COLOR]", show_default=False, help="An idle color, such as green.")
+    ] = "",
+    label: Annotated[
+        str, typer.Option("--release", metavar="LABEL", show_default=False, help="The version's label, such as v2.")
+    ] = "",
+    upstream: Annotated[
+        list[str] | None, typer.Option("--upstream", metavar="URL", help="http://host:port or unix:/path; may repeat.")
+    ] = None,
+    route_upstream: Annotated[
+        list[str] | None,
+        typer.Option("--route-upstream", metavar="ROUTE=URL", help="An upstream of one route only; may repeat."),
+    ] = None,
+    metadata: Annotated[
+        list[str] | None, typer.Option("--metadata", metavar="KEY=VALUE", help="A fact to keep with it; may repeat.")
+    ] = None,
+    plan: Plan = None,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask whether to begin.")] = False,
+    watch: Annotated[bool, typer.Option("--watch", "-w", help="Begin nothing; follow the one that stands.")] = False,
+    reason: Reason = "",
+    if_epoch: IfEpoch = None,
+    force: Force = False,
+    key: IdempotencyKey = "",
+    admin: AdminUrl = ADMIN,
+    token: Token = "",
+    as_json: Json = False,
+) -> None:
+    """Bring a release out by its plan: stage, compare, try the gates, flip, watch. Nothing flips before all passed.
+
+    It goes on whatever becomes of this command; the same command again, or --watch from anywhere, follows it. Exit 0
+    once it is settled, 1 where it was stopped, aborted or rolled back, with the reason on the last line.
+    """
+    if watch and (color or label or plan):
+        raise typer.BadParameter("it begins nothing: give no color, release or plan", param_hint="--watch")
+    if not watch and not (color and label and plan):
+        raise typer.BadParameter("give COLOR, --release and --plan; or --watch to follow one that has begun")
+    with reported(as_json, lines=True):
+        api = Admin(admin, token)
+        if not watch:
+            routes: dict[str, list[str]] = {}
+            for name, url in pairs(route_upstream or [], "--route-upstream"):
+                routes.setdefault(name, []).append(url)
+            asked: dict[str, Any] = {"color": color, "release": label, "upstreams": upstream or [], "plan": _plan(plan)}
+            asked |= {"routes": routes} if routes else {}
+            asked |= {"metadata": facts} if (facts := dict(pairs(metadata or [], "--metadata"))) else {}
+            _agree(plan, f"{label} on {color}", yes or as_json)
+            _begin(api, asked | _terms(reason, if_epoch, force), key, as_json)
+        _follow(api, as_json)
+
+
+def validate(
+    color: Annotated[str, typer.Argument(metavar="COLOR", show_default=False, help="Where a release waits.")],
+    plan: Plan = None,
+    reason: Reason = "",
+    admin: AdminUrl = ADMIN,
+    token: Token = "",
+    as_json: Json = False,
+) -> None:
+    """Try the release that waits on COLOR by a plan's gates, and flip nothing: it is READY then, or REJECTED.
+
+    Exit 0 where all passed, 1 where one did not, with the reason on the last line.
+    """
+    if plan is None:
+        raise typer.BadParameter("give the plan that it is tried by", param_hint="--plan")
+    with reported(as_json, lines=True):
+        api = Admin(admin, token)
+        _begin(
+            api, {"color": color, "kind": "validate", "plan": _plan(plan)} | _terms(reason, None, False), "", as_json
+        )
+        _follow(api, as_json)
+
+
+def approve(
+    gate: Annotated[str, typer.Argument(metavar="[GATE]", show_default=False, help="By name; else what waits.")] = "",
+    reason: Reason = "",
+    admin: AdminUrl = ADMIN,
+    token: Token = "",
+    as_json: Json = False,
+) -> None:
+    """Say yes to the manual gate that a release waits for; it is on record under your token's name."""
+    with reported(as_json, lines=True):
+        asked = {**({"gate": gate} if gate else {}), **({"reason": reason} if reason else {})}
+        answer = Admin(admin, token).post("/v1/run/approve", asked, expect="steps")
+        if as_json:
+            print_line(answer)
+        else:
+            names = ", ".join(f"{name} by {actor}" for name, actor in answer["approvals"].items())
+            typer.echo(clean(f"{answer['id']}, {answer['release']} on {answer['color']}: approved are {names}"))
+
+
+def abort(reason: Reason = "", admin: AdminUrl = ADMIN, token: Token = "", as_json: Json = False) -> None:
+    """End the release that is being brought out, with nothing flipped; once it has flipped, by a rollback."""
+    with reported(as_json, lines=True):
+        asked = {"reason": reason} if reason else {}
+        answer = Admin(admin, token).post("/v1/run/abort", asked, expect="steps")
+        if as_json:
+            print_line(answer)
+        else:
+            typer.echo(clean(last_line(answer)))
+
+
+def _plan(file: Path | None) -> dict[str, Any]:
+    """The plan as it is sent. Raises ConfigError, a line per fault: what is wrong is told before anything is asked."""
+    from bgproxy.config.plan import load_plan
+
+    assert file is not None, "it was asked for"
+    return load_plan(file)[0]
+
+
+def _agree(file: Path | None, what: str, yes: bool) -> None:
+    """Tell what will be done, and ask, where there is somebody to ask. Ends the verb where the answer is no."""
+    from bgproxy.config.plan import load_plan
+
+    if yes or file is None:
+        return
+    if not _is_asked():
+        raise typer.BadParameter("there is nobody to ask: give it to begin without a question", param_hint="--yes")
+    typer.echo(f"{what}, by {file}:")
+    for number, line in enumerate(load_plan(file)[1].lines(), start=1):
+        typer.echo(clean(f"  {number}. {line}"))
+    if not typer.confirm("Begin?"):
+        raise typer.Exit(REFUSED)
+
+
+def _is_asked() -> bool:
+    """Whether there is somebody at a terminal."""
+    return sys.stdin.isatty()
+
+
+def _terms(reason: str, if_epoch: int | None, force: bool) -> dict[str, Any]:
+    terms: dict[str, Any] = {"reason": reason} if reason else {}
+    terms |= {"if_epoch": if_epoch} if if_epoch is not None else {}
+    return terms | ({"force": True} if force else {})
+
+
+def _begin(api: Admin, asked: Mapping[str, Any], key: str, as_json: bool) -> None:
+    answer = api.post("/v1/run", asked, expect="steps", key=key)
+    if not as_json and not answer["changed"]:
+        typer.echo(clean(f"{answer['id']} was begun before by {answer['actor']}; following it"))
+
+
+def _follow(api: Admin, as_json: bool) -> NoReturn:
+    """Tell each step as it is done, to the end; the verb ends with what became of it."""
+    from bgproxy.cli.release_screen import progress
+
+    document: dict[str, Any] = {}
+    try:
+        with progress(as_json) as told:
+            for document in looks(api, clock.monotonic, clock.sleep):
+                told(document)
+    except KeyboardInterrupt:
+        typer.echo(
+            "bgproxy: it goes on without you: `bgproxy release --watch` follows, `bgproxy abort` ends it", err=True
+        )
+        raise typer.Exit(REFUSED) from None
+    if as_json:
+        print_line(document)
+    else:
+        typer.echo(clean(last_line(document)))
+    raise typer.Exit(DONE if document.get("outcome") in GOOD else REFUSED)
+
+
+def looks(api: Admin, now: Callable[[], float], sleep: Callable[[float], None]) -> Iterator[dict[str, Any]]:
+    """Each look at the run that stands, to its end. A proxy that does not answer for a while is asked again."""
+    name, heard = "", 0.0
+    while True:
+        try:
+            document = api.get("/v1/run", expect="steps")
+        except (Unreachable, RefusedByApi) as error:
+            away = isinstance(error, Unreachable) or error.problem.get("code") == "store_unavailable"
+            if not name or not away or now() > heard + PATIENCE:
+                raise
+        else:
+            if name and document["id"] != name:
+                raise Refused(f"{name} is over, and {document['id']} has begun since: `bgproxy audit` tells of both")
+            name, heard = document["id"], now()
+            yield document
+            if not document["open"]:
+                return
+        sleep(INTERVAL)
+
+
+def last_line(document: Mapping[str, Any]) -> str:
+    """What became of it."""
+    what = f"{document.get('release')} on {document.get('color')}"
+    why = f": {document['why']}" if document.get("why") else ""
+    outcome = document.get("outcome")
+    if outcome == "settled":
+        return f"settled: {document.get('color')} is active with {document.get('release')}"
+    if outcome == "validated":
+        return f"validated: {what} is ready, nothing was flipped"
+    if outcome == "stopped":
+        return f"stopped, {what} was not made active{why}"
+    return f"{str(outcome or 'open').replace('_', ' ')}, {what}{why}"

@@ -1,0 +1,359 @@
+"""Who runs a release's plan: the node that leads takes one step after the other, and puts each on record.
+
+Every node looks at the run in the fleet's state. The one that is named there as its leader leads it; where that is not
+live any more, the first one that finds out takes over, and goes on with the first step that is not done. Leading ends
+with the state: an abort, a flip by hand or another leader cancels the step that is under way, with all that it started.
+Must not know how a gate is tried, only what its verdict leads to.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
+from functools import partial
+from time import monotonic
+from typing import Any
+
+from bgproxy.errors import (
+    BadInput,
+    ConfigError,
+    FlipAbandoned,
+    FlipOpen,
+    Problem,
+    Refused,
+    StaleEpoch,
+    StoreUnavailable,
+)
+from bgproxy.rollout.flip import Switch
+from bgproxy.rollout.gates import Trial, try_gate
+from bgproxy.rollout.options import RolloutOptions
+from bgproxy.rollout.parity import try_parity
+from bgproxy.rollout.ready import await_ready
+from bgproxy.rules import running
+from bgproxy.rules.fleet import Change, FleetState
+from bgproxy.rules.gate import Finding, Verdict
+from bgproxy.rules.health import HealthOptions
+from bgproxy.rules.plan import ManualGate, Plan
+from bgproxy.rules.release import Release
+from bgproxy.rules.route import RouteTable
+from bgproxy.rules.run import APPROVAL, BAKE, FLIP, PARITY, READY, Run, step_of
+from bgproxy.store.base import Store
+from bgproxy.store.ledger import Ledger, Outcome
+from bgproxy.store.mirror import Mirror
+from bgproxy.store.once import Once
+from bgproxy.tasks import spawn, stop
+
+log = logging.getLogger(__name__)
+
+INTERVAL = 1.0  # seconds between two looks where nothing rings
+LOOKS = 2  # in a row that must not find the leader live before it is taken over
+PAUSE = 1.0  # seconds before something is asked of the store again
+FLIP_TRIES = 3  # where nodes do not say in time that they hold
+HOLD = 5.0  # seconds between two tries to roll back what must not stay
+
+ReadPlan = Callable[[Mapping[str, Any]], Plan]
+Watch = Callable[[Run, Plan], Awaitable[Finding]]
+
+
+async def unwatched(_run: Run, _plan: Plan) -> Finding:
+    """The bake where nothing watches: it says so."""
+    return Finding(Verdict.PASS, "nothing watches a release after its flip yet: it is settled at once, unwatched")
+
+
+class Conductor:
+    """This node's part in every run."""
+
+    def __init__(
+        self,
+        node_id: str,
+        ledger: Ledger,
+        mirror: Mirror,
+        store: Store,
+        switch: Switch,
+        read_plan: ReadPlan,
+        routes: Callable[[], RouteTable],
+        options: RolloutOptions,
+        health: HealthOptions,
+        watch: Watch = unwatched,
+    ) -> None:
+        """`read_plan`: a plan as it is written → as it is meant, raises ConfigError; `watch`: the judge of a bake."""
+        self.configure(options, health)
+        self._node_id = node_id
+        self._ledger = ledger
+        self._mirror = mirror
+        self._store = store
+        self._switch = switch
+        self._read_plan = read_plan
+        self._routes = routes
+        self._watch = watch
+        self._changed = asyncio.Event()
+        self._absent = 0  # looks in a row that did not find the leader
+        self._leading: tuple[str, asyncio.Task[None]] | None = None
+        self._task: asyncio.Task[None] | None = None
+        mirror.listen(self._heard)
+
+    def configure(self, options: RolloutOptions, health: HealthOptions) -> None:
+        """Take new options, for every next step."""
+        self.options, self.health = options, health
+
+    def start(self) -> None:
+        self._task = spawn(self._run(), "conduct releases")
+
+    async def stop(self) -> None:
+        """Lead no more, and let another node go on at once."""
+        await stop(self._task)
+        await self._let_go()
+        if (run := self._open()) is not None and run.leader == self._node_id:
+            with suppress(Problem):
+                await self._change_leader(run, "")
+
+    # What is asked for
+
+    async def begin(
+        self,
+        color: str,
+        release: Release | None,
+        written: Mapping[str, Any],
+        *,
+        actor: str,
+        reason: str,
+        if_epoch: int | None = None,
+        force: bool = False,
+        once: Once | None = None,
+    ) -> Outcome:
+        """Begin to run a plan, led by this node; see `rules.running.begin`. Raises `BadInput` for the plan's faults."""
+        plan = self._plan(written)
+        if why := self.options.refuse(plan):
+            raise BadInput(why)
+        at = await self._store.now()
+
+        def decide(state: FleetState) -> Change | None:
+            return running.begin(
+                state,
+                color,
+                release,
+                plan,
+                written,
+                leader=self._node_id,
+                actor=actor,
+                reason=reason,
+                at=at,
+                if_epoch=if_epoch,
+                force=force,
+            )
+
+        return await self._ledger.make(decide, once=once)
+
+    async def approve(self, gate: str, *, actor: str, reason: str) -> Outcome:
+        """See `rules.running.approve`. An empty `gate`: the one that is waited for."""
+
+        def decide(state: FleetState) -> Change | None:
+            run = state.run
+            name = gate or (run.next.removeprefix(APPROVAL) if run is not None else "")
+            plan = self._plan(run.plan) if run is not None and run.is_open else Plan()
+            four_eyes = any(one.four_eyes for one in plan.gates if isinstance(one, ManualGate) and one.name == name)
+            return running.approve(state, name, actor=actor, reason=reason, four_eyes=four_eyes)
+
+        return await self._ledger.make(decide)
+
+    async def abort(self, *, actor: str, reason: str) -> Outcome:
+        """End the run: see `rules.running.abort`; once it has flipped, by a rollback."""
+        state = await self._mirror.refresh()
+        run = state.run if state is not None else None
+        if state is not None and run is not None and run.is_open and run.has_flipped:
+            await self._switch.rollback(
+                actor=actor, reason=reason or f"{run.id} is aborted", if_epoch=state.pointer.epoch, force=False
+            )
+            run_id, at = run.id, await self._store.now()
+            return await self._ledger.make(lambda state: running.close(state, run_id, at=at))
+        at = await self._store.now()
+        return await self._ledger.make(lambda state: running.abort(state, actor=actor, reason=reason, at=at))
+
+    # Leading
+
+    def _heard(self, _state: FleetState) -> None:
+        self._changed.set()
+
+    async def _run(self) -> None:
+        while True:
+            self._changed.clear()
+            try:
+                await self._look()
+            except Problem as error:
+                log.debug("the run cannot be looked at now: %s", error)
+            except Exception:
+                log.exception("a look at the run failed")
+            await self._bell(INTERVAL)
+
+    async def _look(self) -> None:
+        run = self._open()
+        if run is None or run.leader != self._node_id:
+            await self._let_go()
+        if run is None:
+            self._absent = 0
+        elif run.leader == self._node_id:
+            self._absent = 0
+            if self._leading is None or self._leading[0] != run.id or self._leading[1].done():
+                await self._let_go()
+                self._leading = run.id, spawn(self._lead(run.id), f"lead {run.id}")
+        elif await self._is_live(run.leader):
+            self._absent = 0
+        else:
+            self._absent += 1
+            if self._absent >= LOOKS:
+                await self._take_over(run)
+
+    async def _is_live(self, node_id: str) -> bool:
+        return any(node.id == node_id and node.live for node in await self._store.nodes())
+
+    async def _take_over(self, run: Run) -> None:
+        if (await self._change_leader(run, self._node_id)).changed:
+            log.warning("%s is gone, this node leads %s from now on", run.leader or "its leader", run.id)
+
+    async def _change_leader(self, run: Run, leader: str) -> Outcome:
+        at = await self._store.now()
+        return await self._ledger.make(lambda state: running.take_over(state, run.id, run.leader, leader, at=at))
+
+    async def _let_go(self) -> None:
+        if self._leading is not None:
+            _, task = self._leading
+            self._leading = None
+            await stop(task)
+
+    async def _lead(self, run_id: str) -> None:
+        """One step after the other, as long as this node leads."""
+        while (run := self._mine(run_id)) is not None and (state := self._mirror.state) is not None:
+            if running.misplaced(state) is not None:
+                await self._put(partial(running.close, run_id=run_id))
+            elif run.next:
+                began = monotonic()
+                finding = await self._step(state, run)
+                await self._record(run, finding, monotonic() - began)
+            else:
+                await self._roll_back(run)
+
+    async def _record(self, run: Run, finding: Finding, took: float) -> None:
+        def decide(state: FleetState, *, at: float) -> Change | None:
+            return running.record(state, run.id, self._node_id, run.next, finding, at=at, took=took)
+
+        await self._put(decide)
+        log.info("%s, %s: %s (%s)", run.id, run.next, finding.verdict, finding.why)
+
+    async def _put(self, decide: Callable[..., Change | None]) -> None:
+        """Put a change on record, whatever the store does meanwhile: what was found out is not lost.
+
+        `decide`: takes the state and, as `at`, the store's time.
+        """
+        while True:
+            try:
+                await self._ledger.make(partial(decide, at=await self._store.now()))
+            except (StoreUnavailable, Refused) as error:
+                log.warning("a step of the run cannot be put on record now: %s", error)
+                await asyncio.sleep(PAUSE)
+            else:
+                return
+
+    async def _step(self, state: FleetState, run: Run) -> Finding:
+        try:
+            return await self._found(state, run, self._plan(run.plan))
+        except BadInput as error:
+            return Finding(Verdict.UNDECIDED, f"this node does not understand the plan: {error.detail}")
+        except Exception as error:
+            log.exception("%s, %s failed in itself", run.id, run.next)
+            return Finding(Verdict.UNDECIDED, f"it failed in itself: {type(error).__name__}; the proxy's log says more")
+
+    async def _found(self, state: FleetState, run: Run, plan: Plan) -> Finding:
+        if run.next == FLIP:
+            return await self._flip(run, plan)
+        if run.next == BAKE:
+            return await self._watch(run, plan)
+        trial = self._trial(state, run)
+        if run.next == READY:
+            return await await_ready(trial.everywhere(), self.health, plan.ready_timeout)
+        if run.next == PARITY:
+            return await try_parity(plan.parity, trial)
+        gate = next(gate for gate in plan.gates if step_of(gate) == run.next)
+        if isinstance(gate, ManualGate):
+            return await self._approval(run, gate)
+        return await try_gate(gate, trial)
+
+    def _trial(self, state: FleetState, run: Run) -> Trial:
+        release = state.releases[run.color]
+        active = state.active.label if state.active is not None else None
+        about: dict[str, object] = {"run": run.id, "color": run.color, "release": run.label, "active": active}
+        about |= {"upstreams": list(release.upstreams), "metadata": dict(release.metadata)}
+        return Trial(run.color, release, state.active, self._routes(), self.options, about)
+
+    async def _approval(self, run: Run, gate: ManualGate) -> Finding:
+        """Wait until somebody approves, or the time for that is over by the store's clock."""
+        while True:
+            self._changed.clear()
+            standing = self._mine(run.id)
+            if standing is not None and gate.name in standing.approvals:
+                return Finding(Verdict.PASS, f"{standing.approvals[gate.name]} approved it")
+            with suppress(StoreUnavailable):
+                if await self._store.now() >= run.at + gate.expires:
+                    return Finding(Verdict.UNDECIDED, f"nobody approved it within {gate.expires:g} s")
+            await self._bell(INTERVAL)
+
+    async def _flip(self, run: Run, plan: Plan) -> Finding:
+        """Move the pointer, once: at the epoch at which the run began."""
+        given_up = 0
+        while True:
+            try:
+                if (state := await self._mirror.refresh()) is not None and state.pointer.active == run.color:
+                    return Finding(Verdict.PASS, f"{run.color} is active, epoch {state.pointer.epoch}")
+                await self._switch.flip(
+                    run.color,
+                    actor=run.actor,
+                    reason=run.reason or f"release {run.label}",
+                    if_epoch=run.epoch,
+                    force=False,
+                    bake=plan.bake is not None,
+                )
+            except (StoreUnavailable, FlipOpen) as error:  # of the first it may be done or not: the next look tells
+                log.warning("%s: the flip cannot be made now: %s", run.id, error)
+                await asyncio.sleep(PAUSE)
+            except FlipAbandoned as error:
+                given_up += 1
+                if given_up == FLIP_TRIES:
+                    return Finding(Verdict.FAIL, error.detail)
+                await asyncio.sleep(PAUSE)
+            except Problem as error:
+                # Somebody who led before may have been faster, with the same flip.
+                state = await self._mirror.refresh() if isinstance(error, StaleEpoch) else None
+                if state is None or state.pointer.active != run.color:
+                    return Finding(Verdict.FAIL, error.detail)
+
+    async def _roll_back(self, run: Run) -> None:
+        """The bake has failed: back to where traffic came from, never onto a release that is down."""
+        why = run.done[-1].why if run.done else ""
+        try:
+            await self._switch.rollback(
+                actor=running.ACTOR, reason=f"bake of {run.label}: {why}", if_epoch=run.epoch + 1, force=False
+            )
+        except Problem as error:
+            log.error("%s is bad and cannot be rolled back: %s (tried again in %g s)", run.label, error, HOLD)
+            await asyncio.sleep(HOLD)
+
+    def _plan(self, written: Mapping[str, Any]) -> Plan:
+        try:
+            return self._read_plan(written)
+        except ConfigError as error:
+            raise BadInput(str(error)) from None
+
+    def _open(self) -> Run | None:
+        state = self._mirror.state
+        return state.run if state is not None and state.run is not None and state.run.is_open else None
+
+    def _mine(self, run_id: str) -> Run | None:
+        run = self._open()
+        return run if run is not None and (run.id, run.leader) == (run_id, self._node_id) else None
+
+    async def _bell(self, timeout: float) -> None:
+        """Until the state changes, `timeout` seconds at most."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(timeout):
+                await self._changed.wait()

@@ -1,0 +1,250 @@
+"""release, validate, approve, abort: what is asked, what is told on the way, and the exit codes with the last line."""
+
+from __future__ import annotations
+
+import json
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aiohttp import web
+from fake_admin import FakeAdmin, problem
+from rich.console import Console
+
+from bgproxy.cli import release as module
+from bgproxy.cli.client import Admin, Unreachable
+from bgproxy.cli.release import last_line, looks
+from bgproxy.cli.release_screen import picture
+
+PLAN = str(Path(__file__).parents[2] / "config" / "examples" / "plan-smallest.toml")
+GREEN = ("release", "green", "--release", "v2", "--upstream", "http://127.0.0.1:9102", "--plan", PLAN, "--yes")
+NAMES = ("ready", "parity", "gate:http-1", "flip", "bake")
+
+
+def run_at(done: int, outcome: str | None = None, why: str = "", **more: Any) -> dict[str, Any]:
+    """A run with so many steps passed; the one after them failed where it was stopped."""
+    steps = []
+    for number, name in enumerate(NAMES):
+        failed = number == done and outcome == "stopped"
+        verdict = "fail" if failed else "pass" if number < done else None
+        steps.append({"name": name, "verdict": verdict, "why": "because" if verdict else "", "at": 1.0, "took": 0.5})
+    step = NAMES[done] if outcome is None and done < len(NAMES) else None
+    document = {"id": "r7", "color": "green", "release": "v2", "actor": "ada", "open": outcome is None, "step": step}
+    return document | {"outcome": outcome, "why": why, "waits_for": None, "approvals": {}, "steps": steps} | more
+
+
+SETTLED = run_at(5, "settled")
+STOPPED = run_at(2, "stopped", "gate:http-1 failed: no answer")
+
+
+@pytest.fixture(autouse=True)
+def no_naps(monkeypatch):
+    monkeypatch.setattr(module.clock, "sleep", lambda _: None)
+
+
+def in_turn(*documents: Any) -> Any:
+    """Answers one after the other, the last one for ever."""
+    left = list(documents)
+
+    async def answer(_: web.Request) -> web.StreamResponse:
+        found = left.pop(0) if len(left) > 1 else left[0]
+        status, document = found if isinstance(found, tuple) else (200, found)
+        kind = "application/problem+json" if status >= 400 else "application/json"
+        return web.Response(status=status, text=json.dumps(document), content_type=kind)
+
+    return answer
+
+
+def begins(admin: FakeAdmin, *looks: Any, changed: bool = True) -> None:
+    admin.answers["POST", "/v1/run"] = run_at(0) | {"changed": changed}
+    admin.answers["GET", "/v1/run"] = in_turn(*looks)
+
+
+def test_a_good_one_is_told_step_by_step_and_ends_with_0(run, admin):
+    begins(admin, run_at(0), run_at(2), run_at(4), SETTLED)
+    result = run(*GREEN, "--reason", "try", "--metadata", "image=a:2", "--route-upstream", "chat=http://127.0.0.1:9")
+    assert result.exit_code == 0, result.output
+    lines = result.stdout.splitlines()
+    assert [line.split()[1] for line in lines[:-1]] == list(NAMES)
+    assert lines[0] == "pass      ready (0.5 s): because"
+    assert lines[-1] == "settled: green is active with v2"
+    _, _, asked = admin.asked[0]
+    assert (asked["color"], asked["release"], asked["reason"]) == ("green", "v2", "try")
+    assert (asked["upstreams"], asked["metadata"]) == (["http://127.0.0.1:9102"], {"image": "a:2"})
+    assert asked["routes"] == {"chat": ["http://127.0.0.1:9"]}
+    assert asked["plan"]["bake"]["min_samples"] == 200
+
+
+def test_one_that_is_stopped_ends_with_1_and_the_reason_on_the_last_line(run, admin):
+    begins(admin, run_at(1), STOPPED)
+    result = run(*GREEN)
+    assert result.exit_code == 1
+    lines = result.stdout.splitlines()
+    assert lines[-2].startswith("fail      gate:http-1")
+    assert lines[-1] == "stopped, v2 on green was not made active: gate:http-1 failed: no answer"
+
+
+@pytest.mark.parametrize(
+    ("document", "code", "said"),
+    [
+        (
+            run_at(5, "rolled_back", "blue was made active by bgproxy"),
+            1,
+            "rolled back, v2 on green: blue was made active",
+        ),
+        (run_at(1, "aborted", "bob aborted it"), 1, "aborted, v2 on green: bob aborted it"),
+        (run_at(3, "validated"), 0, "validated: v2 on green is ready, nothing was flipped"),
+    ],
+)
+def test_every_end_has_its_code_and_its_words(run, admin, document, code, said):
+    admin.answers["GET", "/v1/run"] = document
+    result = run("release", "--watch")
+    assert (result.exit_code, said in result.stdout.splitlines()[-1]) == (code, True)
+    assert [method for method, _, _ in admin.asked] == ["GET"], "watching begins nothing"
+
+
+def test_as_json_each_line_is_a_document_and_the_last_one_the_end(run, admin):
+    begins(admin, run_at(1), STOPPED)
+    result = run(*GREEN, "--json")
+    assert result.exit_code == 1
+    documents = [json.loads(line) for line in result.stdout.splitlines()]
+    assert [one["name"] for one in documents[:-1]] == ["ready", "parity", "gate:http-1"]
+    assert (documents[-1]["outcome"], documents[-1]["why"]) == ("stopped", "gate:http-1 failed: no answer")
+
+
+def test_the_same_again_follows_what_is_under_way(run, admin):
+    begins(admin, SETTLED, changed=False)
+    result = run(*GREEN)
+    assert result.stdout.splitlines()[0] == "r7 was begun before by ada; following it"
+    assert result.exit_code == 0
+
+
+def test_a_manual_gate_is_told_once(run, admin):
+    waiting = run_at(2, waits_for="look")
+    begins(admin, waiting, waiting, SETTLED)
+    assert run(*GREEN).stdout.count("waiting: bgproxy approve look") == 1
+
+
+def test_a_bad_plan_is_found_before_anything_is_asked(run, admin, tmp_path):
+    file = tmp_path / "plan.toml"
+    file.write_text("[[gates]]\nkind = 'http'\n")
+    result = run("release", "green", "--release", "v2", "--plan", str(file), "--yes")
+    assert (result.exit_code, admin.asked) == (2, [])
+    assert "did you mean gate?" in result.stderr
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("release",),
+        ("release", "green", "--release", "v2"),
+        ("release", "green", "--plan", PLAN),
+        ("release", "green", "--watch"),
+        ("release", "--watch", "--plan", PLAN),
+        ("validate", "green"),
+        (*GREEN[:-1],),
+    ],
+)
+def test_usage(run, admin, words):
+    assert (run(*words).exit_code, admin.asked) == (2, [])
+
+
+def test_it_asks_where_there_is_somebody_to_ask(run, admin, monkeypatch):
+    begins(admin, SETTLED)
+    monkeypatch.setattr(module, "_is_asked", lambda: True)
+    for answer, code in ((False, 1), (True, 0)):
+        monkeypatch.setattr(module.typer, "confirm", lambda _, answer=answer: answer)
+        result = run(*GREEN[:-1])
+        assert result.exit_code == code
+        assert "  3. gate http-1: POST /v1/chat/completions" in result.stdout
+    assert len([method for method, _, _ in admin.asked if method == "POST"]) == 1
+
+
+def test_a_refusal_to_begin(run, admin):
+    admin.answers["POST", "/v1/run"] = problem(409, "refused", "v1 on green is being released by bob (r5)")
+    result = run(*GREEN)
+    assert (result.exit_code, "being released by bob" in result.stderr) == (1, True)
+    result = run(*GREEN, "--json")
+    assert json.loads(result.stdout.splitlines()[-1])["code"] == "refused", "on one line, as everything else"
+
+
+def test_validate(run, admin):
+    begins(admin, run_at(3, "validated"))
+    result = run("validate", "green", "--plan", PLAN, "--reason", "why")
+    assert result.exit_code == 0
+    asked = admin.asked[0][2]
+    assert (asked["kind"], asked["color"], asked["reason"], "release" in asked) == ("validate", "green", "why", False)
+
+
+def test_approve_and_abort(run, admin):
+    admin.answers["POST", "/v1/run/approve"] = run_at(2, approvals={"look": "bob"})
+    result = run("approve", "look", "--reason", "good")
+    assert (result.exit_code, "approved are look by bob" in result.stdout) == (0, True)
+    assert admin.asked[-1] == ("POST", "/v1/run/approve", {"gate": "look", "reason": "good"})
+    assert run("approve").exit_code == 0
+    assert admin.asked[-1][2] == {}
+    admin.answers["POST", "/v1/run/abort"] = run_at(1, "aborted", "bob aborted it: no")
+    result = run("abort", "--reason", "no")
+    assert (result.exit_code, result.stdout) == (0, "aborted, v2 on green: bob aborted it: no\n")
+    assert json.loads(run("abort", "--json").stdout)["outcome"] == "aborted"
+    admin.answers["POST", "/v1/run/approve"] = problem(403, "forbidden", "needs the role operator")
+    assert run("approve").exit_code == 1
+
+
+class Time:
+    """A clock that only sleeping moves."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += 100 * seconds
+
+
+def test_a_proxy_that_is_restarted_meanwhile_is_asked_again(admin):
+    away = problem(503, "store_unavailable", "away")
+    admin.answers["GET", "/v1/run"] = in_turn(run_at(1), away, away, SETTLED)
+    time = Time()
+    found = list(looks(Admin(admin.url), time.monotonic, time.sleep))
+    assert [document["outcome"] for document in found] == [None, "settled"]
+
+
+def test_but_not_for_ever_and_not_where_nothing_ever_answered(admin, unused_tcp_port):
+    admin.answers["GET", "/v1/run"] = in_turn(run_at(1), problem(503, "store_unavailable", "away"))
+    time = Time()
+    with pytest.raises(Exception, match="away"):
+        list(looks(Admin(admin.url), time.monotonic, time.sleep))
+    assert time.now > module.PATIENCE
+    with pytest.raises(Unreachable):
+        list(looks(Admin(f"http://127.0.0.1:{unused_tcp_port}"), time.monotonic, time.sleep))
+
+
+def test_another_one_in_its_place_is_told(run, admin):
+    admin.answers["GET", "/v1/run"] = in_turn(run_at(1), run_at(1, id="r9"))
+    result = run("release", "--watch")
+    assert (result.exit_code, "r7 is over, and r9 has begun since" in result.stderr) == (1, True)
+
+
+def test_there_never_was_one(run, admin):
+    admin.answers["GET", "/v1/run"] = problem(404, "no_run", "no release was brought out by a plan yet")
+    result = run("release", "--watch")
+    assert (result.exit_code, "begin one with `bgproxy release`" in result.stderr) == (1, True)
+
+
+def test_the_picture_shows_all_steps(admin):
+    out = StringIO()
+    console = Console(file=out, width=100)
+    console.print(picture(run_at(2, waits_for="look")))
+    text = out.getvalue()
+    assert "r7  v2 on green" in text
+    assert all(name in text for name in NAMES)
+    assert text.count("pass") == 2
+    assert "waiting: bgproxy approve look" in text
+
+
+def test_the_last_line_of_what_is_open():
+    assert last_line(run_at(2)) == "open, v2 on green"

@@ -1,0 +1,407 @@
+"""Who runs a plan: steps in their order, on record, by one leader, through crashes of it, an away store, an abort."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from bgproxy.config.plan import plan_from
+from bgproxy.errors import BadInput, NotReady, Refused, StoreUnavailable
+from bgproxy.rollout import conductor as module
+from bgproxy.rollout.barrier import Barrier, FlipOptions
+from bgproxy.rollout.conductor import Conductor
+from bgproxy.rollout.flip import Switch
+from bgproxy.rollout.options import RolloutOptions
+from bgproxy.rollout.validate import Validator
+from bgproxy.rules.gate import Finding, Verdict
+from bgproxy.rules.health import HealthOptions
+from bgproxy.rules.plan import Gate, Plan
+from bgproxy.rules.release import Phase, Release
+from bgproxy.rules.route import Route, RouteTable
+from bgproxy.rules.run import Run
+from bgproxy.store.base import NodeReport
+
+SMOKE = {"kind": "http", "name": "smoke"}
+BAKE = {"max_error_rate": 0.01}
+V3 = Release("v3", ("http://127.0.0.1:1003",))
+WHO = {"actor": "ada", "reason": "why"}
+PASS = Finding(Verdict.PASS, "fine", {"answers": [1]})
+
+
+class Steps:
+    """Stands in for everything that is tried: what each step comes to, and which were tried, in order."""
+
+    def __init__(self) -> None:
+        self.tried: list[str] = []
+        self.comes_to: dict[str, Finding | Exception] = {}
+        self.holds: dict[str, asyncio.Event] = {}
+        self.cancelled: list[str] = []
+
+    async def take(self, name: str) -> Finding:
+        self.tried.append(name)
+        try:
+            if name in self.holds:
+                await self.holds[name].wait()
+        except asyncio.CancelledError:
+            self.cancelled.append(name)
+            raise
+        found = self.comes_to.get(name, PASS)
+        if isinstance(found, Exception):
+            raise found
+        return found
+
+
+@pytest.fixture
+def steps(monkeypatch) -> Steps:
+    made = Steps()
+
+    async def ready(*_: Any) -> Finding:
+        return await made.take("ready")
+
+    async def parity(*_: Any) -> Finding:
+        return await made.take("parity")
+
+    async def gate(one: Gate, _trial: Any) -> Finding:
+        return await made.take(f"gate:{one.name}")
+
+    monkeypatch.setattr(module, "await_ready", ready)
+    monkeypatch.setattr(module, "try_parity", parity)
+    monkeypatch.setattr(module, "try_gate", gate)
+    monkeypatch.setattr(module, "INTERVAL", 0.001)
+    monkeypatch.setattr(module, "PAUSE", 0.0)
+    monkeypatch.setattr(module, "HOLD", 0.001)
+    return made
+
+
+class Nodes:
+    """Nodes on one store and one mirror, each with a conductor of its own."""
+
+    def __init__(self, world: Any, steps: Steps) -> None:
+        self.world = world
+        self.steps = steps
+        self.running: dict[str, Conductor] = {}
+
+    async def add(self, name: str, *, options: RolloutOptions | None = None, watched: bool = False) -> Conductor:
+        world = self.world
+        validator = Validator(world.ledger, world.mirror, world.probe)
+        barrier = Barrier(world.ledger, world.mirror, world.store, name, FlipOptions(), lambda: True)
+        switch = Switch(world.ledger, world.mirror, world.probe, validator, world.spread, barrier)
+
+        async def watch(_run: Run, _plan: Plan) -> Finding:
+            return await self.steps.take("bake")
+
+        routes = RouteTable((Route("default"),))
+        more = {"watch": watch} if watched else {}
+        told = options or RolloutOptions(), HealthOptions()
+        parts = name, world.ledger, world.mirror, world.store, switch
+        made = Conductor(*parts, plan_from, lambda: routes, *told, **more)
+        await self.beat(name)
+        made.start()
+        self.running[name] = made
+        return made
+
+    async def beat(self, name: str) -> None:
+        await self.world.store.beat(NodeReport(id=name, host="h", pid=1, version="1", epoch=1))
+
+    async def dies(self, name: str) -> None:
+        """As a process that is killed: nothing is handed over; its host signs it off."""
+        dead = self.running.pop(name)
+        dead._node_id = "a ghost"  # it has no time to say anything
+        await dead.stop()
+        await self.world.store.leave(name)
+
+    async def close(self) -> None:
+        for one in self.running.values():
+            await one.stop()
+
+
+@pytest.fixture
+async def nodes(world, steps) -> AsyncIterator[Nodes]:
+    made = Nodes(world, steps)
+    yield made
+    await made.close()
+
+
+@pytest.fixture
+async def node(nodes) -> Conductor:
+    return await nodes.add("n1", watched=True)
+
+
+def plan(*gates: Mapping[str, Any], bake: bool = False) -> dict[str, Any]:
+    return {"gate": list(gates), **({"bake": BAKE} if bake else {})}
+
+
+def run_of(world: Any) -> Run:
+    assert world.state.run is not None
+    return world.state.run
+
+
+async def until(what: Callable[[], Any]) -> None:
+    for _ in range(5_000):
+        if what():
+            return
+        await asyncio.sleep(0.001)
+    raise AssertionError("it did not come true")
+
+
+async def ended(world: Any) -> Run:
+    await until(lambda: not run_of(world).is_open)
+    return run_of(world)
+
+
+async def test_a_good_one_goes_through_step_by_step_and_all_is_on_record(world, node, steps):
+    await node.begin("red", V3, plan(SMOKE, bake=True), **WHO)
+    run = await ended(world)
+    assert run.outcome == "settled"
+    assert steps.tried == ["ready", "parity", "gate:smoke", "bake"]
+    assert [step.name for step in run.done] == ["ready", "parity", "gate:smoke", "flip", "bake"]
+    assert (world.state.pointer.active, world.phase("red"), world.phase("blue")) == ("red", Phase.ACTIVE, Phase.STANDBY)
+    entries = [entry for entry in reversed(await world.ledger.audit(limit=50)) if entry.verb in ("release", "flip")]
+    told = [str(entry.facts.get("step", entry.verb)) for entry in entries]
+    assert told == ["begin", "ready", "parity", "gate:smoke", "flip", "flip", "bake"]
+    assert entries[3].facts["evidence"] == {"answers": [1]}
+    assert [(entry.actor, entry.reason) for entry in entries if entry.verb == "flip"] == [("ada", "why")]
+    assert world.spreads == ["red"], "the host's other workers flipped too"
+
+
+@pytest.mark.parametrize("step", ["ready", "parity", "gate:smoke"])
+@pytest.mark.parametrize(
+    "found",
+    [Finding(Verdict.FAIL, "bad"), Finding(Verdict.UNDECIDED, "who knows"), RuntimeError("a bug"), ValueError()],
+    ids=lambda found: str(getattr(found, "verdict", found)),
+)
+async def test_what_does_not_pass_stops_it_with_nothing_flipped(world, node, steps, step, found):
+    steps.comes_to[step] = found
+    await node.begin("red", V3, plan(SMOKE, bake=True), **WHO)
+    run = await ended(world)
+    assert (run.outcome, run.why.startswith(step)) == ("stopped", True)
+    assert (world.phase("red"), world.state.pointer.epoch) == (Phase.REJECTED, 1)
+    assert steps.tried[-1] == step
+
+
+async def test_a_validation_flips_nothing(world, node, steps):
+    await world.stage("red", "v3")
+    await node.begin("red", None, plan(SMOKE), **WHO)
+    run = await ended(world)
+    assert (run.outcome, world.phase("red"), world.state.pointer.epoch) == ("validated", Phase.READY, 1)
+
+
+async def test_without_a_bake_it_is_settled_by_the_flip(world, node):
+    await node.begin("red", V3, plan(), **WHO)
+    assert ((await ended(world)).outcome, world.phase("red")) == ("settled", Phase.ACTIVE)
+
+
+async def test_a_flip_that_is_refused_stops_it(world, node):
+    world.trouble["red"] = "connection refused"
+    await node.begin("red", V3, plan(), **WHO)
+    run = await ended(world)
+    assert (run.outcome, "connection refused" in run.why, world.phase("red")) == ("stopped", True, Phase.READY)
+
+
+async def test_a_bake_that_fails_is_rolled_back_once_the_old_release_is_well(world, node, steps, caplog):
+    steps.comes_to["bake"] = Finding(Verdict.FAIL, "3 % errors")
+    world.trouble["blue"] = "connection refused"
+    await node.begin("red", V3, plan(bake=True), **WHO)
+    await until(lambda: "cannot be rolled back" in caplog.text)
+    assert (world.state.pointer.active, run_of(world).is_open) == ("red", True)
+    world.trouble.clear()
+    run = await ended(world)
+    assert (run.outcome, run.why) == ("rolled_back", "blue was made active by bgproxy: bake of v3: 3 % errors")
+    assert (world.state.pointer.active, world.phase("red")) == ("blue", Phase.ROLLED_BACK)
+
+
+@pytest.mark.parametrize("step", ["ready", "parity", "gate:smoke", "bake"])
+async def test_a_leader_that_dies_is_followed_by_one_who_goes_on_there(world, nodes, steps, step):
+    steps.holds[step] = asyncio.Event()
+    first, _ = await nodes.add("n1", watched=True), await nodes.add("n2", watched=True)
+    await first.begin("red", V3, plan(SMOKE, bake=True), **WHO)
+    await until(lambda: steps.tried and steps.tried[-1] == step)
+    await nodes.dies("n1")
+    await until(lambda: run_of(world).leader == "n2")
+    steps.holds[step].set()
+    run = await ended(world)
+    assert (run.outcome, world.state.pointer.epoch, run.leader) == ("settled", 2, "n2")
+    tried = ["ready", "parity", "gate:smoke", "bake"]
+    tried.insert(tried.index(step), step)
+    assert steps.tried == tried, "only the step that it died in is tried again"
+    verbs = [entry.verb for entry in await world.ledger.audit(limit=50)]
+    assert verbs.count("flip") == 1
+
+
+async def test_between_its_flip_and_the_word_of_it_too(world, nodes, steps, monkeypatch):
+    first = await nodes.add("n1", watched=True)
+    died = asyncio.Event()
+
+    async def put(decide: Any) -> None:
+        if world.state.pointer.epoch == 2:
+            died.set()
+            await asyncio.Event().wait()
+        await Conductor._put(first, decide)
+
+    monkeypatch.setattr(first, "_put", put)
+    await first.begin("red", V3, plan(bake=True), **WHO)
+    await died.wait()
+    await nodes.dies("n1")
+    await nodes.add("n2", watched=True)
+    run = await ended(world)
+    assert (run.outcome, world.state.pointer.epoch) == ("settled", 2)
+    assert next(step.why for step in run.done if step.name == "flip") == "red is active, epoch 2"
+
+
+async def test_one_that_leaves_hands_over_at_once_and_of_many_one_takes_it(world, nodes, steps):
+    steps.holds["parity"] = asyncio.Event()
+    first = await nodes.add("n1")
+    for name in ("n2", "n3", "n4"):
+        await nodes.add(name)
+    await first.begin("red", V3, plan(), **WHO)
+    await until(lambda: "parity" in steps.tried)
+    await nodes.running.pop("n1").stop()
+    await until(lambda: run_of(world).leader in ("n2", "n3", "n4"))
+    steps.holds["parity"].set()
+    assert (await ended(world)).outcome == "settled"
+    taken = [entry for entry in await world.ledger.audit(limit=50) if entry.facts.get("step") == "take over"]
+    assert [entry.facts["leader"] for entry in reversed(taken)] == ["", run_of(world).leader]
+
+
+async def test_a_leader_that_lives_is_left_alone_however_long_it_takes(world, nodes, steps):
+    steps.holds["parity"] = asyncio.Event()
+    first, _ = await nodes.add("n1"), await nodes.add("n2")
+    await first.begin("red", V3, plan(), **WHO)
+    await asyncio.sleep(0.05)
+    assert (run_of(world).leader, steps.tried) == ("n1", ["ready", "parity"])
+    steps.holds["parity"].set()
+    await ended(world)
+
+
+async def test_an_abort_cancels_what_is_under_way(world, node, steps):
+    steps.holds["gate:smoke"] = asyncio.Event()
+    await node.begin("red", V3, plan(SMOKE), **WHO)
+    await until(lambda: "gate:smoke" in steps.tried)
+    outcome = await node.abort(actor="bob", reason="no")
+    assert outcome.state.run is not None
+    assert (outcome.state.run.outcome, world.phase("red")) == ("aborted", Phase.REJECTED)
+    await until(lambda: steps.cancelled == ["gate:smoke"])
+    assert world.state.pointer.epoch == 1
+
+
+async def test_an_abort_past_the_flip_rolls_back(world, node, steps):
+    steps.holds["bake"] = asyncio.Event()
+    await node.begin("red", V3, plan(bake=True), **WHO)
+    await until(lambda: "bake" in steps.tried)
+    await node.abort(actor="bob", reason="no")
+    run = await ended(world)
+    assert (run.outcome, run.why) == ("rolled_back", "blue was made active by bob: no")
+    assert world.state.pointer.active == "blue"
+    await until(lambda: steps.cancelled == ["bake"])
+
+
+async def test_a_flip_by_hand_ends_it(world, node, steps):
+    steps.holds["gate:smoke"] = asyncio.Event()
+    await node.begin("red", V3, plan(SMOKE), **WHO)
+    await until(lambda: "gate:smoke" in steps.tried)
+    await world.flip("green")
+    steps.holds["gate:smoke"].set()
+    run = await ended(world)
+    assert (run.outcome, "green was made active by test" in run.why) == ("stopped", True)
+    assert world.state.pointer.active == "green"
+
+
+async def test_a_store_that_is_away_loses_nothing_that_was_found_out(world, node, steps, monkeypatch):
+    away = 5
+
+    async def now() -> float:
+        nonlocal away
+        if "parity" in steps.tried and away:
+            away -= 1
+            raise StoreUnavailable("away")
+        return 7.0
+
+    monkeypatch.setattr(world.store, "now", now)
+    await node.begin("red", V3, plan(SMOKE), **WHO)
+    assert (await ended(world)).outcome == "settled"
+    assert (away, steps.tried) == (0, ["ready", "parity", "gate:smoke"])
+
+
+async def test_an_approval_is_waited_for_and_given_once(world, nodes):
+    node = await nodes.add("n1")
+    await node.begin("red", V3, plan({"kind": "manual", "name": "look", "four_eyes": True}), **WHO)
+    await until(lambda: run_of(world).next == "approval:look")
+    with pytest.raises(Refused, match="second pair of eyes"):
+        await node.approve("look", actor="ada", reason="")
+    with pytest.raises(Refused, match="waits for no approval of 'smoke'"):
+        await node.approve("smoke", actor="bob", reason="")
+    assert (await node.approve("", actor="bob", reason="good")).changed
+    run = await ended(world)
+    assert (run.outcome, run.approvals) == ("settled", {"look": "bob"})
+    assert next(step.why for step in run.done if step.name == "approval:look") == "bob approved it"
+    with pytest.raises(Refused, match="nothing is being released"):
+        await node.approve("look", actor="eve", reason="")
+
+
+async def test_an_approval_that_nobody_gives_expires_by_the_store_s_clock(world, nodes, monkeypatch):
+    node = await nodes.add("n1")
+    later = 0.0
+
+    async def now() -> float:
+        return 100.0 + later
+
+    monkeypatch.setattr(world.store, "now", now)
+    await node.begin("red", V3, plan({"kind": "manual", "expires": 60}), **WHO)
+    await until(lambda: run_of(world).next == "approval:manual-1")
+    later = 59.0
+    await asyncio.sleep(0.01)
+    assert run_of(world).is_open
+    later = 60.0
+    run = await ended(world)
+    assert (run.outcome, run.why) == (
+        "stopped",
+        "approval:manual-1 could not be decided: nobody approved it within 60 s",
+    )
+
+
+@pytest.mark.parametrize(
+    ("written", "why"),
+    [
+        ({"gate": [{"kind": "htpp"}]}, "did you mean"),
+        ({"gate": [{"kind": "command", "command": ["/bin/true"]}]}, "add it to rollout.commands"),
+        ({"gate": [{"kind": "webhook", "url": "http://x/"}]}, "add it to rollout.webhooks"),
+    ],
+)
+async def test_a_plan_that_cannot_be_run_is_refused_before_anything_is_done(world, node, written, why):
+    with pytest.raises(BadInput, match=why):
+        await node.begin("red", V3, written, **WHO)
+    assert (world.state.run, "red" in world.state.releases) == (None, False)
+
+
+async def test_a_leader_that_does_not_understand_the_plan_decides_nothing(world, nodes, steps):
+    node = await nodes.add("n1")
+    await node.begin("red", V3, plan(SMOKE), **WHO)
+    await ended(world)
+    steps.holds["ready"] = asyncio.Event()
+    await node.begin("blue", replace(V3, label="v4"), plan(SMOKE), **WHO, force=True)
+    node._read_plan = _unknown
+    steps.holds["ready"].set()
+    run = await ended(world)
+    assert (run.outcome, "does not understand the plan" in run.why) == ("stopped", True)
+
+
+def _unknown(_: Mapping[str, Any]) -> Plan:
+    return plan_from({"gates": 5})
+
+
+async def test_nobody_gets_between_a_run_and_its_flip(world, node, steps):
+    steps.holds["gate:smoke"] = asyncio.Event()
+    await node.begin("red", V3, plan(SMOKE), **WHO)
+    await until(lambda: "gate:smoke" in steps.tried)
+    with pytest.raises(NotReady, match="v3, which is validating"):
+        await world.flip("red")
+    with pytest.raises(Refused, match="is being released"):
+        await world.stage("red", "v4")
+    with pytest.raises(Refused, match="is being released by ada"):
+        await node.begin("green", V3, plan(), **WHO)
+    steps.holds["gate:smoke"].set()
+    assert (await ended(world)).outcome == "settled"
