@@ -9,11 +9,13 @@ import socket
 from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import aclosing, suppress
+from functools import partial
 from typing import Any, cast
 
 import pytest
 
 from bgproxy.errors import BadInput, StoreBroken, StoreUnavailable
+from bgproxy.proxy.turn import BEGUN
 from bgproxy.rules.by_hand import move_session
 from bgproxy.rules.choose import MOVES, choose
 from bgproxy.rules.fleet import FleetState
@@ -211,14 +213,13 @@ class Worker:
 
     async def turn(self, name: str, policy: Policy, running: dict[str, list[str]]) -> str:
         """One exchange of a session; the color on which it ran. Fails where it runs elsewhere at the same time."""
-        pin = self.cache.get([key(name)]) or await self._asked(lambda done: self.cache.resolve(want(name), done))
-        state = self.mirror.state
-        assert state is not None
+        pin, why = self.cache.get([key(name)]), "held"
+        if pin is None:
+            pin, why = await self._asked(lambda done: self.cache.resolve(want(name), done))
         counted = pin.id
         self.turns[counted] += 1
-        if choose(state.pointer, state.releases, pin, policy, order=state.orders.get(pin.id)).why in MOVES:
-            moving = pin
-            pin = await self._asked(lambda done: self.cache.migrate(moving, done))
+        while why not in BEGUN and self._moves(pin, policy):
+            pin, why = await self._asked(partial(self.cache.migrate, pin))
         elsewhere = running.setdefault(name, [])
         assert set(elsewhere) <= {pin.color}
         elsewhere.append(pin.color)
@@ -229,12 +230,17 @@ class Worker:
             self.cache.idle(counted)
         return pin.color
 
-    async def _asked(self, ask: Callable[[Callable[[Pin | None, str], None]], None]) -> Pin:
-        answer: asyncio.Future[Pin | None] = asyncio.get_running_loop().create_future()
-        ask(lambda pin, why: answer.set_result(pin))
-        pin = await answer
+    def _moves(self, pin: Pin, policy: Policy) -> bool:
+        state = self.mirror.state
+        assert state is not None
+        return choose(state.pointer, state.releases, pin, policy, order=state.orders.get(pin.id)).why in MOVES
+
+    async def _asked(self, ask: Callable[[Callable[[Pin | None, str], None]], None]) -> tuple[Pin, str]:
+        answer: asyncio.Future[tuple[Pin | None, str]] = asyncio.get_running_loop().create_future()
+        ask(lambda pin, why: answer.set_result((pin, why)))
+        pin, why = await answer
         assert pin is not None
-        return pin
+        return pin, why
 
 
 @pytest.fixture
