@@ -158,8 +158,10 @@ class RedisServer:
 class Sentinel(RedisServer):
     """The same binary as a sentinel, which knows its siblings from the start: they would need seconds to meet."""
 
-    def __init__(self, *arguments: str, number: int) -> None:
+    def __init__(self, *arguments: str, number: int, down_after: float = 10.0) -> None:
+        """`down_after`: seconds of silence after which a server is down to it."""
         super().__init__(*arguments)
+        self._down_after = down_after
         self.id = f"{number:040x}"
 
     def knows(self, servers: list[RedisServer], siblings: list[Sentinel]) -> None:
@@ -175,7 +177,7 @@ class Sentinel(RedisServer):
             f"dir {self.directory}",
             f"sentinel myid {self.id}",
             f"sentinel monitor {SERVICE} {master} 1",
-            f"sentinel down-after-milliseconds {SERVICE} {300 if self is siblings[0] else 10_000}",
+            f"sentinel down-after-milliseconds {SERVICE} {round(1000 * self._down_after)}",
             f"sentinel failover-timeout {SERVICE} 1000",
             *(f"sentinel known-replica {SERVICE} {replica}" for replica in replicas),
             *(
@@ -194,12 +196,15 @@ class Sentinel(RedisServer):
 class Sentinels:
     """A server with one replica, and three sentinels that watch over them."""
 
-    def __init__(self, *arguments: str, replicas: int = 1) -> None:
-        """`arguments`: lines for the sentinels' files."""
+    def __init__(self, *arguments: str, replicas: int = 1, down_after: float = 0.3) -> None:
+        """`arguments`: lines for the sentinels' files. `down_after`: seconds, of the quickest."""
         self.servers = [RedisServer() for _ in range(1 + replicas)]
         for replica in self.servers[1:]:
             replica.arguments = ("--replicaof", "127.0.0.1", str(self.servers[0].port))
-        self.sentinels = [Sentinel(*arguments, number=number + 1) for number in range(3)]
+        patience = (down_after, 10.0 + down_after, 10.0 + down_after)
+        self.sentinels = [
+            Sentinel(*arguments, number=number, down_after=each) for number, each in enumerate(patience, 1)
+        ]
 
     @property
     def url(self) -> str:

@@ -92,7 +92,8 @@ async def opened(fleet_name: str) -> AsyncIterator[Opened]:
     async def open_one(url: str, **options: Any) -> Store:
         if url.startswith("handed:"):
             return await handed_over(Path(url.removeprefix("handed:")), fleet_name, stores, options)
-        store = open_store(StoreOptions(url=url, **{"fleet": fleet_name, **options}))
+        patient = {"connect_timeout": 10.0, "command_timeout": 5.0}  # for machines that are busy
+        store = open_store(StoreOptions(url=url, **{"fleet": fleet_name, **patient, **options}))
         stores.append(store)
         await store.open()
         return store
@@ -128,7 +129,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 @pytest.fixture(scope="session")
 def sentinels() -> Iterator[Sentinels]:
     """One set for the whole session, which no test may leave without its master."""
-    found = Sentinels()
+    found = Sentinels(down_after=600.0)  # else a busy machine makes them take the master for dead
     found.start()
     yield found
     found.close()

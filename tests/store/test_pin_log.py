@@ -223,7 +223,7 @@ class TestSize:
             await store.pins.resolve([want(f"new-{number}")])
             await store.pins.end([key(f"new-{number}")])
             await store.pins.refresh([key(number) for number in range(20)])
-            await asyncio.sleep(0.003)
+            await until(lambda: not store._pin_log._changed)
             sizes.append(place.path.stat().st_size)
         assert any(after < before for before, after in pairwise(sizes))
         line = place.path.stat().st_size / len(place.lines())
