@@ -223,7 +223,7 @@ class TestSize:
             await store.pins.resolve([want(f"new-{number}")])
             await store.pins.end([key(f"new-{number}")])
             await store.pins.refresh([key(number) for number in range(20)])
-            await until(lambda: not store._pin_log._changed)
+            await until(lambda: not store._pin_log._changed and store._pin_log._next is None)
             sizes.append(place.path.stat().st_size)
         assert any(after < before for before, after in pairwise(sizes))
         line = place.path.stat().st_size / len(place.lines())
