@@ -14,7 +14,6 @@ import logging
 import os
 import socket
 from dataclasses import replace
-from functools import partial
 from time import time
 from typing import Any
 
@@ -37,14 +36,13 @@ from bgproxy.rollout.flip import Switch
 from bgproxy.rollout.health import HealthChecker
 from bgproxy.rollout.validate import Validator
 from bgproxy.rules.route import RouteTable
-from bgproxy.store.badge import Badges
 from bgproxy.store.base import NodeReport, open_store
+from bgproxy.store.fence import Fence
 from bgproxy.store.host import hosted
 from bgproxy.store.ledger import Ledger
 from bgproxy.store.losses import Losses
+from bgproxy.store.membership import Membership
 from bgproxy.store.mirror import Mirror
-from bgproxy.store.neighbours import Neighbours
-from bgproxy.store.nodes import Heartbeat
 from bgproxy.store.outages import Outages
 from bgproxy.store.pins import PinCache
 from bgproxy.tasks import first_of, spawn, stop
@@ -72,10 +70,9 @@ class Worker:
         store = open_store(options)
         self.hosted = hosted(store, options, place.runtime_dir, successor=place.successor)
         self.store = self.hosted.as_store() if self.hosted is not None else store
-        last_state = place.runtime_dir / f"state-{settings.fleet}.json"
-        self.mirror = Mirror(
-            self.store, read_interval=options.read_interval, last_state_path=last_state if self.store.shared else None
-        )
+        self.fence = Fence(options.fence_after if self.store.shared else 0.0)  # alone, nobody leaves it behind
+        last = place.runtime_dir / f"state-{settings.fleet}.json" if self.store.shared else None
+        self.mirror = Mirror(self.store, read_interval=options.read_interval, last_state_path=last, fence=self.fence)
         self.ledger = Ledger(self.store, self.mirror, time, timeout=options.connect_timeout + options.command_timeout)
         self.metrics = Metrics()
         self.access = AccessLog(settings.access_log())
@@ -88,18 +85,21 @@ class Worker:
         self.mirror.returned = Outages(self.ledger, self.store, self.node_id, self.pins.counted).over
         self.plane.cut = self.losses.cut
         self.plane.refresh = self.mirror.refresh
+        self.plane.fenced = self.fence.is_closed if self.fence.fence_after else None
         self.listeners = [Listener(self.plane, sock) for sock in place.listening]
         self.health = HealthChecker(settings.health(), self.plane.upstreams)
         self.validator = Validator(self.ledger, self.mirror, self.plane.warm_up)
         self.drainer = Drainer(self.ledger, self.mirror, self.store)
         self.peers = HostPeers(place.runtime_dir, place.slot, self.snapshot, self.mirror.refresh)
-        self.heartbeat = Heartbeat(self.store, self.report, self.mirror.refresh)
-        ttl, forget_after = options.node_ttl, options.node_forget_after
-        self.badges = Badges(place.runtime_dir, settings.fleet)
-        forgotten = partial(self.ledger.record_forgotten, actor="bgproxy", reason="silent for node_forget_after")
-        self.neighbours = Neighbours(self.store, self.badges, forgotten, node_ttl=ttl, forget_after=forget_after)
+        self.membership = Membership(
+            *(self.node_id, self.store, options, self.fence, place.runtime_dir, self.ledger),
+            report=self.report,
+            catch_up=self.mirror.refresh,
+        )
         self.barrier = Barrier(
-            self.ledger, self.mirror, self.store, self.node_id, settings.flip(), lambda: self.plane.hold is not None
+            *(self.ledger, self.mirror, self.store, self.node_id, settings.flip()),
+            is_holding=lambda: self.plane.hold is not None,
+            fenced=self.membership.fenced_among,
         )
         self.switch = Switch(
             self.ledger, self.mirror, self.plane.warm_up, self.validator, self.peers.catch_up, self.barrier
@@ -127,7 +127,7 @@ class Worker:
         except BgproxyError as error:
             log.error("%s", error)
             self._line.say(orders.FAILED, str(error))
-            await self._leave_fleet()
+            await self.membership.stop()
             return FATAL
         await first_of(self._ending, self._finishing)
         if not self._ending.is_set():
@@ -138,14 +138,13 @@ class Worker:
     async def start(self) -> None:
         """Be ready, then open the doors: at once, or once told so where others still accept."""
         held = self.estate.carry_on()
-        self.badges.wear(self.node_id)
         self.access.start()
         self.mirror.listen(self.plane.apply)
         self.mirror.listen(self.barrier.apply)
         await self.plane.start()
         await self._join_fleet()
         self.losses.cut(held)
-        parts = self.health, self.validator, self.drainer, self.heartbeat, self.neighbours, self.pins, self.conductor
+        parts = self.health, self.validator, self.drainer, self.membership, self.pins, self.conductor
         for part in parts:
             part.start()
         await self.peers.start()
@@ -213,9 +212,8 @@ class Worker:
         self.estate.save()
         await self.admin.stop()
         await self.peers.stop()
-        for part in (self.conductor, self.barrier, self.validator, self.drainer, self.health, self.neighbours):
+        for part in (self.conductor, self.barrier, self.validator, self.drainer, self.health, self.membership):
             await part.stop()
-        await self._leave_fleet()
         await self.pins.stop()
         await self.losses.stop()
         await self.mirror.stop()
@@ -233,8 +231,7 @@ class Worker:
         known = self.mirror.load(binding=self.place.successor)
         try:
             await self.store.open()
-            await self.neighbours.sign_off_dead()
-            await self.heartbeat.join()
+            await self.membership.join()
             await self.ledger.bootstrap(
                 settings.colors(), settings.active, settings.releases(), actor="bgproxy", reason="start"
             )
@@ -246,10 +243,6 @@ class Worker:
                 raise
             log.error("the store cannot be used, the last known pointer is: %s", error)
         await self.mirror.start()
-
-    async def _leave_fleet(self) -> None:
-        if await self.heartbeat.stop():
-            self.badges.take_off()
 
     async def _reconfigure_at_start(self) -> None:
         if refused := await self._reconfigure("start"):
@@ -281,12 +274,13 @@ class Worker:
             ready=self.ready,
             version=__version__,
             has_moved=self.pins.counts.moved,
+            fenced=self.membership.fenced,
             runtime_dir=os.fspath(self.place.runtime_dir),
             reserved=(settings.store().url, *listening),
         )
 
     def ready(self) -> tuple[bool, dict[str, Any]]:
-        """Whether traffic can be routed; a store that is away, or has lost what it knew, makes it degraded only."""
+        """Whether new requests are taken; a store that is away, or has lost what it knew, makes it degraded only."""
         state = self.mirror.state
         facts: dict[str, Any] = {
             "degraded": not self.mirror.connected or bool(self.mirror.alarm),
@@ -294,8 +288,9 @@ class Worker:
             "pointer_age": round(self.mirror.age, 3),
             "epoch": state.pointer.epoch if state else None,
             "draining": self.plane.draining,
+            "fenced": self.mirror.fenced,
         }
-        return state is not None and not self.plane.draining, facts
+        return state is not None and not self.plane.draining and not facts["fenced"], facts
 
     def report(self) -> NodeReport:
         """What this node says of itself."""
@@ -311,7 +306,8 @@ class Worker:
             websockets=self.metrics.by_color("websockets"),
             revision=state.revision if state else 0,
             oldest={color: round(seconds, 3) for color, seconds in self.plane.oldest().items()},
-            serial=self.heartbeat.serial,
+            serial=self.membership.serial,
+            fence_after=self.fence.fence_after,
         )
 
     def _collect(self) -> dict[str, Any]:
@@ -321,7 +317,7 @@ class Worker:
         """Everything that a sibling needs to speak for this worker; saved before it is told."""
         metrics = self.estate.save()
         return {
-            "node": node_json(self.report()),
+            "node": node_json(self.report(), fenced=self.mirror.fenced),
             "metrics": metrics,
             "store": store_report(self.mirror, self.store.kind),
             "started": self.started,
@@ -348,7 +344,7 @@ class Worker:
             if word == orders.RELOAD:
                 spawn(self.reload(), "reload")
             elif word == orders.BURY:
-                spawn(self.neighbours.sign_off_dead(), "sign off a dead worker")
+                spawn(self.membership.bury(), "sign off a dead worker")
             elif (event := self._events.get(word)) is not None:
                 event.set()
 

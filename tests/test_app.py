@@ -20,7 +20,6 @@ from bgproxy.errors import ConfigError, StoreAuth, StoreBroken, StoreUnavailable
 from bgproxy.orders import Line, Place
 from bgproxy.proxy import plane
 from bgproxy.rules.fleet import Change, FleetState
-from bgproxy.store.badge import Badges
 from bgproxy.store.base import AuditEntry, Held, NodeReport, StoreOptions, open_store
 from bgproxy.store.document import state_document, write_safely
 from bgproxy.store.once import Once
@@ -439,8 +438,7 @@ async def test_those_before_are_signed_off_before_it_joins(bench, caplog):
     store = bench.share()
     dead = [await joined(bench.worker(slot=slot)) for slot in range(2)]
     for worker in dead:
-        worker.badges.wear(worker.node_id)
-        release(worker.badges)
+        release(worker)
     successor = bench.worker(successor=True)
     running = asyncio.create_task(successor.run())
     await successor._started.wait()
@@ -456,13 +454,11 @@ async def test_those_before_are_signed_off_before_it_joins(bench, caplog):
 async def test_a_sibling_signs_off_who_has_died(bench):
     store = bench.share()
     dead, living = [await joined(bench.worker(slot=slot)) for slot in range(2)]
-    for worker in (dead, living):
-        worker.badges.wear(worker.node_id)
     bench.line.say(orders.BURY)
     living._supervisor_says()
     await asyncio.sleep(0.01)
     assert len(await store.nodes()) == 2, "nobody has died yet"
-    release(dead.badges)
+    release(dead)
     bench.line.say(orders.BURY)
     living._supervisor_says()
     await asyncio.sleep(0.01)
@@ -483,11 +479,41 @@ async def test_who_leaves_by_itself_needs_no_sign_off(bench, failure):
     assert badge.exists() is bool(failure), "whoever comes after it signs it off"
 
 
-def release(badges: Badges) -> None:
+def release(worker: Worker) -> None:
     """As the end of its process does."""
+    badges = worker.membership._badges
     assert badges._own is not None
     os.close(badges._own[1])
     badges._own = None
+
+
+async def test_a_worker_that_is_cut_off_takes_nothing_new_until_it_has_read_the_state(bench):
+    store = bench.share()
+    worker = await joined(bench.worker(store={"fence_after": 5.0}))
+    assert (worker.report().fence_after, worker.ready()[0], worker.ready()[1]["fenced"]) == (5.0, True, False)
+    now = worker.fence.clock() + 5.1
+    worker.fence.clock = lambda: now
+    assert (worker.ready()[0], worker.ready()[1]["fenced"]) == (False, True)
+    assert worker.snapshot()["node"]["state"] == "fenced"
+    store.calls.clear()
+    worker.membership.start()
+    await asyncio.sleep(0.01)
+    assert (store.calls, worker.ready()[0]) == (["beat", "read"], True)
+    await worker.membership.stop()
+
+
+async def test_with_a_store_of_its_own_nobody_can_leave_it_behind(bench):
+    worker = await joined(bench.worker(store={"fence_after": 5.0}))
+    now = worker.fence.clock() + 1e6
+    worker.fence.clock = lambda: now
+    assert (worker.ready()[0], worker.report().fence_after) == (True, 0.0)
+
+
+async def test_cut_off_from_its_start_it_takes_nothing_new(bench, known):
+    assert bench.store is not None
+    bench.store.failure = AWAY
+    assert not (await joined(bench.worker(store={"fence_after": 5.0}))).ready()[0]
+    assert (await joined(bench.worker())).ready()[0]
 
 
 async def test_what_it_says_of_itself(bench):

@@ -27,7 +27,7 @@ CHUNK = 50  # seeds that a process takes at once
 def main(arguments: list[str] | None = None) -> int:
     """The command; its exit status."""
     options = _parser().parse_args(arguments)
-    plan = Plan(faults=not options.calm, forgetful=options.forgetful, strategy=options.strategy)
+    plan = Plan(faults=not options.calm, forgetful=options.forgetful, strategy=options.strategy, fenced=options.fenced)
     if options.seed is not None:
         return tell(options.seed, plan)
     seeds = range(options.first, options.first + options.seeds)
@@ -73,6 +73,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="processes (one per core)")
     parser.add_argument("--calm", action="store_true", help="nothing goes wrong but what is usual on a line")
     parser.add_argument("--forgetful", action="store_true", help="the store may come back empty")
+    parser.add_argument("--fenced", action="store_true", help="nodes fence themselves, and flips leave them behind")
     parser.add_argument("--strategy", default="auto", choices=["auto", "barrier", "swap"], help="how flips are made")
     return parser
 

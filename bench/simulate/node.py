@@ -38,9 +38,11 @@ from bgproxy.rules.route import Route, RouteTable
 from bgproxy.sessions.spec import preset_named
 from bgproxy.store.base import NodeReport, StoreOptions
 from bgproxy.store.document import state_document
+from bgproxy.store.fence import Fence
 from bgproxy.store.ledger import Ledger
 from bgproxy.store.losses import Losses
 from bgproxy.store.mirror import Mirror
+from bgproxy.store.neighbours import Neighbours
 from bgproxy.store.nodes import Heartbeat
 from bgproxy.store.pin_outage import PinOptions
 from bgproxy.store.pinning import Want
@@ -68,6 +70,7 @@ class Terms:
     flip: FlipOptions
     policy: Policy = Policy.PINNED
     on_rollback: OnRollback = OnRollback.MOVE
+    beat_interval: float = 1.0
 
     def proxy(self) -> ProxyOptions:
         presets = (preset_named("header:" + FIELD.decode()),)
@@ -247,7 +250,8 @@ class Node:
         self._before = successor_of
         store = cast("Any", self.store)
         timeout = terms.store.connect_timeout + terms.store.command_timeout
-        self.mirror = Mirror(store, read_interval=terms.store.read_interval, clock=process.time)
+        self.fence = Fence(terms.store.fence_after, process.time)
+        self.mirror = Mirror(store, read_interval=terms.store.read_interval, fence=self.fence, clock=process.time)
         self.ledger = Ledger(store, self.mirror, lambda: time.time(), timeout=timeout)
         self.losses = Losses(store, lambda: self.mirror.state)
         self.pins = PinCache(
@@ -268,9 +272,21 @@ class Node:
             cast("Any", _Pins(self.pins, fleet.unsure)),
         )
         self.plane.refresh = self.mirror.refresh
+        self.plane.fenced = self.fence.is_closed if self.fence.fence_after else None
         self.plane.loop = process
         self.validator = Validator(self.ledger, self.mirror, _is_well)
-        self.heartbeat = Heartbeat(store, self.report, self.mirror.refresh)
+        self.heartbeat = Heartbeat(
+            store, self.report, self.mirror.refresh, fence=self.fence, interval=terms.beat_interval
+        )
+        # Nobody is forgotten here, and its host's badges are `_sign_off`; it looks when a flip asks it to.
+        self.neighbours = Neighbours(
+            store,
+            cast("Any", None),
+            cast("Any", None),
+            node_ttl=terms.store.node_ttl,
+            forget_after=inf,
+            clock=process.time,
+        )
         self.barrier = Barrier(
             self.ledger,
             self.mirror,
@@ -278,6 +294,7 @@ class Node:
             self.id,
             terms.flip,
             lambda: self.plane.hold is not None,
+            fenced=self.neighbours.fenced_among,
             clock=process.time,
             wall=lambda: time.time(),
         )
@@ -303,6 +320,7 @@ class Node:
             epoch=state.pointer.epoch if state else 0,
             revision=state.revision if state else 0,
             serial=self.heartbeat.serial,
+            fence_after=self.fence.fence_after,
         )
 
     async def _start(self) -> None:

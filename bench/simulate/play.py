@@ -36,6 +36,7 @@ class Outcome:
     verdict: Verdict
     flips: int
     problems: list[str] = field(default_factory=list)
+    left_behind: int = 0  # flips that were made without a node
 
     def told(self) -> str:
         """All of it in a few lines."""
@@ -50,6 +51,7 @@ class Plan:
     trouble: float = 4.0  # seconds of flips and faults
     forgetful: bool = False  # the store may come back empty
     strategy: Strategy = "auto"
+    fenced: bool = False  # nodes fence themselves
 
     def blames(self, outcome: Outcome) -> bool:
         """Whether something is wrong in such a world."""
@@ -71,13 +73,14 @@ class Play:
         self.sessions: list[str] = []
         self.numbers = 0
         self.done = 0
-        store = StoreOptions(node_ttl=1.6)
+        store = StoreOptions(node_ttl=0.4, fence_after=0.5) if plan.fenced else StoreOptions(node_ttl=1.6)
         self.terms = Terms(
             store,
             PinOptions(on_store_outage=dice.choice(("admit", "refuse"))),
             FlipOptions(plan.strategy, dice.choice((0.1, 0.4, 1.0))),
             dice.choice((Policy.PINNED, Policy.PINNED, Policy.FOLLOW)),
             dice.choice((OnRollback.MOVE, OnRollback.STAY)),
+            0.2 if plan.fenced else 1.0,
         )
         world.at(0.0, self._begin)
 
@@ -95,7 +98,8 @@ class Play:
             self._look_at_the_end()
         finally:
             world.end()
-        return Outcome(seed, self._judged(), len(self.flips), [*self.problems, *world.failures])
+        problems = [*self.problems, *world.failures]
+        return Outcome(seed, self._judged(), len(self.flips), problems, self.server.left_behind)
 
     # The fleet
 

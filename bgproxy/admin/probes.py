@@ -21,7 +21,8 @@ async def livez(_call: Call) -> dict[str, Any]:
 
 
 async def readyz(call: Call) -> dict[str, Any]:
-    """Whether this worker should get traffic. It should while the store is away and a pointer is known."""
+    """Whether this worker should get traffic. It should while the store is away and a pointer is known, unless that may
+    be too old to admit by (`fenced`)."""
     ready, facts = call.deps.ready()
     if not ready:
         raise NotServing("this worker should get no traffic now", ready=False, **facts)
@@ -36,6 +37,7 @@ async def metrics(call: Call) -> web.Response:
         store_up=view.store["state"] == "up",
         store_alarm=view.store["alarm"] is not None,
         pointer_age=view.store["age"],
+        fenced=view.store["fenced"],
         workers=view.workers,
         version=call.deps.version,
         sessions={key: count.live for key, count in (view.sessions or {}).items()},

@@ -114,8 +114,8 @@ class Peers(Protocol):
         """One WorkerSnapshot per living worker, this one included:
 
         `{"node": NodeReport as a dict, "metrics": Metrics.snapshot(), "store": {"state": "up"|"down", "kind", "age",
-        "alarm": how it contradicts what is held, or ""}, "started": unix seconds}`. Never raises; a worker that does
-        not answer is left out.
+        "alarm": how it contradicts what is held, or "", "fenced": bool}, "started": unix seconds}`. Never raises; a
+        worker that does not answer is left out.
         """
         ...
 
@@ -135,6 +135,7 @@ class AdminDeps:
     ready: Callable[[], tuple[bool, dict[str, Any]]]  # facts beside the yes or no stand in the answer of /readyz
     version: str
     has_moved: Callable[[str, str], None]  # told of a session that an operator's order has moved: its preset, its color
+    fenced: Callable[[str], bool]  # whether a silent node is known to admit nothing new
     runtime_dir: str = ""  # of this host's workers, where its operators find their supervisor
     reserved: tuple[
         str, ...

@@ -159,6 +159,7 @@ _STORE = _all(
     },
     kind=TEXT,
     age={"type": "number", "description": "Seconds since it was last heard, by the worker that heard it least."},
+    fenced={**_COUNT, "description": "Workers of this host that admit nothing new, as they are cut off (fence_after)."},
 )
 
 _MOVED: dict[str, Schema] = {
@@ -188,9 +189,11 @@ _NODE: dict[str, Schema] = {
     "serial": {**_COUNT, "description": "Of its last beat; it grows as long as the node lives."},
     "schema": {**_COUNT, "description": "Of the store's data, that it knows; 0: an older bgproxy."},
     "protocol": {**_COUNT, "description": "In which it deals with the others; 0: an older bgproxy."},
+    "fence_after": {"type": "number", "description": "Seconds after which it fences itself, when cut off; 0: never."},
     "state": {
-        "enum": ["live", "silent"],
-        "description": "live: heard within node_ttl. A silent one may still serve somewhere: flips wait for it.",
+        "enum": ["live", "silent", "fenced"],
+        "description": "live: heard within node_ttl. A silent one may still serve somewhere: flips wait for it. A "
+        "fenced one admits nothing new, by its own word or by how long it has been silent.",
     },
 }
 

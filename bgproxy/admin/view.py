@@ -119,7 +119,9 @@ async def _elsewhere(deps: AdminDeps, here: set[str]) -> list[dict[str, Any]] | 
     if not deps.mirror.connected:  # known to be away: not even its time-out is waited for
         return None
     try:
-        return [node_json(node) for node in await deps.store.nodes() if node.id not in here]
+        return [
+            node_json(node, fenced=deps.fenced(node.id)) for node in await deps.store.nodes() if node.id not in here
+        ]
     except Problem:
         return None
 
@@ -145,8 +147,10 @@ async def _flip(deps: AdminDeps) -> FlipRecord | None:
 
 
 def store_report(mirror: Mirror, kind: str) -> dict[str, Any]:
-    """How one worker hears the store; `alarm`: how that contradicts what it holds, or nothing."""
-    return {"state": "up" if mirror.connected else "down", "kind": kind, "age": mirror.age, "alarm": mirror.alarm}
+    """How one worker hears the store; `alarm`: how that contradicts what it holds, or nothing; `fenced`: whether it
+    admits nothing new."""
+    heard = {"state": "up" if mirror.connected else "down", "kind": kind, "age": mirror.age}
+    return {**heard, "alarm": mirror.alarm, "fenced": mirror.fenced}
 
 
 def _store(reports: list[Mapping[str, Any]]) -> dict[str, Any]:
@@ -155,15 +159,16 @@ def _store(reports: list[Mapping[str, Any]]) -> dict[str, Any]:
     alarm = next((one["alarm"] for one in reports if one["alarm"]), None)
     state = "up" if all(up) else "degraded" if any(up) else "down"
     age = max(one["age"] for one in reports)
-    return {"state": state, "kind": reports[0]["kind"], "age": round(age, 3), "alarm": alarm}
+    fenced = sum(one["fenced"] for one in reports)
+    return {"state": state, "kind": reports[0]["kind"], "age": round(age, 3), "alarm": alarm, "fenced": fenced}
 
 
 def _upstream(url: str, found: Mapping[str, Any]) -> dict[str, Any]:
     return {"url": url, **{name: found.get(name, default) for name, default in _UPSTREAM.items()}}
 
 
-def node_json(node: NodeReport) -> dict[str, Any]:
-    """A node as it is shown."""
+def node_json(node: NodeReport, *, fenced: bool = False) -> dict[str, Any]:
+    """A node as it is shown; `fenced`: it admits nothing new."""
     return {
         "id": node.id,
         "host": node.host,
@@ -177,5 +182,6 @@ def node_json(node: NodeReport) -> dict[str, Any]:
         "serial": node.serial,
         "schema": node.schema,
         "protocol": node.protocol,
-        "state": "live" if node.live else "silent",
+        "fence_after": node.fence_after,
+        "state": "fenced" if fenced else "live" if node.live else "silent",
     }

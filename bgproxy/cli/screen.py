@@ -17,7 +17,7 @@ _NAMED_LIKE_THEMSELVES = frozenset({"blue", "green", "red", "yellow", "magenta",
 _PHASES = {"active": "bold", "baking": "yellow", "rejected": "red", "rolled_back": "red", "retired": "dim"}
 _OUTCOMES = ("kept", "moved", "ended", "lost", "turns_cut")
 _STORE = {"up": "green", "degraded": "yellow", "down": "red"}
-_STATES = {"live": "green", "silent": "yellow"}
+_STATES = {"live": "green", "silent": "yellow", "fenced": "red"}
 _LOADS = ("in\nflight", "streams", "web-\nsockets")  # two lines, so that all fits into 80 columns
 _WIDE = 4_000  # columns where there is no terminal: nothing is cut off that a program may look for
 
@@ -38,6 +38,8 @@ def show_status(document: Mapping[str, Any]) -> None:
     store = document.get("store", {})
     state = Text(clean(store.get("state")), style=_STORE.get(str(store.get("state")), ""))
     console.print(Text.assemble("store ", state, f" ({clean(store.get('kind'))}), heard {_age(store.get('age'))} ago"))
+    if fenced := store.get("fenced"):
+        console.print(Text(f"FENCED: {clean(fenced)} worker(s) of this host admit nothing new", style="bold red"))
     if alarm := store.get("alarm"):
         console.print(Text(f"ALARM: {clean(alarm)}", style="bold red"))
 
@@ -161,8 +163,9 @@ def _nodes(nodes: list[Mapping[str, Any]]) -> Table:
     for node in nodes:
         loads = (sum(node.get(key, {}).values()) for key in ("in_flight", "streams", "websockets"))
         facts = (node.get(key) for key in ("id", "host", "pid", "version", "epoch"))
-        silent = node.get("state") == "silent"
-        heard = Text(f"{'silent, ' if silent else ''}{_age(node.get('age'))} ago", style="yellow" if silent else "")
+        state = node.get("state", "live")
+        odd = "" if state == "live" else f"{clean(state)}, "
+        heard = Text(f"{odd}{_age(node.get('age'))} ago", style=_STATES.get(str(state), "") if odd else "")
         table.add_row(*(Text(clean(cell)) for cell in (*facts, *loads)), heard)
     return table
 

@@ -20,6 +20,7 @@ from bgproxy.errors import BadInput, ConfigError
 from bgproxy.rules.release import parse_label, parse_upstream
 from bgproxy.store.address import SCHEMES, redacted, store_address, store_hosts
 from bgproxy.store.base import StoreOptions, open_store
+from bgproxy.store.nodes import BEAT_INTERVAL
 
 Found = Iterator[tuple[Path, str]]
 
@@ -51,7 +52,7 @@ _ABOVE_ZERO: dict[Path, float] = {
     ("store", "command_timeout"): 0.01,
     ("store", "read_interval"): 0.05,
     ("store", "audit_keep"): 1,
-    ("store", "node_ttl"): 1.0,
+    ("store", "node_ttl"): 2 * BEAT_INTERVAL,
     ("store", "node_forget_after"): 1.0,
     ("flip", "hold_timeout"): 0.05,
     ("hold", "max_requests"): 1,
@@ -213,6 +214,12 @@ def _store(document: Document) -> Found:
             ("store", "node_forget_after"),
             f"{document.store.node_forget_after:g} is below node_ttl = {document.store.node_ttl:g}, within which a "
             "node is live; make it an hour (3600), or longer than any pause after which a node may come back",
+        )
+    if 0 < document.store.fence_after <= 2 * BEAT_INTERVAL:
+        yield (
+            ("store", "fence_after"),
+            f"{document.store.fence_after:g} is too short: a node beats every {BEAT_INTERVAL:g} s, and one late beat "
+            f"would close it; make it more than {2 * BEAT_INTERVAL:g}, such as 10, or 0: off",
         )
     if document.store.snapshot and shared:
         yield ("store", "snapshot"), "only the memory store has a snapshot file; remove it, Redis keeps its own"

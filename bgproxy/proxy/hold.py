@@ -11,6 +11,7 @@ from time import monotonic
 from typing import TYPE_CHECKING
 
 from bgproxy.proxy.wait import Wait
+from bgproxy.store.pinning import FENCED
 
 if TYPE_CHECKING:
     from bgproxy.proxy.exchange import Exchange
@@ -23,6 +24,10 @@ BATCH = 64  # exchanges let go in one turn of the loop
 
 def admitted(exchange: Exchange, group: Group, now: float) -> Group | None:
     """The group, for an exchange that begins there; None: it is held, and `Exchange.placed` follows, or a refusal."""
+    fenced = exchange.client.plane.fenced
+    if fenced is not None and fenced():
+        _refuse_fenced(exchange)
+        return None
     hold = group.hold
     if hold is None:
         return group
@@ -98,6 +103,19 @@ class Hold:
                 exchange.placed(group, now)
         if self._held:
             self._plane.loop.call_soon(self.release)
+
+
+def refuse_session(exchange: Exchange, why: str) -> None:
+    """Nothing is known of where its session lives; `why` as the pins have it."""
+    if why == FENCED:
+        _refuse_fenced(exchange)
+    else:
+        exchange.refuse("session_unavailable", "where this session lives cannot be found out at the moment")
+
+
+def _refuse_fenced(exchange: Exchange) -> None:
+    """This worker has been cut off from the store for so long that others may have flipped without it."""
+    exchange.refuse("fenced", "this worker is cut off from the store, and may not know where new requests go")
 
 
 def hold_new(exchange: Exchange) -> None:

@@ -71,6 +71,7 @@ class DataPlane:
         self.access = access
         self.routes = routes
         self.state: FleetState | None = None
+        self.fenced: Callable[[], bool] | None = None  # whether nothing new is admitted: what is known may be too old
         self.hold: Hold | None = None  # where new admissions wait now
         self.pins = pins
         self.busy: dict[bytes, int] = {}  # turns under way by their session's pin

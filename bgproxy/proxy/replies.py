@@ -60,6 +60,7 @@ REPLIES: dict[str, Reply] = {
     "out_of_descriptors": Reply(503, "The proxy is out of file descriptors", "us", retry_after=1),
     "too_many_connections": Reply(503, "Too many connections", "us", retry_after=1),
     "session_unavailable": Reply(503, "The session's release cannot be found out now", "us", retry_after=1),
+    "fenced": Reply(503, "The proxy is cut off from its store", "us", retry_after=1),
     "hold_full": Reply(503, "Too many requests wait for a flip", "us", retry_after=1),
     "held_too_long": Reply(503, "The request waited too long for a flip", "us", retry_after=1),
     "release_ended": Reply(503, "The release that had the request was ended", "us", retry_after=1),

@@ -15,7 +15,7 @@ from time import monotonic
 from typing import TYPE_CHECKING
 
 from bgproxy.proxy.ending import tell_end
-from bgproxy.proxy.hold import admitted, hold_new
+from bgproxy.proxy.hold import admitted, hold_new, refuse_session
 from bgproxy.proxy.routing import Group
 from bgproxy.proxy.session_rules import SessionRules
 from bgproxy.proxy.wait import Wait
@@ -174,7 +174,7 @@ class Turn:
         if self._exchange.over:
             return
         if pin is None:
-            hold_new(self._exchange) if why == PAUSED else self.refuse()
+            hold_new(self._exchange) if why == PAUSED else self.refuse(why)
             return
         self.parked = False
         now = monotonic()
@@ -190,7 +190,7 @@ class Turn:
         group = self._group(pin.color) if pin is not None else None
         if pin is None or group is None or group.release != pin.release:
             if pin is None or why == HEARD:
-                self.refuse()  # never another release in silence
+                self.refuse(why)  # never another release in silence
             else:  # the store knows a release of which this node has not heard yet
                 self._park(monotonic())
                 self._plane.catch_up(partial(self._moved, pin, HEARD))
@@ -226,10 +226,10 @@ class Turn:
         if self.pin is not None and self._plane.pins is not None:
             self._plane.pins.end(self.pin.id)
 
-    def refuse(self) -> None:
+    def refuse(self, why: str = "") -> None:
         """Nobody can say where the session lives, or nobody has said so in time."""
         self.parked = False
-        self._exchange.refuse("session_unavailable", "where this session lives cannot be found out at the moment")
+        refuse_session(self._exchange, why)
 
     def _active(self) -> Group:
         return self._plane.active(self._exchange.group)

@@ -2,7 +2,8 @@
 
 Prepare: a state in which the flip is pending. Each node that applies it holds, and says so in the store. Commit: the
 store moves the pointer in one step, and only where every registered node has said so. So there is no moment at which
-one node admits to the new color and another to the old. A node that is silent makes the flip be given up and is named.
+one node admits to the new color and another to the old. A node that is silent makes the flip be given up and is named,
+but for one that has fenced itself by then: it reads the state before it admits again.
 
 Whoever prepared it may die at any point: each node looks after what it holds for, and finishes the flip, or gives it
 up when its time is over. The store lets only one of them, and the idempotency key tells the others what came of it.
@@ -15,7 +16,7 @@ import logging
 import os
 import random
 import time
-from collections.abc import Awaitable, Callable, Collection, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -62,13 +63,14 @@ class Barrier:
         options: FlipOptions,
         is_holding: Callable[[], bool],
         *,
-        may_leave: Callable[[Sequence[str]], Collection[str]] = lambda _: (),
+        fenced: Callable[[Sequence[str], bool], Awaitable[Mapping[str, int]]] | None = None,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         wall: Callable[[], float] = time.time,
     ) -> None:
         """`node`: this node's id. `is_holding`: whether it admits nothing new; asked after the mirror has told of a
-        state. `may_leave`: which of these silent nodes are known to have stopped admitting by themselves."""
+        state. `fenced`: which of these nodes are known to have stopped admitting by themselves, with the serials of
+        their last beats (True: it is worth a look at them); None: nodes do not fence themselves."""
         self.options = options
         self.is_only = not store.shared  # there can be no other node
         self.alone = True  # no other node is registered, as far as is known
@@ -77,7 +79,7 @@ class Barrier:
         self._store = store
         self._node = node
         self._is_holding = is_holding
-        self._may_leave = may_leave
+        self._fenced = fenced or _nobody
         self._clock = clock
         self._sleep = sleep
         self._wall = wall
@@ -200,7 +202,8 @@ class Barrier:
 
     async def _asleep(self, revision: int) -> Sequence[str]:
         left = await self._store.asleep(Held(revision, frozenset((self._node,))))
-        return [node for node in left if node not in self._may_leave(left)]
+        fenced = await self._fenced(left, False) if left else {}
+        return [node for node in left if node not in fenced]
 
     async def _known(self, exclude: Collection[str]) -> None:
         if not exclude:
@@ -224,18 +227,20 @@ class Barrier:
     async def _finish(self, pending: Pending, pause: float = _FIRST_PAUSE, patience: float = 0.0) -> Outcome:
         """Make the flip as soon as every node holds, or give it up when its time (and `patience`) is over."""
         until = self._seen.get(pending.revision, self._clock()) + pending.hold_timeout + patience
-        left, silent = frozenset(pending.exclude), tuple[str, ...]()
+        fenced: Mapping[str, int] = {}
+        silent = tuple[str, ...]()
         self._own.add(pending.revision)
         try:
             while True:
                 try:
-                    return await self._complete(pending, left)
+                    return await self._complete(pending, fenced)
                 except Waiting as waiting:
                     silent = waiting.nodes
-                    left |= frozenset(self._may_leave(silent))
-                    if left.issuperset(silent):
+                    is_late = self._clock() >= until
+                    fenced = await self._fenced(silent, is_late)
+                    if fenced.keys() >= set(silent):
                         continue
-                    if self._clock() >= until:
+                    if is_late:
                         return await self._give_up(pending, _silent(silent), silent)
                 except FlipAbandoned:
                     if silent:
@@ -248,9 +253,11 @@ class Barrier:
         finally:
             self._own.discard(pending.revision)
 
-    async def _complete(self, pending: Pending, left: frozenset[str]) -> Outcome:
+    async def _complete(self, pending: Pending, fenced: Mapping[str, int]) -> Outcome:
+        without = frozenset(pending.exclude)
+        left = without | fenced.keys()
         # This node holds from the moment on at which it held the prepared state: it need not be heard.
-        held = Held(pending.revision, left | {self._node} if self._is_holding() else left)
+        held = Held(pending.revision, without | {self._node} if self._is_holding() else without, fenced)
 
         def decide(state: FleetState) -> Change:
             change = barrier.complete(state, pending.revision, at=self._wall(), left_behind=left)
@@ -296,3 +303,7 @@ def _silent(nodes: Sequence[str]) -> str:
         f"{len(nodes)} of the nodes did not say in time that they hold new admissions: {names}; see `bgproxy nodes`. "
         "If one is gone for good, `bgproxy nodes forget` it; `--exclude` leaves it behind, on record"
     )
+
+
+async def _nobody(_nodes: Sequence[str], _look: bool) -> Mapping[str, int]:
+    return {}

@@ -90,6 +90,7 @@ class StoreOptions:
     audit_keep: int = 10_000  # entries; Redis may keep a few more
     node_ttl: float = 10.0  # a node that has not reported for so long is silent; it is registered still
     node_forget_after: float = 3600.0  # one that has not reported for so long is taken off the list
+    fence_after: float = 0.0  # without a beat for so long a node admits nothing new to it; 0: it goes on
     snapshot: str = ""  # a file's path, memory only; memory:///path says the same
     handover: str = ""  # likewise, where there is no snapshot: for a worker's successor, so not synced to the disk
 
@@ -123,8 +124,9 @@ class NodeReport:
 
     `epoch` and `revision`: of the state that it routes by. `oldest`: seconds since the oldest of what is in flight on a
     color began. `serial`: the number of this beat, growing as long as the node lives. `schema`, `protocol`: what it
-    speaks, see `SCHEMA` and `PROTOCOL`. The store says the rest: `age`, seconds since it heard this by its own clock,
-    and `live`, whether that is within `node_ttl`; else the node is silent, dead or not.
+    speaks, see `SCHEMA` and `PROTOCOL`. `fence_after`: as this node keeps it, in seconds. The store says the rest:
+    `age`, seconds since it heard this by its own clock, and `live`, whether that is within `node_ttl`; else the node is
+    silent, dead or not.
     """
 
     id: str
@@ -142,6 +144,7 @@ class NodeReport:
     schema: int = SCHEMA
     protocol: int = PROTOCOL
     live: bool = True
+    fence_after: float = 0.0
 
 
 class Conflict(BgproxyError):
@@ -154,10 +157,14 @@ class Conflict(BgproxyError):
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """What a commit asks of the nodes: all that are registered, but those `without`, hold at this revision or later."""
+    """What a commit asks of the nodes: all that are registered, but those `without`, hold at this revision or later.
+
+    `fenced`: serials by node. These need not hold either, while that is still the serial of their last beat.
+    """
 
     revision: int
     without: frozenset[str] = frozenset()
+    fenced: Mapping[str, int] = field(default_factory=dict)
 
 
 class Waiting(BgproxyError):
@@ -206,7 +213,7 @@ class Store(Protocol):
         """
 
     async def asleep(self, held: Held) -> list[str]:
-        """The nodes, by id, for which a commit that asks for `held` would wait."""
+        """The nodes, by id, that do not hold so, `fenced` or not."""
 
     async def recall(self, key: str) -> Done | None:
         """What came first of what was asked under an idempotency key (its digest); None where it is not known."""

@@ -10,7 +10,8 @@
 --       15 16 the color and the label that are active after the change
 --       17 the hash of the audit entry's content, see rules/chain.py
 --       18 the digest of an idempotency key, or ""  19 what comes of it, as once.lua keeps it; "" where that is not to be kept
---       20 the revision at which every node must hold, or ""  21 an object of nodes' ids that need not (JSON)
+--       20 the revision at which every node must hold, or ""  21 an object of nodes' ids that need not (JSON): true, or
+--       the serial that their last beat must have for that
 --       then, for each field to write: its name, its value, and "stamp", a number of seconds or "".
 --       A value to be stamped is a JSON object without its closing brace: the time of this Redis is its last member,
 --       before it, with a number of seconds, the deadline that is so far away.
@@ -47,8 +48,16 @@ end
 local asleep = {}
 if ARGV[20] ~= '' then
   local without = cjson.decode(ARGV[21])
+  local function spared(node)
+    local serial = without[node]
+    if not serial or serial == true then
+      return serial
+    end
+    local report = redis.call('HGET', KEYS[6], node)
+    return (string.match(report, '"serial":(%d+)') or '0') == string.format('%d', serial)
+  end
   for _, node in ipairs(redis.call('HKEYS', KEYS[6])) do
-    if not without[node] and tonumber(redis.call('HGET', KEYS[7], node) or '0') < tonumber(ARGV[20]) then
+    if tonumber(redis.call('HGET', KEYS[7], node) or '0') < tonumber(ARGV[20]) and not spared(node) then
       asleep[#asleep + 1] = node
     end
   end

@@ -259,7 +259,7 @@ class MemoryStore:
         fits = standing is None if create else standing is not None and standing.revision == change.state.revision - 1
         if not fits:
             raise Conflict(standing)
-        if held is not None and (late := self._nodes.asleep(held)):
+        if held is not None and (late := self._nodes.waited_for(held)):
             raise Waiting(late)
         state = change.stamped(now)
         before = self._head or EMPTY

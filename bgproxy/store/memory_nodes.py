@@ -59,3 +59,7 @@ class NodeTable:
         """See `Store.asleep`."""
         late = (node for node in self._heard if self._held.get(node, 0) < held.revision)
         return sorted(node for node in late if node not in held.without)
+
+    def waited_for(self, held: Held) -> list[str]:
+        """Those for which a commit waits."""
+        return [node for node in self.asleep(held) if held.fenced.get(node) != self._heard[node][0].serial]

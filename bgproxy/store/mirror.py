@@ -24,6 +24,7 @@ from bgproxy.errors import BgproxyError, StoreUnavailable
 from bgproxy.rules.fleet import FleetState
 from bgproxy.store.base import Store
 from bgproxy.store.document import parsed, state_document, state_from, write_safely
+from bgproxy.store.fence import Fence
 
 log = logging.getLogger(__name__)
 
@@ -42,10 +43,12 @@ class Mirror:
         *,
         read_interval: float = 1.0,
         last_state_path: Path | None = None,
+        fence: Fence | None = None,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
-        """`read_interval` in seconds; `last_state_path`: where to keep the last known state, for `load`."""
+        """`read_interval` in seconds; `last_state_path`: where to keep the last known state, for `load`; `fence`: to be
+        told of readings."""
         self.state: FleetState | None = None
         self.connected = False  # the last reading went well
         self.subscribed = False  # bells come in
@@ -54,6 +57,7 @@ class Mirror:
         self.last_state_path = last_state_path
         self._store = store
         self._read_interval = read_interval
+        self._fence = fence or Fence()
         self._clock = clock
         self._sleep = sleep
         self.returned: Callable[[float], None] = _nobody_asks  # told for how many seconds the store was away
@@ -70,6 +74,11 @@ class Mirror:
     def __repr__(self) -> str:
         held = f"revision {self.state.revision}, epoch {self.state.pointer.epoch}" if self.state else "nothing held"
         return f"<Mirror {held}, {'connected' if self.connected else 'not connected'}, {self.alarms} alarms>"
+
+    @property
+    def fenced(self) -> bool:
+        """What is held may be so old that nothing new is to be admitted by it."""
+        return self._fence.is_closed()
 
     @property
     def age(self) -> float:
@@ -149,7 +158,7 @@ class Mirror:
     async def refresh(self) -> FleetState | None:
         """Read the store and apply what is newer; what the store holds. Raises `StoreUnavailable` and its kinds."""
         for _ in range(3):
-            before = self.state
+            before, begun = self.state, self._fence.lease.begin_reading()
             state = await self._store.read()
             self._heard = self._clock()
             self.connected = True
@@ -159,10 +168,12 @@ class Mirror:
                         "the store holds no state any more; the last known one stays. The store was emptied or "
                         "replaced: the next flip writes it anew"
                     )
+                self._fence.lease.has_read(begun)
                 return None
             # While this reading was under way something newer may have been applied: then it is late, not wrong.
             if self.state is before or state.revision >= cast("FleetState", self.state).revision:
                 self.apply(state)
+                self._fence.lease.has_read(begun)
                 return state
         return self.state
 

@@ -13,18 +13,18 @@ import contextlib
 import logging
 import random
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
 from bgproxy import tasks
 from bgproxy.errors import StoreUnavailable
 from bgproxy.rules.lease import Observer
 from bgproxy.store.badge import Badges
-from bgproxy.store.base import NodeReport, Store
+from bgproxy.store.base import PROTOCOL, SCHEMA, NodeReport, Store
 
 log = logging.getLogger(__name__)
 
-LOOK_INTERVAL: Final = 5.0  # seconds
+LOOK_INTERVAL: Final = 30.0  # seconds; whoever needs to know sooner looks
 _WATCHED: Final = 60.0  # seconds that a node must have been silent under our eyes before it is forgotten
 
 
@@ -48,6 +48,7 @@ class Neighbours:
         self._forgotten = forgotten
         self._forget_after = forget_after
         self._observer = Observer(node_ttl)
+        self._strangers: set[str] = set()
         self._clock = clock
         self._sleep = sleep
         self._task: asyncio.Task[None] | None = None
@@ -61,13 +62,40 @@ class Neighbours:
     async def look(self) -> list[NodeReport]:
         """All registered nodes, but for those that have just been forgotten. Raises `StoreUnavailable`."""
         nodes = await self._store.nodes()
-        self._observer.see({node.id: node.serial for node in nodes}, self._clock())
+        self._observer.see({node.id: (node.serial, node.fence_after) for node in nodes}, self._clock())
+        self._listen_for_strangers(nodes)
         return [node for node in nodes if not (self._is_gone(node) and await self._forget(node))]
 
     async def sign_off_dead(self) -> None:
         """Take the dead nodes of this host off the list. While the store is away they wait for the next look."""
         with contextlib.suppress(StoreUnavailable):
             await self._badges.sign_off_dead(self._store.leave)
+
+    def fenced(self, node_id: str) -> bool:
+        """Whether a silent node admits nothing new by now, as far as was seen at the last look."""
+        return self._observer.fenced(node_id, self._clock())
+
+    async def fenced_among(self, nodes: Sequence[str], look: bool) -> dict[str, int]:
+        """Those of these nodes that admit nothing new, by the serials for which that holds, see `Observer.fenced`.
+
+        Unless it is to `look`, it costs nothing where the last look speaks against it; with it their silences are
+        counted from now on at least. Raises `StoreUnavailable`.
+        """
+        if not look and not any(self.fenced(node_id) for node_id in nodes):
+            return {}
+        serials = {node.id: node.serial for node in await self.look()}  # they may have beaten since the last one
+        return {node_id: serials[node_id] for node_id in nodes if node_id in serials and self.fenced(node_id)}
+
+    def _listen_for_strangers(self, nodes: list[NodeReport]) -> None:
+        """None joins beside live ones; but one that was cut off may come back when others have taken its place."""
+        strangers = {node.id for node in nodes if node.live and (node.schema, node.protocol) != (SCHEMA, PROTOCOL)}
+        if strangers - self._strangers:
+            log.error(
+                "these nodes serve this fleet and speak otherwise than this one (schema %d, protocol %d): %s; end "
+                "them, or run one version everywhere",
+                *(SCHEMA, PROTOCOL, ", ".join(sorted(strangers))),
+            )
+        self._strangers = strangers
 
     def _is_gone(self, node: NodeReport) -> bool:
         watched = self._observer.silence(node.id, self._clock())

@@ -83,6 +83,7 @@ def _report(document: Mapping[str, Any]) -> NodeReport:
         # Older ones do not tell these.
         schema=_of(int, document.get("schema", 0)),
         protocol=_of(int, document.get("protocol", 0)),
+        fence_after=float(_of((int, float), document.get("fence_after", 0))),
     )
 
 
@@ -96,7 +97,7 @@ def _stranger(node_id: str, document: Mapping[str, Any]) -> NodeReport:
     return NodeReport(node_id, "", 0, known, epoch=0, serial=serial, schema=schema, protocol=protocol)
 
 
-def _of(kind: type[T], value: Any) -> T:
+def _of(kind: type[T] | tuple[type[T], ...], value: Any) -> T:
     if not isinstance(value, kind):
-        raise TypeError(f"{value!r:.64} is no {kind.__name__}")
+        raise TypeError(f"{value!r:.64} is not of the kind that stands there")
     return value

@@ -14,7 +14,7 @@ from bgproxy.rules.fleet import FleetState
 from bgproxy.rules.pin import Pin
 from bgproxy.store.pin_journal import Journal
 from bgproxy.store.pin_table import Held, PinTable
-from bgproxy.store.pinning import Learned, Want, pin_of
+from bgproxy.store.pinning import FENCED, Learned, Want, pin_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +37,10 @@ class Known(Protocol):
     @property
     def connected(self) -> bool:
         """The last reading went well."""
+
+    @property
+    def fenced(self) -> bool:
+        """Nothing new may be admitted by what is known."""
 
 
 class Outage:
@@ -72,9 +76,12 @@ class Outage:
                 return held.pin, "kept"
         state = self._known.state
         # While a flip is being made the store may have moved the pointer already: a new session cannot be placed.
-        if state is None or state.is_held or not self._is_admitting:
+        if state is None or state.is_held:
             self.refused += 1
             return None, "refused"
+        if why := self._why_not():
+            self.refused += 1
+            return None, why
         color = state.pointer.active
         label = state.active.label if state.active is not None else ""
         upstream = want.offer[1] if want.offer[0] == color else ""
@@ -109,14 +116,20 @@ class Outage:
         own, active = state.releases.get(pin.color), state.active
         if own is not None and own.label == pin.release:
             return pin, "kept"
-        if not self._is_admitting:
+        if why := self._why_not():
             self.refused += 1
-            return None, "refused"
+            return None, why
         color, label = state.pointer.active, active.label if active is not None else ""
         epoch = state.pointer.epoch
         moved = replace(pin, color=color, release=label, upstream="", epoch=epoch, moved=pin.moved + 1)
         self._hold(moved, (), line)  # not written down: the store moves it by the same rule when it is asked again
         return moved, "moved"
+
+    def _why_not(self) -> str:
+        """Why nothing is sent to the last known active color, or ""."""
+        if not self._is_admitting:
+            return "refused"
+        return FENCED if self._known.fenced else ""
 
     def keep(self, held: Held, keys: tuple[bytes, ...]) -> None:
         """Tell the store of this pin when it is back: it is to be written again if it was lost."""

@@ -41,6 +41,9 @@ ID_BYTES: Final = 16
 PAUSED: Final = "paused"
 """Why a node is given no pin for a session: a pause holds new ones. It asks again when that is over."""
 
+FENCED: Final = "fenced"
+"""And without the store: what this node knows may be too old to begin one by."""
+
 KEPT_ALIASES: Final = 8
 """Aliases of a pin that live as long as it does: its newest."""
 

@@ -240,7 +240,7 @@ class RedisStore:
         """See `Store.leave`."""
         arguments: list[str | int] = [node_id, "" if serial is None else serial]
         async with self._border():
-            gone = await cast("Any", self._leave_script(keys=[self._nodes_key], args=arguments))
+            gone = await cast("Any", self._leave_script(keys=[self._nodes_key, self._held_key], args=arguments))
         return bool(gone)
 
     def _reports(self, reports: Sequence[bytes], now: float) -> list[NodeReport]:

@@ -41,7 +41,7 @@ def commit_arguments(
         once.key if once is not None else "",
         outcome_text(Done.of(once.request, state, changed=True)) if once is not None and once.is_kept else "",
         held.revision if held is not None else "",
-        orjson.dumps(dict.fromkeys(held.without, True)) if held is not None else "",
+        orjson.dumps({**held.fenced, **dict.fromkeys(held.without, True)}) if held is not None else "",
         *_fields(change, everything=create),
     ]
 

@@ -30,13 +30,14 @@ Snapshot = Mapping[str, Any]
 @dataclass(frozen=True, slots=True)
 class Facts:
     """What stands beside the counters. `store_alarm`: the store contradicts what is held; `pointer_age`: seconds since
-    it was last heard; `sessions`: live ones of the fleet by color and release, none while the store is away; `flip`:
-    the ledger of the last flip, likewise."""
+    it was last heard; `fenced`: workers that admit nothing new; `sessions`: live ones of the fleet by color and
+    release, none while the store is away; `flip`: the ledger of the last flip, likewise."""
 
     state: FleetState | None
     store_up: bool
     store_alarm: bool
     pointer_age: float
+    fenced: int
     workers: int
     version: str
     sessions: Mapping[tuple[str, str], int] = field(default_factory=dict)
@@ -147,6 +148,7 @@ def _fleet(facts: Facts) -> Iterator[Metric]:
     text = "1 where the store contradicts what a worker holds, which stands: it was emptied, or it went back."
     yield GaugeMetricFamily("bgproxy_store_alarm", text, float(facts.store_alarm))
     yield GaugeMetricFamily("bgproxy_pointer_age_seconds", "Since the store was last heard.", facts.pointer_age)
+    yield GaugeMetricFamily("bgproxy_fenced", "Workers that admit nothing new, as they are cut off.", facts.fenced)
     build = GaugeMetricFamily("bgproxy_build_info", "The version that runs.", labels=["version"])
     build.add_metric([facts.version], 1)
     yield build

@@ -103,7 +103,7 @@ def worker(
     """A worker's counters and the snapshot that its peers see (taken anew by `Workers`)."""
     metrics = Metrics()
     node = NodeReport(id=name, host="here", pid=1, version="0", epoch=1)
-    store = {"state": "up" if up else "down", "kind": "memory", "age": age, "alarm": ""}
+    store = {"state": "up" if up else "down", "kind": "memory", "age": age, "alarm": "", "fenced": False}
     return metrics, {"node": node, "store": store, "upstreams": list(upstreams), "sessions": sessions, "started": 0.0}
 
 
@@ -137,6 +137,7 @@ class Plane:
     runs: LedgerRuns
     peers: Workers
     moved: list[tuple[str, str]] = field(default_factory=list)
+    fenced: set[str] = field(default_factory=set)
     ready: tuple[bool, dict[str, Any]] = (True, {"degraded": False})
 
     def deps(self, options: AdminOptions | None = None, **more: Any) -> AdminDeps:
@@ -151,6 +152,7 @@ class Plane:
             peers=self.peers,
             ready=lambda: self.ready,
             version="9.9.9",
+            fenced=lambda node_id: node_id in self.fenced,
             has_moved=lambda preset, color: self.moved.append((preset, color)),
             **more,
         )

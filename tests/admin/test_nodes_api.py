@@ -40,6 +40,10 @@ async def test_live_and_silent(client, plane: Plane):
     body = await (await client.get("/v1/nodes")).json()
     assert [(node["id"], node["state"]) for node in body["nodes"]] == [("here-1", "live"), ("there-1", "silent")]
     assert 60 <= body["nodes"][1]["age"] < 61
+    plane.fenced.add("there-1")
+    body = await (await client.get("/v1/nodes")).json()
+    fits(body, "Nodes")
+    assert body["nodes"][1]["state"] == "fenced"
 
 
 @pytest.mark.parametrize("known", [False, True])

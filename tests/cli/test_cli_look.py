@@ -73,6 +73,8 @@ def test_status_shows_everything_at_one_look(admin, run):
     assert "n1 h 42 0.1.0 7 5 0 0 silent, 42.0 s ago" in [
         " ".join(line.split()) for line in run("status").stdout.splitlines()
     ]
+    admin.answers["GET", "/v1/status"] = {**STATUS, "store": {**STATUS["store"], "fenced": 2}}
+    assert "FENCED: 2 worker(s) of this host admit nothing new" in run("status").stdout.splitlines()
     assert "\x1b" not in result.stdout, "no colors where there is no terminal"
 
 

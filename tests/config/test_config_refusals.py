@@ -187,6 +187,10 @@ BAD_VALUE = {
         "[store]\nnode_ttl = 60\nnode_forget_after = 59.5",
         "store.node_forget_after: 59.5 is below node_ttl = 60, within which a node is live; make it an hour (3600), or",
     ),
+    "a fence that one late beat would close": (
+        "[store]\nfence_after = 4",
+        "store.fence_after: 4 is too short: a node beats every 2 s, and one late beat would close it; make it more",
+    ),
     "snapshot of redis": (
         '[store]\nurl = "redis://h:1/0"\nsnapshot = "/x"',
         "store.snapshot: only the memory store has a snap",

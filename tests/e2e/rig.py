@@ -200,6 +200,7 @@ class Known:
 
     state: fleet.FleetState | None = None
     connected = True
+    fenced = False
 
 
 class Proxy:

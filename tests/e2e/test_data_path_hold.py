@@ -250,3 +250,47 @@ async def test_a_pause_outlasts_the_flip_in_it(rig: Rig) -> None:
     assert waiting(proxy) == 1, "it waits as long as the pause may last"
     resume(proxy)
     assert (await client.answer()).body == b"green"
+
+
+async def test_a_worker_that_is_fenced_admits_nothing_new_and_known_sessions_go_on(rig: Rig) -> None:
+    script = Script()
+    proxy = await rig.proxy(rig.agent(Serving(ok(b"blue"))), green=(rig.agent(script),), sessions=("header:X-Session",))
+    known, stream, other = [await proxy.connect() for _ in range(3)]
+    await known.send(get("/", "X-Session: one"))
+    assert (await known.answer()).body == b"blue"
+    proxy.flip("green")
+    await stream.send(get())
+    agent = await script.next()
+    await agent.head()
+    closed = True
+    proxy.plane.fenced = lambda: closed
+    proxy.known.connected, proxy.known.fenced = False, True
+    for fields in ((), ("X-Session: two",)):
+        await other.send(get("/", *fields))
+        answer = await other.answer()
+        assert (answer.status, answer.get(b"Retry-After")) == (503, b"1")
+        assert json.loads(answer.body)["code"] == "fenced"
+    await other.send(post(b"x" * 100))
+    assert (await other.answer()).status == 503
+    await known.send(get("/", "X-Session: one"))
+    assert (await known.answer()).body == b"blue"
+    await agent.send(ok(b"green"))
+    assert (await stream.answer()).body == b"green"
+    assert proxy.metrics.refused == {"fenced": 3}
+    closed = False
+    await other.send(get())
+    await agent.head()
+    await agent.send(ok(b"green"))
+    assert (await other.answer()).body == b"green"
+
+
+async def test_what_was_held_is_not_let_go_by_a_fenced_worker(rig: Rig) -> None:
+    blue, green = colors(rig)
+    proxy = await rig.proxy(blue, green=(green,))
+    client = await proxy.connect()
+    prepare(proxy)
+    await client.send(get())
+    await until(lambda: waiting(proxy) == 1)
+    proxy.plane.fenced = lambda: True
+    complete(proxy)
+    assert json.loads((await client.answer()).body)["code"] == "fenced"

@@ -29,7 +29,7 @@ STATUS = {
     501: "method_not_implemented unknown_transfer_encoding",
     502: "bad_response agent_unreachable agent_closed",
     503: "no_pointer no_upstream no_connection session_unavailable out_of_descriptors too_many_connections "
-    "release_ended shutting_down hold_full held_too_long",
+    "release_ended shutting_down hold_full held_too_long fenced",
     504: "connect_timeout response_timeout",
     505: "bad_version",
 }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 
 import pytest
@@ -40,8 +40,11 @@ class Node:
         self.mirror = Mirror(store, read_interval=0.02)
         self.ledger = Ledger(store, self.mirror, lambda: 1.0)
         self.store = store
+        self.fenced: dict[str, int] = {}  # what this node knows of others
         self.barrier = Barrier(
-            self.ledger, self.mirror, store, name, FlipOptions(), lambda: self.held, clock=lambda: clock.now
+            *(self.ledger, self.mirror, store, name, FlipOptions(), lambda: self.held),
+            fenced=self.fenced_among,
+            clock=lambda: clock.now,
         )
         self.mirror.listen(self.apply)
         self.mirror.listen(self.barrier.apply)
@@ -49,6 +52,9 @@ class Node:
 
     def apply(self, state: FleetState) -> None:
         self.held = state.is_held
+
+    async def fenced_among(self, nodes: Sequence[str], _: bool) -> dict[str, int]:
+        return {node: serial for node, serial in self.fenced.items() if node in nodes}
 
     def admit(self) -> None:
         if not self.held and self.mirror.state is not None:
@@ -186,13 +192,34 @@ async def test_a_node_that_is_silent_makes_it_be_given_up_and_is_named(fleet: Fl
     await fleet.agree("blue", 3)
 
 
-async def test_one_that_is_known_to_have_stopped_is_left_behind_by_itself(fleet: Fleet) -> None:
+async def test_one_that_has_fenced_itself_is_left_behind(fleet: Fleet) -> None:
     await fleet.nodes.pop().die()
     first = fleet.nodes[0]
-    first.barrier._may_leave = lambda nodes: [node for node in nodes if node == "n3"]
+    first.fenced = {"n3": 0}
     outcome = await first.barrier.move(FLIP)
     assert outcome.entry is not None
     assert outcome.entry.facts["left_behind"] == ["n3"]
+
+
+async def test_but_not_where_it_has_beaten_since_that_was_judged(fleet: Fleet) -> None:
+    await fleet.nodes.pop().die()
+    first = fleet.nodes[0]
+    asked: list[Sequence[str]] = []
+
+    async def judged(nodes: Sequence[str], _: bool) -> dict[str, int]:
+        """It comes back before the flip is made, and from then on nobody takes it for fenced."""
+        asked.append(nodes)
+        if len(asked) > 1:
+            return {}
+        await fleet.store.beat(NodeReport("n3", "host", 1, "0", 1, serial=1))
+        return {"n3": 0}
+
+    first.barrier._fenced = judged
+    up = tasks.spawn(fleet.time_is_up("n3"), "time")
+    with pytest.raises(FlipAbandoned, match="n3;"):
+        await first.barrier.move(FLIP)
+    await up
+    assert len(asked) > 1
 
 
 async def test_a_stranger_cannot_be_left_behind(fleet: Fleet) -> None:

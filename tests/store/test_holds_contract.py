@@ -92,6 +92,33 @@ async def test_those_that_are_left_behind_or_gone_are_not_waited_for(store: Stor
     await store.commit(change, held=Held(state.revision, frozenset(("two", "nobody"))))
 
 
+async def test_one_that_is_fenced_is_not_waited_for_until_it_beats(store: Store) -> None:
+    await joined(store, "one")
+    await store.beat(NodeReport("two", "host", 1, "0", 1, serial=7))
+    state = await prepare(store)
+    await store.hold("one", state.revision)
+    change = barrier.complete(state, state.revision, at=2.0)
+    assert change is not None
+    for serial in (6, 8, 0):
+        held = Held(state.revision, fenced={"two": serial, "nobody": 3})
+        with pytest.raises(Waiting) as refused:
+            await store.commit(change, held=held)
+        assert refused.value.nodes == ("two",)
+    held = Held(state.revision, fenced={"two": 7})
+    assert await store.asleep(held) == ["two"]
+    await store.commit(change, held=held)
+
+
+async def test_what_a_node_has_held_goes_with_it(store: Store) -> None:
+    await joined(store, "one")
+    state = await prepare(store)
+    await store.hold("one", state.revision)
+    assert await store.asleep(Held(state.revision)) == []
+    await store.leave("one")
+    await joined(store, "one")
+    assert await store.asleep(Held(state.revision)) == ["one"]
+
+
 async def test_one_that_joins_meanwhile_is_waited_for(store: Store) -> None:
     await joined(store, "one")
     state = await prepare(store)

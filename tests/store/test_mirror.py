@@ -12,6 +12,7 @@ import pytest
 
 from bgproxy.errors import StoreAuth, StoreBroken, StoreUnavailable
 from bgproxy.rules.fleet import FleetState
+from bgproxy.store.fence import Fence
 from bgproxy.store.mirror import Mirror
 
 Settle = Callable[..., Awaitable[None]]
@@ -363,3 +364,47 @@ class TestFollowing:
         pauses.end()
         await settle()
         assert (fake_store.reads, mirror.state) == (reads, states[0])
+
+
+class TestFence:
+    @pytest.fixture
+    def fence(self, clock: Clock) -> Fence:
+        return Fence(5.0, clock)
+
+    @pytest.fixture
+    def mirror(self, fake_store: Any, fence: Fence, clock: Clock, pauses: Any) -> Mirror:
+        return Mirror(fake_store, fence=fence, clock=clock, sleep=pauses)
+
+    async def test_a_reading_after_the_beat_opens_it_and_none_before(
+        self, mirror: Mirror, fake_store: Any, fence: Fence, states: list[FleetState], settle: Any
+    ) -> None:
+        fake_store.state, gate = states[0], asyncio.Event()
+        fake_store.gates = [gate]
+        early = asyncio.create_task(mirror.refresh())
+        await settle()
+        fence.lease.beaten(100.0, 100.0, known=False)
+        fake_store.state = states[1]
+        gate.set()
+        await early
+        assert (mirror.state, mirror.fenced) == (states[0], True)
+        await mirror.refresh()
+        assert (mirror.state, mirror.fenced) == (states[1], False)
+
+    async def test_a_reading_that_fails_opens_nothing(self, mirror: Mirror, fake_store: Any, fence: Fence) -> None:
+        fence.lease.beaten(100.0, 100.0, known=False)
+        fake_store.failure = StoreUnavailable("away")
+        with pytest.raises(StoreUnavailable):
+            await mirror.refresh()
+        assert mirror.fenced
+        fake_store.failure = None
+        assert await mirror.refresh() is None
+        assert not mirror.fenced, "an empty store knows nothing newer"
+
+    async def test_it_is_open_when_the_state_has_been_applied_and_no_sooner(
+        self, mirror: Mirror, fake_store: Any, fence: Fence, states: list[FleetState]
+    ) -> None:
+        fence.lease.beaten(100.0, 100.0, known=False)
+        fake_store.state, heard = states[0], list[bool]()
+        mirror.listen(lambda _: heard.append(mirror.fenced))
+        await mirror.refresh()
+        assert (heard, mirror.fenced) == ([True], False)

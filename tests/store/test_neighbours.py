@@ -148,3 +148,48 @@ async def test_each_look_signs_off_who_has_died_on_this_host(
     await settle()
     assert left == ["one"]
     await bench.neighbours.stop()
+
+
+async def test_who_fences_itself_is_known_to_be_fenced_in_time(bench: Bench) -> None:
+    bench.store.reports = [NODE, replace(NODE, id="two", fence_after=5.0)]
+    await bench.neighbours.look()
+    bench.now = 17.9
+    assert [bench.neighbours.fenced(name) for name in ("one", "two", "none")] == [False, False, False]
+    bench.now = 18.1
+    assert [bench.neighbours.fenced(name) for name in ("one", "two", "none")] == [False, True, False]
+
+
+async def test_before_a_flip_leaves_one_behind_it_is_looked_at_again(bench: Bench) -> None:
+    bench.store.reports = [replace(NODE, fence_after=5.0), replace(NODE, id="two", fence_after=5.0)]
+    await bench.neighbours.look()
+    reports, bench.store.reports = bench.store.reports, []
+    assert await bench.neighbours.fenced_among(["one", "two"], False) == {}
+    bench.store.reports = reports
+    bench.now = 18.1
+    bench.store.reports = [reports[0], replace(reports[1], serial=5)]
+    assert await bench.neighbours.fenced_among(["one", "two", "none"], False) == {"one": 4}
+    bench.store.failure = StoreUnavailable("away")
+    assert await bench.neighbours.fenced_among(["two"], False) == {}, "of which the last look tells enough"
+    with pytest.raises(StoreUnavailable):
+        await bench.neighbours.fenced_among(["one"], False)
+
+
+async def test_a_flip_that_waits_in_vain_begins_the_count(bench: Bench) -> None:
+    bench.store.reports = [replace(NODE, fence_after=5.0)]
+    assert await bench.neighbours.fenced_among(["one"], False) == {}
+    bench.now = 100.0
+    assert await bench.neighbours.fenced_among(["one"], True) == {}
+    bench.now = 118.1
+    assert await bench.neighbours.fenced_among(["one"], False) == {"one": 4}
+
+
+async def test_live_nodes_that_speak_otherwise_are_told_of_once(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.ERROR)
+    bench.store.reports = [NODE, replace(NODE, id="old", protocol=0), replace(NODE, id="new", live=True, schema=99)]
+    for _ in range(2):
+        await bench.neighbours.look()
+    [record] = caplog.records
+    assert record.message.endswith("(schema 1, protocol 1): new; end them, or run one version everywhere")
+    bench.store.reports = [replace(NODE, live=True)]
+    await bench.neighbours.look()
+    assert len(caplog.records) == 1

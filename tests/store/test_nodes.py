@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 
 from bgproxy.errors import CannotJoin, StoreUnavailable
 from bgproxy.store.base import NodeReport, Store
+from bgproxy.store.fence import Fence, since_boot
 from bgproxy.store.nodes import Heartbeat
 
 Settle = Callable[..., Awaitable[None]]
@@ -28,7 +30,9 @@ class Bench:
         self.epoch = 0
         self.readings = 0
         self.away: Exception | None = None
-        self.heart = Heartbeat(store, self.report, self.read, interval=1.0, sleep=pauses)
+        self.now = 0.0
+        self.fence = Fence(5.0, lambda: self.now)
+        self.heart = Heartbeat(store, self.report, self.read, fence=self.fence, interval=1.0, sleep=pauses)
 
     def report(self) -> NodeReport:
         self.epoch += 1
@@ -36,8 +40,10 @@ class Bench:
 
     async def read(self) -> None:
         self.readings += 1
+        begun = self.fence.lease.begin_reading()
         if self.away is not None:
             raise self.away
+        self.fence.lease.has_read(begun)
 
     async def listed(self) -> list[tuple[int, int]]:
         return [(node.epoch, node.serial) for node in await self.store.nodes()]
@@ -51,6 +57,7 @@ async def bench(opened: Opened, pauses: Any) -> Bench:
 async def test_each_beat_says_what_is_true_then(bench: Bench, pauses: Any, settle: Settle) -> None:
     await bench.heart.join()
     assert await bench.listed() == [(1, 1)]
+    await bench.read()
     bench.heart.start()
     bench.heart.start()
     await settle()
@@ -59,7 +66,7 @@ async def test_each_beat_says_what_is_true_then(bench: Bench, pauses: Any, settl
     await settle()
     assert await bench.listed() == [(3, 3)]
     assert all(0.5 < seconds <= 1.0 for seconds in pauses.lengths)
-    assert bench.readings == 0
+    assert bench.readings == 1
     await bench.heart.stop()
     assert await bench.listed() == []
 
@@ -92,18 +99,65 @@ async def test_one_that_was_forgotten_joins_anew_and_reads_the_state(
     bench: Bench, pauses: Any, settle: Settle, failure: Exception | None, caplog: pytest.LogCaptureFixture
 ) -> None:
     await bench.heart.join()
+    await bench.read()
     bench.heart.start()
     await settle()
     await bench.store.leave("node")
     bench.away = failure
     pauses.end()
     await settle()
-    assert (len(await bench.listed()), bench.readings) == (1, 1)
+    assert (len(await bench.listed()), bench.readings) == (1, 2)
     assert "it has joined anew, and reads the state" in caplog.text
+    assert bench.fence.is_closed() is bool(failure)
+    bench.away = None
     pauses.end()
     await settle()
-    assert (await bench.listed(), bench.readings) == ([(4, 4)], 1)
+    assert (await bench.listed(), bench.readings) == ([(4, 4)], 3 if failure else 2)
+    assert not bench.fence.is_closed()
     await bench.heart.stop()
+
+
+async def test_a_stop_is_noticed_and_a_beat_with_a_reading_ends_it(bench: Bench, pauses: Any, settle: Settle) -> None:
+    """As a process that gets SIGSTOP: its clock goes on, and nothing else."""
+    await bench.heart.join()
+    await bench.read()
+    bench.heart.start()
+    await settle()
+    assert not bench.fence.is_closed()
+    bench.now += 5.1
+    assert bench.fence.is_closed(), "before anything of this process has run"
+    pauses.end()
+    await settle()
+    assert (bench.fence.is_closed(), bench.readings) == (False, 2)
+    bench.now += 4.9
+    assert not bench.fence.is_closed()
+    await bench.heart.stop()
+
+
+async def test_a_beat_counts_from_when_it_was_sent(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    beat = bench.store.beat
+
+    async def slow(node: NodeReport) -> bool:
+        bench.now += 4.0
+        return await beat(node)
+
+    monkeypatch.setattr(bench.store, "beat", slow)
+    await bench.heart.join()
+    await bench.read()
+    bench.now += 0.9
+    assert not bench.fence.is_closed()
+    bench.now += 0.2
+    assert bench.fence.is_closed()
+
+
+def test_the_fence_s_clock_goes_forward_whatever_the_wall_clock_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = since_boot()
+    monkeypatch.setattr(time, "time", lambda: 0.0)
+    assert 0 <= since_boot() - before < 60
+    monkeypatch.delattr(time, "CLOCK_BOOTTIME", raising=False)
+    assert abs(since_boot() - time.monotonic()) < 60
+    assert not Fence().is_closed()
+    assert Fence(5.0).is_closed()
 
 
 async def test_what_keeps_it_out_is_told_once(

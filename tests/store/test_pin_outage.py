@@ -243,6 +243,36 @@ class TestRefuse:
         assert (await resolved(cache, "b")).why == "created"
 
 
+class TestFenced:
+    async def test_what_is_new_is_turned_away_and_known_sessions_go_on(
+        self, rig: Rig, node: tuple[PinCache, Line]
+    ) -> None:
+        cache, line = node
+        pin = (await resolved(cache, "a")).pin
+        line.fenced = True
+        assert (await resolved(cache, "b")).why == "created", "the store itself has said where it lives"
+        await away(line)
+        assert (await resolved(cache, "c")).told == [(None, "fenced")]
+        rig.clock.now += 2 * TTL
+        assert (await resolved(cache, "a")).told == [(pin, "kept")]
+        assert (counted(cache, "refused"), waiting(cache)) == (1, 1)
+        line.fenced = False
+        assert (await resolved(cache, "c")).why == "journalled"
+
+    async def test_a_session_whose_release_is_gone_is_new_to_every_other(
+        self, rig: Rig, node: tuple[PinCache, Line]
+    ) -> None:
+        cache, line = node
+        pin = (await resolved(cache, "a")).pin
+        rig.flip()
+        rig.stage("blue", "v3")
+        await away(line)
+        line.fenced = True
+        answers = Answers()
+        cache.migrate(pin, answers)
+        assert answers.told == [(None, "fenced")]
+
+
 class TestMigrate:
     async def test_without_the_store_no_session_moves(self, rig: Rig, node: tuple[PinCache, Line]) -> None:
         cache, line = node
