@@ -66,11 +66,11 @@ class SharedStore:
         self.calls.append("commit")
         return await self._memory.commit(change, create=create, once=once, held=held)
 
-    async def leave(self, node_id: str, serial: int | None = None) -> bool:
+    async def leave(self, node_id: str, serial: int | None = None, *, dead: bool = False) -> bool:
         if self.failure is not None:
             raise self.failure
         self.left.append(node_id)
-        return await self._memory.leave(node_id, serial)
+        return await self._memory.leave(node_id, serial, dead=dead)
 
 
 class Bench:

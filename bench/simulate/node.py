@@ -7,6 +7,7 @@ Put together as `app.py` does it, and started in that order. Runs on the interpr
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -36,13 +37,14 @@ from bgproxy.rules.pin import OnRollback, Pin, Policy
 from bgproxy.rules.release import Phase, Release
 from bgproxy.rules.route import Route, RouteTable
 from bgproxy.sessions.spec import preset_named
+from bgproxy.store.badge import Badges
 from bgproxy.store.base import NodeReport, StoreOptions
 from bgproxy.store.document import state_document
 from bgproxy.store.fence import Fence
 from bgproxy.store.ledger import Ledger
 from bgproxy.store.losses import Losses
 from bgproxy.store.mirror import Mirror
-from bgproxy.store.neighbours import Neighbours
+from bgproxy.store.neighbours import LOOK_INTERVAL, Neighbours
 from bgproxy.store.nodes import Heartbeat
 from bgproxy.store.pin_outage import PinOptions
 from bgproxy.store.pinning import Want
@@ -57,7 +59,7 @@ RELEASES = {
     "green": Release("v2", ("http://127.0.0.1:2",), phase=Phase.READY),
 }
 FIELD = b"x-session-id"
-SETTLED = 1.5  # seconds until the last beat of a dead node is no more on its way
+LOOK = 0.3  # seconds between two looks at the other nodes
 HOP = 0.0002  # seconds between client and node, and node and agent, on average
 
 
@@ -278,14 +280,15 @@ class Node:
         self.heartbeat = Heartbeat(
             store, self.report, self.mirror.refresh, fence=self.fence, interval=terms.beat_interval
         )
-        # Nobody is forgotten here, and its host's badges are `_sign_off`; it looks when a flip asks it to.
+        # Nobody is forgotten here, and its host's badges are `_sign_off`.
         self.neighbours = Neighbours(
             store,
-            cast("Any", None),
-            cast("Any", None),
+            Badges(Path("/nowhere"), "simulated"),
+            _forgotten,
             node_ttl=terms.store.node_ttl,
             forget_after=inf,
             clock=process.time,
+            sleep=lambda seconds: asyncio.sleep(seconds * LOOK / LOOK_INTERVAL),
         )
         self.barrier = Barrier(
             self.ledger,
@@ -343,6 +346,8 @@ class Node:
                     continue
             await self.mirror.start()
             self.heartbeat.start()
+            if self.fence.fence_after:
+                self.neighbours.start()
             self.pins.start()
             if self._before is not None:
                 spawn(self._sign_off(self._before.id), "sign off the worker before")
@@ -350,12 +355,12 @@ class Node:
             world.say(self.id, "serves")
 
     async def _sign_off(self, dead: str) -> None:
-        """Twice, as `Badges` does: its last beat may come in after the first time."""
-        last = inf
-        while self.process.time() < last:
+        """As `Badges` does."""
+        is_told = False
+        while not is_told:
             with suppress(StoreUnavailable):
-                await self.store.leave(dead)
-                last = min(last, self.process.time() + SETTLED)
+                await self.store.leave(dead, dead=True)
+                is_told = True
             await _sleep(self, 0.4)
 
     def _applied(self, state: FleetState) -> None:
@@ -450,6 +455,10 @@ class _Disk:
 
 async def _is_well(_: str) -> str:
     return ""
+
+
+async def _forgotten(_: NodeReport) -> None:
+    """Never called."""
 
 
 async def _nothing() -> None:

@@ -73,14 +73,14 @@ class Play:
         self.sessions: list[str] = []
         self.numbers = 0
         self.done = 0
-        store = StoreOptions(node_ttl=0.4, fence_after=0.5) if plan.fenced else StoreOptions(node_ttl=1.6)
+        store = StoreOptions(node_ttl=1.0, fence_after=0.3) if plan.fenced else StoreOptions(node_ttl=1.6)
         self.terms = Terms(
             store,
             PinOptions(on_store_outage=dice.choice(("admit", "refuse"))),
             FlipOptions(plan.strategy, dice.choice((0.1, 0.4, 1.0))),
             dice.choice((Policy.PINNED, Policy.PINNED, Policy.FOLLOW)),
             dice.choice((OnRollback.MOVE, OnRollback.STAY)),
-            0.2 if plan.fenced else 1.0,
+            0.1 if plan.fenced else 1.0,
         )
         world.at(0.0, self._begin)
 
@@ -205,12 +205,13 @@ class Play:
 
     def _go_wrong(self) -> None:
         dice, world = self.dice, self.world
-        seconds = dice.choice((0.05, 0.3, 1.0, 2.5)) * dice.uniform(0.5, 1.5)
+        # Who is to be left behind must be away for a while.
+        seconds = dice.choice((2.5, 3.0) if self.plan.fenced else (0.05, 0.3, 1.0, 2.5)) * dice.uniform(0.5, 1.5)
         living = [node for node in self.fleet.nodes if not node.process.is_dead]
         if not living:
             return
         node = dice.choice(living)
-        what = dice.randrange(8)
+        what = dice.choice((0, 2, 0, 2, *range(8))) if self.plan.fenced else dice.randrange(8)
         if what == 0:
             world.say(node.id, f"is stopped for {seconds:.3f} s")
             node.process.pause(seconds)

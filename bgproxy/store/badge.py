@@ -10,24 +10,18 @@ import contextlib
 import fcntl
 import logging
 import os
-import time
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
-from typing import Final
 
 log = logging.getLogger(__name__)
-
-SETTLED: Final = 3.0  # seconds after which no beat of a dead node is still on its way to the store
 
 
 class Badges:
     """Those of one fleet's nodes in one runtime directory."""
 
-    def __init__(self, runtime_dir: Path, fleet: str, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, runtime_dir: Path, fleet: str) -> None:
         self._directory = runtime_dir / f"nodes-{fleet}"
-        self._clock = clock
         self._own: tuple[Path, int] | None = None
-        self._told: dict[str, float] = {}  # when the dead were signed off first
 
     def wear(self, node_id: str) -> None:
         """To be called before the node is registered. Where no file can be kept, it is only logged: then nobody signs
@@ -55,23 +49,13 @@ class Badges:
             self._own = None
 
     async def sign_off_dead(self, leave: Callable[[str], Awaitable[object]]) -> None:
-        """Tell the store of each dead node, twice: its last beat may come in after it was signed off the first time.
-
-        What `leave` raises goes through; then it is tried again at the next call.
-        """
+        """Tell the store of each dead node. What `leave` raises goes through; then the next call tries again."""
         for path in self._others():
             with _looked_at(path) as dead:
                 if dead:
                     await leave(path.name)
-                    self._has_left(path)
-
-    def _has_left(self, path: Path) -> None:
-        if path.name not in self._told:
-            self._told[path.name] = self._clock()
-            log.warning("node %s has died and is signed off", path.name)
-        elif self._clock() - self._told[path.name] >= SETTLED:
-            path.unlink(missing_ok=True)
-            del self._told[path.name]
+                    path.unlink(missing_ok=True)
+                    log.warning("node %s has died and is signed off", path.name)
 
     def _others(self) -> list[Path]:
         try:

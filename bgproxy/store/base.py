@@ -26,6 +26,7 @@
                                     (JSON each but the numbers), chain: the audit's "LAST FIRST HASH"
     bgproxy:{FLEET}:audit   stream  one entry per change: verb, actor, reason, epoch, revision, facts, at, seq, prev,
                                     hash
+    bgproxy:{FLEET}:dead:NODE  one that is dead, for DEAD_TTL
     bgproxy:{FLEET}:nodes   hash    node id → its last report with the time it came: the nodes that are registered
     bgproxy:{FLEET}:flips   hash    epoch → a flip's record (JSON); EPOCH:moved, :ended, :lost, :turns_cut → counts
     bgproxy:{FLEET}:held    hash    node id → the revision of the newest state at which it holds new admissions
@@ -70,6 +71,9 @@ RELEASE_FIELD: Final = "release:"
 
 OLDEST: Final = "0"
 """In place of an entry's id: from the oldest entry on."""
+
+DEAD_TTL: Final = 3600
+"""Seconds; a kernel goes on sending what a dead process has written for a quarter of an hour at most (tcp(7))."""
 
 _FLEET = re.compile(r"[A-Za-z0-9._-]{1,64}")  # part of every key, and of the hash tag in it
 _SCHEMES = (
@@ -259,14 +263,17 @@ class Store(Protocol):
         """Report that this node is there; whether it was registered already. It is from now on.
 
         Raises `CannotJoin` for one that was not, while a live node is registered that speaks another schema or
-        protocol; then nothing is written.
+        protocol, or that has left as `dead`; then nothing is written.
         """
 
     async def nodes(self) -> list[NodeReport]:
         """All registered nodes, the silent ones too, by id. One whose report is not understood has none but its id."""
 
-    async def leave(self, node_id: str, serial: int | None = None) -> bool:
-        """Take this node off the list; whether it was there. With `serial` only if that was its last beat."""
+    async def leave(self, node_id: str, serial: int | None = None, *, dead: bool = False) -> bool:
+        """Take this node off the list; whether it was there. With `serial` only if that was its last beat.
+
+        `dead`: it will never come back, so a beat of it that is still on its way does not count (for `DEAD_TTL`).
+        """
 
 
 def open_store(options: StoreOptions) -> Store:

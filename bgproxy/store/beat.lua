@@ -1,17 +1,22 @@
 -- A node's report, stamped with the time of this Redis. Only of one that was not registered anything else is looked at,
 -- so a beat costs the same however many nodes there are.
 --
--- KEYS  1 nodes hash
+-- KEYS  1 nodes hash   2 the key that says that this node is dead
 -- ARGV  1 node id   2 its report: a JSON object without its closing brace   3 seconds that a node is live after a beat
 --       4 5 the schema and the protocol that it speaks
 --
--- Answers {"known"}, {"joined"}, or {"foreign", time, id, report, ...} of live nodes that speak otherwise: then it is
--- not registered.
+-- Answers {"known"}, {"joined"}, or, and then it is not registered, {"dead"} where this beat was long on its way, or
+-- {"foreign", time, id, report, ...} of live nodes that speak otherwise.
 
 local time = redis.call('TIME')
 local now = string.format('%d.%06d', time[1], time[2])
 if redis.call('HSET', KEYS[1], ARGV[1], ARGV[2] .. ',"at":' .. now .. '}') == 0 then
   return {'known'}
+end
+
+if redis.call('EXISTS', KEYS[2]) == 1 then
+  redis.call('HDEL', KEYS[1], ARGV[1])
+  return {'dead'}
 end
 
 -- A number of a report; a text cannot look like it, as quotes within texts are escaped.

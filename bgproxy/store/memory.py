@@ -236,9 +236,9 @@ class MemoryStore:
         """See `Store.nodes`."""
         return self._nodes.reports()
 
-    async def leave(self, node_id: str, serial: int | None = None) -> bool:
+    async def leave(self, node_id: str, serial: int | None = None, *, dead: bool = False) -> bool:
         """See `Store.leave`."""
-        return self._nodes.leave(node_id, serial)
+        return self._nodes.leave(node_id, serial, dead)
 
     def _standing(self) -> FleetState | None:
         return self._state

@@ -5,9 +5,10 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from math import inf
 
-from bgproxy.store.base import Held, NodeReport
-from bgproxy.store.node_record import cannot_join
+from bgproxy.store.base import DEAD_TTL, Held, NodeReport
+from bgproxy.store.node_record import cannot_join, has_died
 
 
 class NodeTable:
@@ -20,11 +21,14 @@ class NodeTable:
         self._clock = clock
         self._heard: dict[str, tuple[NodeReport, float]] = {}
         self._held: dict[str, int] = {}  # revisions
+        self._dead: dict[str, float] = {}  # until when they are known to be
 
     def beat(self, node: NodeReport) -> bool:
         """It is there; whether it was registered. Raises `CannotJoin`."""
         known = node.id in self._heard
         if not known:
+            if self._clock() < self._dead.get(node.id, -inf):
+                raise has_died(node.id)
             speaks = (node.schema, node.protocol)
             foreign = [other for other in self.reports() if other.live and (other.schema, other.protocol) != speaks]
             if foreign:
@@ -42,8 +46,11 @@ class NodeTable:
         """The ids of those heard within `node_ttl`, sorted."""
         return [node.id for node in self.reports() if node.live]
 
-    def leave(self, node_id: str, serial: int | None) -> bool:
+    def leave(self, node_id: str, serial: int | None, dead: bool) -> bool:
         """It is registered no more, if `serial` is its last beat's or None; whether it was."""
+        if dead:
+            now = self._clock()
+            self._dead = {**{one: until for one, until in self._dead.items() if now < until}, node_id: now + DEAD_TTL}
         if node_id not in self._heard or serial not in (None, self._heard[node_id][0].serial):
             return False
         del self._heard[node_id]

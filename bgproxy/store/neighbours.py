@@ -14,6 +14,7 @@ import logging
 import random
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from typing import Final
 
 from bgproxy import tasks
@@ -69,7 +70,7 @@ class Neighbours:
     async def sign_off_dead(self) -> None:
         """Take the dead nodes of this host off the list. While the store is away they wait for the next look."""
         with contextlib.suppress(StoreUnavailable):
-            await self._badges.sign_off_dead(self._store.leave)
+            await self._badges.sign_off_dead(partial(self._store.leave, dead=True))
 
     def fenced(self, node_id: str) -> bool:
         """Whether a silent node admits nothing new by now, as far as was seen at the last look."""

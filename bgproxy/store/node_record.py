@@ -51,6 +51,11 @@ def node_from(node_id: str, raw: bytes, now: float, node_ttl: float) -> NodeRepo
     return replace(node, id=node_id, age=age, live=age <= node_ttl)
 
 
+def has_died(node_id: str) -> CannotJoin:
+    """The refusal of a beat that was on its way for longer than its node lived."""
+    return CannotJoin(f"node {node_id} was signed off as dead, and cannot come back: start a new one")
+
+
 def cannot_join(fleet: str, node: NodeReport, foreign: Sequence[NodeReport]) -> CannotJoin:
     """The refusal of a node that speaks otherwise than those."""
     named = sorted(foreign, key=lambda one: one.id)[:_NAMED]

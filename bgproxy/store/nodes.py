@@ -46,7 +46,6 @@ class Heartbeat:
         self._fence = fence or Fence()
         self._interval = interval
         self._sleep = sleep
-        self._beating = asyncio.Lock()
         self._joined = False
         self._refused = False
         self._task: asyncio.Task[None] | None = None
@@ -65,23 +64,21 @@ class Heartbeat:
 
     async def stop(self) -> bool:
         """Stop, and leave the list at once if the store can be told; whether this node is registered no more."""
-        async with self._beating:  # one that is under way could come to the store after the leave, and stay there
-            await tasks.stop(self._task)
+        await tasks.stop(self._task)
         self._task = None
         if self.serial:
             try:
-                await self._store.leave(self._report().id)
+                await self._store.leave(self._report().id, dead=True)
             except StoreUnavailable:
                 return False
         return True
 
     async def _beat(self) -> bool:
         """Whether the node was registered already."""
-        async with self._beating:
-            self.serial += 1
-            sent = self._fence.clock()
-            known = await self._store.beat(self._report())
-            self._fence.lease.beaten(sent, self._fence.clock(), known=known)
+        self.serial += 1
+        sent = self._fence.clock()
+        known = await self._store.beat(self._report())
+        self._fence.lease.beaten(sent, self._fence.clock(), known=known)
         if not known and self._joined:
             log.warning("this node was registered no more: it has joined anew, and reads the state")
         self._joined, self._refused = True, False

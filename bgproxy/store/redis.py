@@ -20,7 +20,17 @@ from bgproxy.errors import BadInput
 from bgproxy.rules.chain import Head
 from bgproxy.rules.fleet import Change, FleetState
 from bgproxy.store.address import redacted, store_address
-from bgproxy.store.base import OLDEST, RELEASE_FIELD, AuditEntry, Conflict, Held, NodeReport, StoreOptions, Waiting
+from bgproxy.store.base import (
+    DEAD_TTL,
+    OLDEST,
+    RELEASE_FIELD,
+    AuditEntry,
+    Conflict,
+    Held,
+    NodeReport,
+    StoreOptions,
+    Waiting,
+)
 from bgproxy.store.document import (
     check_schema,
     done_from,
@@ -34,7 +44,7 @@ from bgproxy.store.document import (
     understood,
 )
 from bgproxy.store.flips import COUNTS, FlipRecord
-from bgproxy.store.node_record import cannot_join, node_document, node_from
+from bgproxy.store.node_record import cannot_join, has_died, node_document, node_from
 from bgproxy.store.once import KEPT_KEYS, KEY_TTL, AlreadyDone, Done, Once
 from bgproxy.store.pinning import PinStore
 from bgproxy.store.redis_border import Border
@@ -58,7 +68,7 @@ class RedisStore:
         prefix = f"bgproxy:{{{options.fleet}}}:"
         self._state_key = prefix + "state"
         self._audit_key = prefix + "audit"
-        self._nodes_key = prefix + "nodes"
+        self._nodes_key, self._dead_key = prefix + "nodes", prefix + "dead:"
         self._counts_key = prefix + "n"
         self._flips_key = prefix + "flips"
         self._once_key = prefix + "once"
@@ -218,9 +228,12 @@ class RedisStore:
         """See `Store.beat`."""
         arguments: list[str | bytes | float] = [node.id, unclosed(node_document(node)), self._options.node_ttl]
         async with self._border():
+            keys = [self._nodes_key, self._dead_key + node.id]
             verdict, *rest = await cast(
-                "Any", self._beat_script(keys=[self._nodes_key], args=[*arguments, node.schema, node.protocol])
+                "Any", self._beat_script(keys=keys, args=[*arguments, node.schema, node.protocol])
             )
+        if verdict == b"dead":
+            raise has_died(node.id)
         if verdict == b"foreign":
             now, *foreign = rest
             raise cannot_join(self._options.fleet, node, self._reports(foreign, float(now)))
@@ -236,11 +249,12 @@ class RedisStore:
         found = self._reports([text for report in reports.items() for text in report], seconds + micros / 1e6)
         return sorted(found, key=lambda node: node.id)
 
-    async def leave(self, node_id: str, serial: int | None = None) -> bool:
+    async def leave(self, node_id: str, serial: int | None = None, *, dead: bool = False) -> bool:
         """See `Store.leave`."""
-        arguments: list[str | int] = [node_id, "" if serial is None else serial]
+        keys = [self._nodes_key, self._held_key, self._dead_key + node_id]
+        arguments: list[str | int] = [node_id, "" if serial is None else serial, DEAD_TTL if dead else ""]
         async with self._border():
-            gone = await cast("Any", self._leave_script(keys=[self._nodes_key, self._held_key], args=arguments))
+            gone = await cast("Any", self._leave_script(keys=keys, args=arguments))
         return bool(gone)
 
     def _reports(self, reports: Sequence[bytes], now: float) -> list[NodeReport]:

@@ -284,9 +284,9 @@ def test_flips_over_many_nodes_keep_what_they_promise_whatever_goes_wrong():
 
 
 def test_flips_leave_nodes_behind_that_fence_themselves_and_keep_what_they_promise():
-    outcomes = worlds(Plan(trouble=3.0, fenced=True), 60)
-    assert sum(one.left_behind for one in outcomes) > 10
-    assert sum(one.verdict.refused["503 fenced"] for one in outcomes) > 10
+    outcomes = worlds(Plan(fenced=True), 16)
+    assert sum(one.left_behind for one in outcomes) > 0
+    assert sum(one.verdict.refused["503 fenced"] for one in outcomes) > 50
 
 
 def test_swaps_keep_all_but_the_one_moment_and_the_judge_sees_that():

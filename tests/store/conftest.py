@@ -249,7 +249,7 @@ class FakeStore:
     async def nodes(self) -> list[NodeReport]:
         return []
 
-    async def leave(self, node_id: str, serial: int | None = None) -> bool:
+    async def leave(self, node_id: str, serial: int | None = None, *, dead: bool = False) -> bool:
         return False
 
 

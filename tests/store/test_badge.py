@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from bgproxy.store.badge import SETTLED, Badges
+from bgproxy.store.badge import Badges
 
 
 class Host:
@@ -18,13 +18,12 @@ class Host:
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
-        self.now = 0.0
         self.left: list[str] = []
         self.failure: Exception | None = None
         self.badges = self.another()
 
     def another(self, fleet: str = "f") -> Badges:
-        return Badges(self.directory, fleet, lambda: self.now)
+        return Badges(self.directory, fleet)
 
     def process(self, node_id: str) -> subprocess.Popen[bytes]:
         """A process that wears a badge until it is killed."""
@@ -87,17 +86,13 @@ async def test_the_living_and_the_stopped_are_let_be_and_the_dead_signed_off(hos
     finally:
         kill(dead)
         kill(stopped)
-    assert await host.look() == ["dead", "stopped"]
+    assert await host.look() == ["stopped"]
     host.badges.take_off()
-    assert await host.look() == ["dead", "stopped"]
+    assert (await host.look(), host.files) == ([], [])
 
 
-async def test_it_is_told_again_when_no_beat_can_be_on_its_way_any_more(host: Host) -> None:
+async def test_it_is_told_once(host: Host) -> None:
     host.dies("dead")
-    assert await host.look() == ["dead"]
-    host.now = SETTLED - 0.1
-    assert (await host.look(), host.files) == (["dead"], ["dead"])
-    host.now = SETTLED
     assert (await host.look(), host.files) == (["dead"], [])
     assert await host.look() == []
 
@@ -108,10 +103,8 @@ async def test_a_store_that_is_away_is_told_later(host: Host) -> None:
     for _ in range(2):
         with pytest.raises(ConnectionError):
             await host.look()
-        host.now += 2 * SETTLED
+    assert host.files == ["dead"]
     host.failure = None
-    assert (await host.look(), host.files) == (["dead"], ["dead"])
-    host.now += SETTLED
     assert (await host.look(), host.files) == (["dead"], [])
 
 

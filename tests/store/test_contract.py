@@ -248,6 +248,19 @@ async def test_a_node_that_has_beaten_since_is_not_taken_off(store: Store) -> No
     assert await store.nodes() == []
 
 
+async def test_what_a_dead_node_still_has_on_its_way_does_not_count(store: Store) -> None:
+    await store.beat(NODE)
+    assert await store.leave("host-1", dead=True) is True
+    with pytest.raises(CannotJoin, match="node host-1 was signed off as dead"):
+        await store.beat(replace(NODE, serial=9))
+    assert await store.nodes() == []
+    assert await store.leave("host-1", dead=True) is False
+    assert await store.leave("host-2", dead=True) is False  # its first beat is on its way
+    with pytest.raises(CannotJoin):
+        await store.beat(replace(NODE, id="host-2"))
+    assert await store.beat(replace(NODE, id="host-3")) is False
+
+
 @pytest.mark.parametrize("other", [{"schema": 99}, {"protocol": 99}, {"schema": 0, "protocol": 0}])
 async def test_nodes_that_speak_otherwise_do_not_join_one_another(
     url: str, opened: Opened, other: dict[str, Any]

@@ -131,12 +131,12 @@ async def test_each_look_signs_off_who_has_died_on_this_host(
 ) -> None:
     (tmp_path / "nodes-f").mkdir()
     (tmp_path / "nodes-f" / "one").touch()  # which nobody has locked
-    bench.store.leave, left = (lambda node_id: left_by(node_id)), []
+    bench.store.leave, left = (lambda node_id, dead: left_by(node_id, dead)), []
 
-    async def left_by(node_id: str) -> bool:
+    async def left_by(node_id: str, dead: bool) -> bool:
         if bench.store.failure is not None:
             raise bench.store.failure
-        left.append(node_id)
+        left.append((node_id, dead))
         return True
 
     bench.store.failure = StoreUnavailable("away")
@@ -146,7 +146,7 @@ async def test_each_look_signs_off_who_has_died_on_this_host(
     bench.store.failure = None
     pauses.end()
     await settle()
-    assert left == ["one"]
+    assert left == [("one", True)]
     await bench.neighbours.stop()
 
 

@@ -180,30 +180,28 @@ async def test_what_keeps_it_out_is_told_once(
     await bench.heart.stop()
 
 
-async def test_it_leaves_after_the_beat_that_is_under_way(
+async def test_a_beat_that_comes_in_after_it_has_left_does_not_count(
     bench: Bench, settle: Settle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A beat that came to the store after the leave would stay there, of a node that is gone."""
-    beat, arrives = bench.store.beat, asyncio.Event()
+    beat, told = bench.store.beat, list[NodeReport]()
 
     async def slow(node: NodeReport) -> bool:
-        await arrives.wait()
-        return await beat(node)
+        told.append(node)
+        return await asyncio.Future()
 
     monkeypatch.setattr(bench.store, "beat", slow)
     bench.heart.start()
     await settle()
-    stopping = asyncio.create_task(bench.heart.stop())
-    await settle()
-    arrives.set()
-    await stopping
+    await bench.heart.stop()
+    with pytest.raises(CannotJoin):
+        await beat(told[0])
     assert await bench.listed() == []
 
 
 async def test_stopping_without_a_store_is_no_error(
     bench: Bench, settle: Settle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def away(*_: Any) -> None:
+    async def away(*_: Any, **__: Any) -> None:
         raise StoreUnavailable("away")
 
     bench.heart.start()
