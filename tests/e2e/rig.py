@@ -365,6 +365,17 @@ class Rig:
         proxy.listener.start()
         return proxy
 
+    async def asked(self, *request: bytes, **options: Any) -> tuple[Proxy, Script, Wire, Wire]:
+        """A proxy before one agent that the test plays, and a client whose request's head has just reached it: the
+        proxy, the agent's further connections, and the wires to the client and to the agent."""
+        script = Script()
+        proxy = await self.proxy(self.agent(script), **options)
+        client = await proxy.connect()
+        await client.send(*request)
+        agent = await script.next()
+        await agent.head()
+        return proxy, script, client, agent
+
     async def close(self) -> None:
         """End everything; whatever went wrong unseen fails the test here."""
         try:

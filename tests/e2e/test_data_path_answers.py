@@ -94,12 +94,7 @@ BROKEN_BODIES = {
 
 @pytest.mark.parametrize("name", BROKEN_BODIES)
 async def test_broken_chunks_end_the_answer_so_that_the_client_can_tell(rig: Rig, name: str) -> None:
-    script = Script()
-    proxy = await rig.proxy(rig.agent(script))
-    client = await proxy.connect()
-    await client.send(get())
-    agent = await script.next()
-    await agent.head()
+    proxy, _, client, agent = await rig.asked(get())
     await agent.send(STATUS + b"Transfer-Encoding: chunked\r\n\r\n5\r\nfirst\r\n")
     await client.head()
     assert await client.chunk() == b"first"
@@ -166,12 +161,7 @@ async def test_bytes_before_any_request_are_dropped_with_their_connection(rig: R
 
 async def test_an_early_answer_is_relayed_and_the_rest_of_the_body_dropped(rig: Rig) -> None:
     """The agent says no after the head, and reads no more."""
-    script = Script()
-    proxy = await rig.proxy(rig.agent(script))
-    client = await proxy.connect()
-    await client.send(get("/", "Content-Length: 50000000", method="POST"), b"x" * 1_000)
-    agent = await script.next()
-    await agent.head()
+    proxy, _, client, agent = await rig.asked(get("/", "Content-Length: 50000000", method="POST"), b"x" * 1_000)
     await agent.send(ok(b"too large", status=b"413 Content Too Large"))
     answer = await client.answer()
     assert (answer.status, answer.body, answer.get(b"connection")) == (413, b"too large", b"close")

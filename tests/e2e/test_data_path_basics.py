@@ -115,12 +115,7 @@ async def test_an_http_10_client_without_a_host_becomes_a_valid_http_11_request(
 
 
 async def test_an_http_10_client_gets_no_chunks(rig: Rig) -> None:
-    script = Script()
-    proxy = await rig.proxy(rig.agent(script))
-    client = await proxy.connect()
-    await client.send(get("/", "Connection: keep-alive", version="1.0"))
-    agent = await script.next()
-    await agent.head()
+    _, _, client, agent = await rig.asked(get("/", "Connection: keep-alive", version="1.0"))
     await agent.send(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", chunked(b"one", b"two"))
     answer = await client.answer()
     assert answer.get(b"transfer-encoding") is None
@@ -319,12 +314,7 @@ async def test_a_final_status_instead_of_100_continue(rig: Rig) -> None:
 
 
 async def test_early_hints_are_relayed_at_once(rig: Rig) -> None:
-    script = Script()
-    proxy = await rig.proxy(rig.agent(script))
-    client = await proxy.connect()
-    await client.send(get())
-    agent = await script.next()
-    await agent.head()
+    _, _, client, agent = await rig.asked(get())
     await agent.send(b"HTTP/1.1 103 Early Hints\r\nLink: </a>; rel=preload\r\n\r\n")
     hints = await client.answer()
     assert (hints.status, hints.get(b"link")) == (103, b"</a>; rel=preload")

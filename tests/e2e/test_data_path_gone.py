@@ -20,12 +20,7 @@ LEAVE = {"fin": Wire.close, "reset": Wire.reset}
 
 @pytest.mark.parametrize("way", LEAVE)
 async def test_gone_while_it_waits_for_the_answer(rig: Rig, way: str) -> None:
-    script = Script()
-    proxy = await rig.proxy(rig.agent(script))
-    client = await proxy.connect()
-    await client.send(get())
-    agent = await script.next()
-    await agent.head()
+    proxy, _, client, agent = await rig.asked(get())
     LEAVE[way](client)
     assert await agent.gone() < SOON
     await until(lambda: proxy.slot().broken_client == 1)
@@ -34,12 +29,7 @@ async def test_gone_while_it_waits_for_the_answer(rig: Rig, way: str) -> None:
 
 @pytest.mark.parametrize("way", LEAVE)
 async def test_gone_while_a_stream_is_silent(rig: Rig, way: str) -> None:
-    script = Script()
-    proxy = await rig.proxy(rig.agent(script))
-    client = await proxy.connect()
-    await client.send(get())
-    agent = await script.next()
-    await agent.head()
+    proxy, _, client, agent = await rig.asked(get())
     await agent.send(SSE, EVENT)
     await client.head()
     await client.chunk()
@@ -77,12 +67,9 @@ async def test_gone_while_a_stream_flows(rig: Rig, way: str) -> None:
 @pytest.mark.parametrize("framing", ["Content-Length: 10", "Transfer-Encoding: chunked"])
 async def test_gone_in_the_middle_of_its_body(rig: Rig, way: str, framing: str) -> None:
     """The agent sees the end of the connection, and never a complete request."""
-    script = Script()
-    proxy = await rig.proxy(rig.agent(script))
-    client = await proxy.connect()
-    await client.send(get("/", framing, method="POST"), b"5\r\nhello\r\n" if "chunked" in framing else b"hello")
-    agent = await script.next()
-    await agent.head()
+    _, _, client, agent = await rig.asked(
+        get("/", framing, method="POST"), b"5\r\nhello\r\n" if "chunked" in framing else b"hello"
+    )
     await agent.until(b"hello")
     LEAVE[way](client)
     with pytest.raises(Ended) as end:
@@ -91,12 +78,7 @@ async def test_gone_in_the_middle_of_its_body(rig: Rig, way: str, framing: str) 
 
 
 async def test_a_fin_in_the_middle_of_a_body_is_an_abort_not_an_end(rig: Rig) -> None:
-    script = Script()
-    proxy = await rig.proxy(rig.agent(script))
-    client = await proxy.connect()
-    await client.send(get("/", "Transfer-Encoding: chunked", method="POST"), b"5\r\nhello\r\n")
-    agent = await script.next()
-    await agent.head()
+    _, _, client, agent = await rig.asked(get("/", "Transfer-Encoding: chunked", method="POST"), b"5\r\nhello\r\n")
     client.fin()
     with pytest.raises(Ended):
         await agent.until(b"0\r\n\r\n")
@@ -119,12 +101,7 @@ async def test_gone_while_its_upload_is_held_back(rig: Rig) -> None:
 
 
 async def test_gone_behind_too_many_pipelined_requests(rig: Rig) -> None:
-    script = Script()
-    proxy = await rig.proxy(rig.agent(script), limits={"max_pipelined": 2})
-    client = await proxy.connect()
-    await client.send(get("/0"))
-    agent = await script.next()
-    await agent.head()
+    proxy, _, client, agent = await rig.asked(get("/0"), limits={"max_pipelined": 2})
     await client.send(get("/1") * 5)
     await until(lambda: any(not c.reading for c in proxy.plane.connections), "reading is paused")
     client.reset()
@@ -134,12 +111,7 @@ async def test_gone_behind_too_many_pipelined_requests(rig: Rig) -> None:
 @pytest.mark.parametrize("way", LEAVE)
 async def test_gone_in_the_middle_of_its_pipelined_requests(rig: Rig, way: str) -> None:
     """One is answered, the agent thinks about the second, the third waits its turn."""
-    script = Script()
-    proxy = await rig.proxy(rig.agent(script))
-    client = await proxy.connect()
-    await client.send(get("/1"), get("/2"), get("/3"))
-    agent = await script.next()
-    await agent.head()
+    _, _, client, agent = await rig.asked(get("/1"), get("/2"), get("/3"))
     await agent.send(ok())
     await client.answer()
     assert (await agent.head()).target == b"/2"
@@ -220,12 +192,7 @@ async def test_a_client_that_closes_its_half_during_the_answer_gets_all_of_it(ri
 
 async def test_a_half_closed_client_is_closed_after_its_answer_at_once(rig: Rig) -> None:
     """Its FIN came after the answer had begun, whose head promised to keep the connection."""
-    script = Script()
-    proxy = await rig.proxy(rig.agent(script))
-    client = await proxy.connect()
-    await client.send(get())
-    agent = await script.next()
-    await agent.head()
+    proxy, _, client, agent = await rig.asked(get())
     await agent.send(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nab")
     await client.until(b"ab")
     client.fin()

@@ -170,12 +170,7 @@ async def test_a_chunked_body_is_replayed_whole(rig: Rig) -> None:
 
 async def test_a_connection_that_closed_while_it_rested_is_not_used(rig: Rig) -> None:
     """Its FIN is seen before the next request: a POST finds a new connection, and loses nothing."""
-    script = Script()
-    proxy = await rig.proxy(rig.agent(script))
-    client = await proxy.connect()
-    await client.send(get())
-    agent = await script.next()
-    await agent.head()
+    proxy, script, client, agent = await rig.asked(get())
     await agent.send(ok())
     await client.answer()
     agent.close()

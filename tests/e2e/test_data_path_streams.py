@@ -20,12 +20,7 @@ def chunk(data: bytes) -> bytes:
 
 async def stream(rig: Rig, head: bytes, **options: object) -> tuple[Proxy, Wire, Wire]:
     """A stream that has begun: proxy, client, agent."""
-    script = Script()
-    proxy = await rig.proxy(rig.agent(script), **options)
-    client = await proxy.connect()
-    await client.send(get("/events", "Accept: text/event-stream"))
-    agent = await script.next()
-    await agent.head()
+    proxy, _, client, agent = await rig.asked(get("/events", "Accept: text/event-stream"), **options)
     await agent.send(head)
     await client.head()
     return proxy, client, agent

@@ -47,12 +47,9 @@ async def test_client_head_timeout_is_not_put_off_by_single_bytes(rig: Rig) -> N
 
 async def test_client_head_timeout_of_a_later_request(rig: Rig) -> None:
     """Its time begins with its own first byte, not with the connection or the request before."""
-    script = Script()
-    proxy = await rig.proxy(rig.agent(script), timeouts={"client_head_timeout": 0.4})
-    client = await proxy.connect()
-    await client.send(get("/slow"), b"GET /next HTTP/1.1\r\n")
-    agent = await script.next()
-    await agent.head()
+    _, _, client, agent = await rig.asked(
+        get("/slow"), b"GET /next HTTP/1.1\r\n", timeouts={"client_head_timeout": 0.4}
+    )
     await asyncio.sleep(0.8)
     await agent.send(ok(b"slow"))
     assert (await client.answer()).body == b"slow"
@@ -91,12 +88,9 @@ async def test_client_body_timeout_is_between_two_reads(rig: Rig) -> None:
 
 async def test_client_body_timeout_waits_for_100_continue(rig: Rig) -> None:
     """A client that asked to be told when to send is not slow before it was told."""
-    script = Script()
-    proxy = await rig.proxy(rig.agent(script), timeouts={"client_body_timeout": 0.2})
-    client = await proxy.connect()
-    await client.send(get("/", "Content-Length: 4", "Expect: 100-continue", method="POST"))
-    agent = await script.next()
-    await agent.head()
+    _, _, client, agent = await rig.asked(
+        get("/", "Content-Length: 4", "Expect: 100-continue", method="POST"), timeouts={"client_body_timeout": 0.2}
+    )
     await asyncio.sleep(0.8)
     await agent.send(b"HTTP/1.1 100 Continue\r\n\r\n")
     assert (await client.answer()).status == 100
@@ -153,12 +147,7 @@ async def test_response_head_timeout_begins_with_the_end_of_the_request(rig: Rig
 
 
 async def test_stream_idle_timeout(rig: Rig) -> None:
-    script = Script()
-    proxy = await rig.proxy(rig.agent(script), timeouts={"stream_idle_timeout": 0.4})
-    client = await proxy.connect()
-    await client.send(get())
-    agent = await script.next()
-    await agent.head()
+    _, _, client, agent = await rig.asked(get(), timeouts={"stream_idle_timeout": 0.4})
     await agent.send(SSE)
     await client.head()
     for _ in range(4):  # each event puts it off
@@ -175,12 +164,7 @@ async def test_stream_idle_timeout_is_off_by_default_and_so_are_all_others_for_a
         ("client_head_timeout", "client_body_timeout", "keepalive_timeout", "response_head_timeout", "connect_timeout"),
         0.2,
     )
-    script = Script()
-    proxy = await rig.proxy(rig.agent(script), timeouts=short)
-    client = await proxy.connect()
-    await client.send(get())
-    agent = await script.next()
-    await agent.head()
+    _, _, client, agent = await rig.asked(get(), timeouts=short)
     await agent.send(SSE)
     await client.head()
     await asyncio.sleep(0.9)

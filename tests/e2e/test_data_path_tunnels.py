@@ -27,12 +27,7 @@ async def echo(wire: Wire) -> None:
 
 async def opened(rig: Rig) -> tuple[Proxy, Wire, Wire]:
     """A tunnel with both of its ends in the test's hands: client, agent."""
-    script = Script()
-    proxy = await rig.proxy(rig.agent(script))
-    client = await proxy.connect()
-    await client.send(get("/ws", *UPGRADE))
-    agent = await script.next()
-    await agent.head()
+    proxy, _, client, agent = await rig.asked(get("/ws", *UPGRADE))
     await agent.send(SWITCH)
     await client.head()
     await until(lambda: proxy.slot().websockets == 1)
@@ -297,12 +292,7 @@ async def test_a_deadline_says_so_once(rig: Rig) -> None:
 
 async def test_silence_in_a_tunnel_is_no_reason_to_end_it(rig: Rig) -> None:
     short = {"stream_idle_timeout": 0.1, "response_head_timeout": 0.1, "keepalive_timeout": 0.1}
-    script = Script()
-    proxy = await rig.proxy(rig.agent(script), timeouts=short)
-    client = await proxy.connect()
-    await client.send(get("/ws", *UPGRADE))
-    agent = await script.next()
-    await agent.head()
+    _, _, client, agent = await rig.asked(get("/ws", *UPGRADE), timeouts=short)
     await agent.send(SWITCH)
     await client.head()
     await asyncio.sleep(0.8)
