@@ -25,7 +25,7 @@ from bgproxy.sessions.keys import Key
 from bgproxy.sessions.learn import Learner
 from bgproxy.sessions.preset import BROWSER
 from bgproxy.sessions.sighting import Sighting
-from bgproxy.store.pinning import PAUSED, Learned, Want
+from bgproxy.store.pinning import BEGUN, PAUSED, Learned, Want
 
 if TYPE_CHECKING:
     import asyncio
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from bgproxy.proxy.plane import DataPlane
 
 STORE_WAIT = 10.0  # seconds that a parked request waits at most; the store's own limits answer long before
-HEARD, BEGUN = "heard", ("stays", "kept")  # the turn is under way where it was; after other answers it is placed anew
+HEARD = "heard"
 ECHOED = 4_096  # bytes of a request's body that are kept until its answer, so that an error can echo its id
 
 

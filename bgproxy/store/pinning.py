@@ -47,6 +47,10 @@ FENCED: Final = "fenced"
 KEPT_ALIASES: Final = 8
 """Aliases of a pin that live as long as it does: its newest."""
 
+BEGUN: Final = ("stays", "kept")
+"""What who asks for a session's move is told where its turn is under way now, on the pin that was known. After any
+other answer it has to be decided anew: the pin is another one, and may be due to move again."""
+
 
 class Want(NamedTuple):
     """A session that needs a pin. `keys`: digests, most specific first, at least one. Times in seconds.

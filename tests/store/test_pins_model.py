@@ -29,6 +29,7 @@ from bgproxy.rules.choose import MOVES, choose
 from bgproxy.rules.fleet import FleetState
 from bgproxy.rules.pin import OnRollback, Pin, Policy
 from bgproxy.rules.pointer import Pointer
+from bgproxy.store.pinning import BEGUN
 from bgproxy.store.pins import PinCache
 from tests.store.conftest import Fleet
 from tests.store.pin_rig import Line, Rig, key, learned, settle, want
@@ -76,16 +77,20 @@ class Turn:
             self.node.cache.resolve(want(*keys), self.choose)
 
     def choose(self, pin: Pin | None, why: str) -> None:
+        assert pin is not None
+        self.session.was_told(why)
+        self.pin = pin
+        self.node.turns[pin.id] += 1  # from here on: what is asked for is a turn already
+        self.decide(pin, why)
+
+    def decide(self, pin: Pin | None, why: str) -> None:
         state = self.node.line.state
         assert pin is not None
         assert state is not None
-        self.session.was_told(why)
         policy, on_rollback = self.model.policies
-        self.pin = pin
-        self.node.turns[pin.id] += 1  # from here on: what is asked for is a turn already
         order = state.orders.get(pin.id)
-        if choose(state.pointer, state.releases, pin, policy, on_rollback, order).why in MOVES:
-            self.node.cache.migrate(pin, self.run)
+        if why not in BEGUN and choose(state.pointer, state.releases, pin, policy, on_rollback, order).why in MOVES:
+            self.node.cache.migrate(pin, self.decide)
         else:
             self.run(pin, why)
 

@@ -15,7 +15,6 @@ from typing import Any, cast
 import pytest
 
 from bgproxy.errors import BadInput, StoreBroken, StoreUnavailable
-from bgproxy.proxy.turn import BEGUN
 from bgproxy.rules.by_hand import move_session
 from bgproxy.rules.choose import MOVES, choose
 from bgproxy.rules.fleet import FleetState
@@ -23,7 +22,7 @@ from bgproxy.rules.pin import Pin, Policy
 from bgproxy.store.base import Conflict, NodeReport, Store
 from bgproxy.store.mirror import Mirror
 from bgproxy.store.pin_outage import PinOptions
-from bgproxy.store.pinning import KEPT_ALIASES, Learned, PinStore, Turn, Want
+from bgproxy.store.pinning import BEGUN, KEPT_ALIASES, Learned, PinStore, Turn, Want
 from bgproxy.store.pins import PinCache
 
 pytestmark = pytest.mark.redis
