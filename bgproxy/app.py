@@ -110,9 +110,7 @@ class Worker:
         self.admin = AdminServer(place.admin)
         self._line = orders.Line(place.supervisor)
         self._started = asyncio.Event()
-        self._accepting, self._finishing = asyncio.Event(), asyncio.Event()
-        self._ending, self._hurry = asyncio.Event(), asyncio.Event()
-        events = self._accepting, self._finishing, self._ending, self._hurry
+        events = self._accepting, self._finishing, self._ending, self._hurry = [asyncio.Event() for _ in range(4)]
         self._events = dict(zip((orders.ACCEPT, orders.FINISH, orders.END, orders.HURRY), events, strict=True))
         self._reloading = asyncio.Lock()
         self._saver: asyncio.Task[None] | None = None
@@ -308,6 +306,7 @@ class Worker:
             oldest={color: round(seconds, 3) for color, seconds in self.plane.oldest().items()},
             serial=self.membership.serial,
             fence_after=self.fence.fence_after,
+            finishing=self.plane.draining,
         )
 
     def _collect(self) -> dict[str, Any]:

@@ -523,8 +523,10 @@ async def test_what_it_says_of_itself(bench):
     assert isinstance(report, NodeReport)
     assert (report.id, report.epoch, report.revision, report.in_flight["blue"]) == (worker.node_id, 1, 1, 2)
     assert report.oldest == {}
+    assert not report.finishing
     worker.plane.draining = True
     assert worker.ready()[0] is False
+    assert worker.report().finishing
 
 
 async def test_without_a_pointer_it_is_not_ready(bench):

@@ -105,7 +105,7 @@ def _load(node: dict[str, Any], color: str) -> dict[str, Any]:
 
 def _silence(node: dict[str, Any]) -> str:
     """What is to be done about a node that was not heard for long."""
-    if node["state"] == "live":
+    if node["state"] != "silent":
         return ""
     return f"; it was last heard {node['age']:.0f} s ago: if it is gone for good, `bgproxy nodes forget {node['id']}`"
 

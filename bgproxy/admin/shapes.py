@@ -191,9 +191,10 @@ _NODE: dict[str, Schema] = {
     "protocol": {**_COUNT, "description": "In which it deals with the others; 0: an older bgproxy."},
     "fence_after": {"type": "number", "description": "Seconds after which it fences itself, when cut off; 0: never."},
     "state": {
-        "enum": ["live", "silent", "fenced"],
+        "enum": ["live", "finishing", "silent", "fenced"],
         "description": "live: heard within node_ttl. A silent one may still serve somewhere: flips wait for it. A "
-        "fenced one admits nothing new, by its own word or by how long it has been silent.",
+        "fenced one admits nothing new, by its own word or by how long it has been silent. A finishing one accepts "
+        "nobody any more, as at an upgrade of the proxy.",
     },
 }
 

@@ -183,5 +183,5 @@ def node_json(node: NodeReport, *, fenced: bool = False) -> dict[str, Any]:
         "schema": node.schema,
         "protocol": node.protocol,
         "fence_after": node.fence_after,
-        "state": "fenced" if fenced else "live" if node.live else "silent",
+        "state": "fenced" if fenced else "silent" if not node.live else "finishing" if node.finishing else "live",
     }

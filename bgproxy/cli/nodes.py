@@ -16,7 +16,7 @@ app = typer.Typer(epilog="Example: bgproxy nodes --json")
 
 @app.callback(invoke_without_command=True)
 def nodes(context: typer.Context, admin: AdminUrl = ADMIN, token: Token = "", as_json: Json = False) -> None:
-    """List the nodes: live, or silent (not heard for node_ttl). A silent one may still serve: flips wait for it."""
+    """List the nodes: live, finishing (as at an upgrade), or silent (not heard for node_ttl): flips wait for all."""
     if context.invoked_subcommand is not None:
         _nothing_before(context)
         return

@@ -17,7 +17,7 @@ _NAMED_LIKE_THEMSELVES = frozenset({"blue", "green", "red", "yellow", "magenta",
 _PHASES = {"active": "bold", "baking": "yellow", "rejected": "red", "rolled_back": "red", "retired": "dim"}
 _OUTCOMES = ("kept", "moved", "ended", "lost", "turns_cut")
 _STORE = {"up": "green", "degraded": "yellow", "down": "red"}
-_STATES = {"live": "green", "silent": "yellow", "fenced": "red"}
+_STATES = {"live": "green", "finishing": "cyan", "silent": "yellow", "fenced": "red"}
 _LOADS = ("in\nflight", "streams", "web-\nsockets")  # two lines, so that all fits into 80 columns
 _WIDE = 4_000  # columns where there is no terminal: nothing is cut off that a program may look for
 

@@ -89,6 +89,7 @@ def _report(document: Mapping[str, Any]) -> NodeReport:
         schema=_of(int, document.get("schema", 0)),
         protocol=_of(int, document.get("protocol", 0)),
         fence_after=float(_of((int, float), document.get("fence_after", 0))),
+        finishing=_of(bool, document.get("finishing", False)),
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -27,7 +28,7 @@ async def entries(client: Any) -> list[tuple[str, str, str, dict[str, Any]]]:
     return [(entry["verb"], entry["actor"], entry["reason"], entry["facts"]) for entry in found]
 
 
-async def test_live_and_silent(client, plane: Plane):
+async def test_live_finishing_and_silent(client, plane: Plane):
     await plane.store.beat(THERE)
     body = await (await client.get("/v1/nodes")).json()
     fits(body, "Nodes")
@@ -36,6 +37,10 @@ async def test_live_and_silent(client, plane: Plane):
     there = body["nodes"][1]
     assert (there["version"], there["epoch"], there["revision"], there["serial"]) == ("0.3", 4, 9, 12)
     assert (there["schema"], there["protocol"], there["in_flight"]) == (1, 1, {"blue": 10})
+    await plane.store.beat(replace(THERE, finishing=True))
+    body = await (await client.get("/v1/nodes")).json()
+    fits(body, "Nodes")
+    assert body["nodes"][1]["state"] == "finishing"
     hear_nothing(plane, 60.0)
     body = await (await client.get("/v1/nodes")).json()
     assert [(node["id"], node["state"]) for node in body["nodes"]] == [("here-1", "live"), ("there-1", "silent")]

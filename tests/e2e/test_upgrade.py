@@ -157,6 +157,7 @@ async def test_upgrades_under_load_break_nothing_and_no_session_notices(town, ag
         nodes = (await serve.status())["nodes"]
         assert len(nodes) == 4
         assert {node["epoch"] for node in nodes} == {2}, "those that finish follow flips, too"
+        assert sorted(node["state"] for node in nodes) == ["finishing", "finishing", "live", "live"]
         assert sum(node["streams"].get("blue", 0) for node in nodes) == 3
         before = await serve.counted("bgproxy_requests_total", **{"class": "2xx"})
         serve.signal(signal.SIGUSR2)

@@ -216,7 +216,8 @@ async def test_nodes_come_and_go(store: Store) -> None:
     assert (zero.id, zero.epoch, one.id) == ("host-0", 4, "host-1")
     assert replace(one, age=0.0) == NODE
     assert 0 <= one.age < 1
-    assert await store.beat(replace(NODE, epoch=5, serial=2)) is True
+    assert await store.beat(replace(NODE, epoch=5, serial=2, finishing=True)) is True
+    assert [node.finishing for node in await store.nodes()] == [False, True]
     assert [(node.epoch, node.serial) for node in await store.nodes()] == [(4, 0), (5, 2)]
     assert await store.leave("host-1") is True
     assert await store.leave("host-1") is False
