@@ -20,6 +20,8 @@ from websockets.asyncio.client import connect
 
 POST = "POST {path} HTTP/1.1\r\nHost: a\r\nMcp-Session-Id: {session}\r\nContent-Length: 2\r\n{more}\r\n{{}}"
 
+LONG = 40.0  # seconds for two starts of a process, one after the other, on a busy machine
+
 
 class Traffic:
     """Clients that notice everything: raw connections, on which nothing is tried twice."""
@@ -36,7 +38,7 @@ class Traffic:
     @contextlib.asynccontextmanager
     async def flowing(self) -> AsyncIterator[Traffic]:
         """All of it, until the block's end."""
-        kinds = [*[self._fresh] * 4, *[self._kept] * 4, *[self._stream] * 3, *[self._socket] * 3]
+        kinds = [*[self._fresh] * 3, *[self._kept] * 3, *[self._stream] * 2, *[self._socket] * 2]
         self._tasks = [asyncio.create_task(kind(f"s-{number}")) for number, kind in enumerate(kinds)]
         try:
             yield self
@@ -63,7 +65,7 @@ class Traffic:
     async def _breath(self) -> None:
         """A moment in which the processes that start have the machine."""
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._stop.wait(), 0.01)
+            await asyncio.wait_for(self._stop.wait(), 0.02)
 
     async def _turn(self, session: str, wire: Any, *, last: bool = False) -> bool:
         """Whether the connection may be used for another."""
@@ -125,7 +127,7 @@ async def asked(serve: Serve, **what: Any) -> dict[str, Any]:
 async def ask_at(runtime_dir: Path, **what: Any) -> dict[str, Any]:
     reader, writer = await asyncio.open_unix_connection(runtime_dir / "supervisor.sock")
     writer.write(json.dumps(what).encode() + b"\n")
-    answer = json.loads(await asyncio.wait_for(reader.readline(), 30))
+    answer = json.loads(await asyncio.wait_for(reader.readline(), LONG))
     writer.close()
     return dict(answer)
 
@@ -137,18 +139,18 @@ def names(directory: str) -> list[str]:
 
 async def supervises_again(serve: Serve, times: int) -> None:
     """Its program has been exchanged so many times, and it heeds what it is told."""
-    await until(lambda: serve.log.count("listening on") == times + 1, "the supervisor's new program")
+    await until(lambda: serve.log.count("listening on") == times + 1, "the supervisor's new program", LONG)
 
 
 @pytest.mark.redis
+@pytest.mark.timeout(150)
 async def test_upgrades_under_load_break_nothing_and_no_session_notices(town, agents, shared):
     serve = await town.serve(*agents, *shared, workers=2)
     pid, first = serve.process.pid, serve.workers
     async with Traffic(serve).flowing() as traffic:
-        await until(lambda: len(traffic.sessions) == 8)
-        code, out, err = await cli("upgrade", "--admin", serve.admin)
-        assert (code, err) == (0, ""), serve.log
-        assert out == "upgraded from 0.1.0 to 0.1.0; 2 worker(s) finish what they hold\n"
+        await until(lambda: len(traffic.sessions) == 6)
+        told = await asked(serve)
+        assert told == {"done": True, "before": "0.1.0", "version": "0.1.0", "finishing": 2}, serve.log
         began = {session: {*said} for session, said in traffic.sessions.items()}
         await serve.flip("green")
         assert await serve.all_say("v2")
@@ -158,16 +160,16 @@ async def test_upgrades_under_load_break_nothing_and_no_session_notices(town, ag
         assert len(nodes) == 4
         assert {node["epoch"] for node in nodes} == {2}, "those that finish follow flips, too"
         assert sorted(node["state"] for node in nodes) == ["finishing", "finishing", "live", "live"]
-        assert sum(node["streams"].get("blue", 0) for node in nodes) == 3
+        assert sum(node["streams"].get("blue", 0) for node in nodes) == 2
         before = await serve.counted("bgproxy_requests_total", **{"class": "2xx"})
         serve.signal(signal.SIGUSR2)
-        await until(lambda: serve.log.count("upgraded from") == 2)
+        await until(lambda: serve.log.count("upgraded from") == 2, "its end", LONG)
         await supervises_again(serve, 2)
         assert await serve.counted("bgproxy_requests_total", **{"class": "2xx"}) >= before
     assert not traffic.faults
     assert traffic.sessions == began
     assert all(len(said) == 1 for said in traffic.sessions.values())
-    assert traffic.closes >= 4, "each kept connection was told once at least that it must connect anew"
+    assert traffic.closes >= 3, "each kept connection was told once at least that it must connect anew"
     assert serve.process.pid == pid
     assert serve.process.poll() is None
     await until(lambda: not any(map(is_alive, first)), "nothing is left to be finished")
@@ -176,6 +178,7 @@ async def test_upgrades_under_load_break_nothing_and_no_session_notices(town, ag
     assert await serve.ended() == 0
 
 
+@pytest.mark.timeout(150)
 async def test_a_sidecar_on_the_embedded_store_hands_its_state_and_its_sessions_on(town, agents):
     """Also to the successor of a successor, and after the new worker was killed while the old one still finishes."""
     serve = await town.serve(*agents)
@@ -184,17 +187,17 @@ async def test_a_sidecar_on_the_embedded_store_hands_its_state_and_its_sessions_
     await stream.send(b"GET /events HTTP/1.1\r\nHost: a\r\n\r\n")
     await stream.head()
     async with Traffic(serve).flowing() as traffic:
-        await until(lambda: len(traffic.sessions) == 8)
+        await until(lambda: len(traffic.sessions) == 6)
         assert (await asked(serve))["done"], serve.log
         await supervises_again(serve, 1)
         await serve.flip("green", reason="on the new one")
         assert await serve.all_say("v2")
         status = await serve.status()
         assert [node["epoch"] for node in status["nodes"]] == [2, 2]
-        assert sum(node["streams"].get("blue", 0) for node in status["nodes"]) == 4
-        assert status["colors"]["blue"]["sessions"] == 8
+        assert sum(node["streams"].get("blue", 0) for node in status["nodes"]) == 3
+        assert status["colors"]["blue"]["sessions"] == 6
         serve.signal(signal.SIGUSR2)
-        await until(lambda: serve.log.count("upgraded from") == 2)
+        await until(lambda: serve.log.count("upgraded from") == 2, "its end", LONG)
         await supervises_again(serve, 2)
         began = {session: {*said} for session, said in traffic.sessions.items()}
     assert not traffic.faults
@@ -233,7 +236,7 @@ async def test_where_the_new_one_dies_with_the_state_in_its_hands_the_old_one_ta
     await serve.flip("green")
     assert await serve.ask("/mcp", "Mcp-Session-Id: s") == (200, "v1")
     assert await serve.ask() == (200, "v2")
-    assert serve.workers == [first]
+    await until(lambda: serve.workers == [first], "nothing of it is left")
 
 
 @pytest.mark.redis
