@@ -45,6 +45,7 @@ from bgproxy.store.membership import Membership
 from bgproxy.store.mirror import Mirror
 from bgproxy.store.outages import Outages
 from bgproxy.store.pins import PinCache
+from bgproxy.store.restorer import Restorer
 from bgproxy.tasks import first_of, spawn, stop
 from bgproxy.telemetry import logs
 from bgproxy.telemetry.access import AccessLog
@@ -96,6 +97,7 @@ class Worker:
             report=self.report,
             catch_up=self.mirror.refresh,
         )
+        self.restorer = Restorer(self.ledger, self.mirror)
         self.barrier = Barrier(
             *(self.ledger, self.mirror, self.store, self.node_id, settings.flip()),
             is_holding=lambda: self.plane.hold is not None,
@@ -210,7 +212,8 @@ class Worker:
         self.estate.save()
         await self.admin.stop()
         await self.peers.stop()
-        for part in (self.conductor, self.barrier, self.validator, self.drainer, self.health, self.membership):
+        rollout = (self.conductor, self.barrier, self.validator, self.drainer, self.health)
+        for part in (*rollout, self.restorer, self.membership):
             await part.stop()
         await self.pins.stop()
         await self.losses.stop()

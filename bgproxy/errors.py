@@ -152,6 +152,13 @@ class FlipAbandoned(Refused):
     title = "The flip was given up"
 
 
+class Split(Refused):
+    """The store and this node hold different pointers of one epoch; both are told. A forced flip decides."""
+
+    code = "split"
+    title = "There are two pointers of one epoch"
+
+
 class KeyReused(Problem):
     """An idempotency key that was used for another request before."""
 
@@ -195,6 +202,13 @@ class StoreBroken(StoreUnavailable):
 
     code = "store_broken"
     title = "The store's data cannot be understood"
+
+
+class StoreForeign(StoreUnavailable):
+    """The store's data are another fleet's; they are left untouched."""
+
+    code = "store_foreign"
+    title = "The store's data are another fleet's"
 
 
 def problem_json(error: Problem) -> dict[str, Any]:

@@ -132,7 +132,7 @@ class RedisServer:
 
     def command(self, *words: str) -> bytes:
         """One command, for what a test must do behind the store's back; its whole answer as it came."""
-        with socket.create_connection(("127.0.0.1", self.port), timeout=2) as line:
+        with socket.create_connection(("127.0.0.1", self.port), timeout=PATIENCE) as line:
             parts = [f"${len(word.encode())}\r\n{word}\r\n" for word in words]
             line.sendall(f"*{len(words)}\r\n{''.join(parts)}".encode())
             answer, reader = b"", hiredis.Reader()
@@ -258,7 +258,7 @@ class Cluster:
         self.servers = []
         for _ in range(4):
             server = RedisServer(port=free_port(above=10_000))
-            server.arguments = ("--cluster-enabled", "yes", "--cluster-node-timeout", "500")
+            server.arguments = ("--cluster-enabled", "yes", "--cluster-node-timeout", "2000")
             self.servers.append(server)
 
     @property

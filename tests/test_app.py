@@ -42,7 +42,7 @@ class SharedStore:
         self.calls: list[str] = []
         self.watch, self.nodes = self._memory.watch, self._memory.nodes
         self.audit, self.close, self.now = self._memory.audit, self._memory.close, self._memory.now
-        self.flips, self.tally = self._memory.flips, self._memory.tally
+        self.flips, self.tally, self.routes_by = self._memory.flips, self._memory.tally, self._memory.routes_by
         self.pins = self._memory.pins
 
     async def open(self) -> None:

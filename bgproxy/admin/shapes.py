@@ -150,13 +150,32 @@ _RUN: dict[str, Schema] = {
     },
 }
 
+_SIDE = _all(
+    revision=_COUNT,
+    epoch=_COUNT,
+    active=TEXT,
+    previous=_TEXT_OR_NOTHING,
+    actor=TEXT,
+    reason=TEXT,
+    at=_NUMBER,
+)
+
 _STORE = _all(
     state={"enum": ["up", "degraded", "down"], "description": "degraded: some workers of this host do not hear it."},
     alarm={
         "type": ["string", "null"],
-        "description": "How the store contradicts what is known, which stands: it was emptied, or restored from an "
-        "older copy.",
+        "description": "How the store contradicts what is known, which stands: it was emptied, restored from an "
+        "older copy, or lost its newest changes in a failover. What was lost is written back.",
     },
+    conflict={
+        "description": "Both sides of what only an operator can put right: two pointers of one epoch (split), which a "
+        "forced flip decides, or another fleet's data (foreign).",
+        "oneOf": [
+            {"type": "null"},
+            _all(kind={"enum": ["split", "foreign"]}, held=_SIDE, found=_SIDE, remedy=TEXT),
+        ],
+    },
+    problem={"type": ["string", "null"], "description": "Why the store cannot be read: away, broken, not to be used."},
     kind=TEXT,
     age={"type": "number", "description": "Seconds since it was last heard, by the worker that heard it least."},
     fenced={**_COUNT, "description": "Workers of this host that admit nothing new, as they are cut off (fence_after)."},

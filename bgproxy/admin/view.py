@@ -20,6 +20,7 @@ from bgproxy.store.mirror import Mirror
 from bgproxy.store.pinning import PinCount
 from bgproxy.telemetry.metrics import merge
 
+_TOLD = ("alarm", "conflict", "problem")
 _LOADS = ("in_flight", "streams", "websockets")
 _UPSTREAM = {"healthy": None, "reason": "", "in_flight": 0, "open": 0, "idle": 0, "failures": 0}
 
@@ -147,20 +148,34 @@ async def _flip(deps: AdminDeps) -> FlipRecord | None:
 
 
 def store_report(mirror: Mirror, kind: str) -> dict[str, Any]:
-    """How one worker hears the store; `alarm`: how that contradicts what it holds, or nothing; `fenced`: whether it
-    admits nothing new."""
-    heard = {"state": "up" if mirror.connected else "down", "kind": kind, "age": mirror.age}
-    return {**heard, "alarm": mirror.alarm, "fenced": mirror.fenced}
+    """How one worker hears the store; `problem`: why it cannot be read; `alarm`: how it contradicts what is held;
+    `conflict`: both sides of that, where only an operator can put it right; `fenced`: whether it admits nothing new."""
+    contradiction = mirror.contradiction
+    return {
+        "state": "up" if mirror.connected else "down",
+        "kind": kind,
+        "age": mirror.age,
+        "alarm": mirror.alarm,
+        "conflict": contradiction.document() if contradiction is not None and not contradiction.heals else None,
+        "problem": mirror.problem,
+        "fenced": mirror.fenced,
+    }
 
 
 def _store(reports: list[Mapping[str, Any]]) -> dict[str, Any]:
     """How the store is heard on this host."""
     up = [one["state"] == "up" for one in reports]
-    alarm = next((one["alarm"] for one in reports if one["alarm"]), None)
     state = "up" if all(up) else "degraded" if any(up) else "down"
     age = max(one["age"] for one in reports)
-    fenced = sum(one["fenced"] for one in reports)
-    return {"state": state, "kind": reports[0]["kind"], "age": round(age, 3), "alarm": alarm, "fenced": fenced}
+    # Of several that something is told of, the first; an older worker beside this one does not tell all of it.
+    told = {name: next(filter(None, (one.get(name) for one in reports)), None) for name in _TOLD}
+    return {
+        "state": state,
+        "kind": reports[0]["kind"],
+        "age": round(age, 3),
+        **told,
+        "fenced": sum(one["fenced"] for one in reports),
+    }
 
 
 def _upstream(url: str, found: Mapping[str, Any]) -> dict[str, Any]:

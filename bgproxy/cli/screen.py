@@ -38,6 +38,8 @@ def show_status(document: Mapping[str, Any]) -> None:
     store = document.get("store", {})
     state = Text(clean(store.get("state")), style=_STORE.get(str(store.get("state")), ""))
     console.print(Text.assemble("store ", state, f" ({clean(store.get('kind'))}), heard {_age(store.get('age'))} ago"))
+    if problem := store.get("problem"):
+        console.print(Text(clean(problem), style="yellow"))
     if fenced := store.get("fenced"):
         console.print(Text(f"FENCED: {clean(fenced)} worker(s) of this host admit nothing new", style="bold red"))
     if alarm := store.get("alarm"):

@@ -97,7 +97,12 @@ class Switch:
     async def _moved(
         self, move: Move, once: Once | None, strategy: Strategy | None, exclude: Collection[str]
     ) -> Outcome:
-        """By the barrier, unless this node is alone or a swap is asked for."""
+        """By the barrier, unless this node is alone or a swap is asked for.
+
+        Nodes of two histories have no state in common by which they could hold: a flip that decides is a swap.
+        """
+        if move.force and move.verb == "flip" and (outcome := await self._ledger.decide_split(move, once=once)):
+            return await self._told(outcome)
         barrier = self._barrier
         strategy = strategy or barrier.options.strategy
         if strategy == "auto" and barrier.is_only:

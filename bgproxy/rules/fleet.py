@@ -56,13 +56,15 @@ class FleetState:
 class Change:
     """A decided step, not yet made: the state after it (revision one higher) and what goes on the audit record.
 
+    `base`: what it was decided on. It is made where that revision stands with that pointer, and nowhere else.
+
     `moved` and `touched` name what this change wrote, so that the store puts its own time on exactly that. `deadlines`:
     by color the seconds from that time to the deadline that is set. `ended`: to the flip of which epoch how many ended
-    sessions are put by this change.
+    sessions are put by this change. `whole`: the state takes the place of all that stands, whatever that is.
     """
 
     state: FleetState
-    verb: str  # flip, rollback, stage, phase, drain, bootstrap, configure, session, release
+    verb: str  # flip, rollback, stage, phase, drain, bootstrap, configure, session, release, restore
     facts: Mapping[str, object]
     actor: str
     reason: str
@@ -70,6 +72,14 @@ class Change:
     touched: frozenset[str] = frozenset()
     deadlines: Mapping[str, float] = field(default_factory=dict)
     ended: tuple[int, int] = (0, 0)
+    whole: bool = False
+    base: FleetState | None = None
+
+    def fits(self, standing: FleetState | None) -> bool:
+        """Whether what stands is what this was decided on."""
+        if standing is None or self.base is None:
+            return standing is not None and standing.revision == self.state.revision - 1
+        return (standing.revision, standing.pointer) == (self.base.revision, self.base.pointer)
 
     def stamped(self, now: float) -> FleetState:
         """The state with `now` (unix seconds by the store's clock) on all that this change wrote."""
@@ -120,7 +130,7 @@ def flip(
     Raises `UnknownColor`, `StaleEpoch` (looked at before anything else of the state), `FlipOpen`, `NotReady`.
     """
     known(state.colors, to)
-    _fresh(state, if_epoch)
+    fresh(state, if_epoch)
     _settled(state)
     if state.pointer.active == to:
         return None
@@ -144,7 +154,7 @@ def rollback(
     a flip to a new release, not a rollback. A `problem` of the target refuses too: traffic is never rolled back in
     silence onto a release that is down. `force` overrides the last two. Raises as `flip` does.
     """
-    _fresh(state, if_epoch)
+    fresh(state, if_epoch)
     _settled(state)
     to = state.pointer.previous
     if to is None:
@@ -176,7 +186,7 @@ def stage(
     sessions (STANDBY, ROLLED_BACK) unless forced. Raises `UnknownColor`, `BadInput`, `StaleEpoch`, `Refused`.
     """
     known(state.colors, color)
-    _fresh(state, if_epoch)
+    fresh(state, if_epoch)
     given = checked(release)
     new = Release(given.label, given.upstreams, given.routes, given.metadata, origin=given.origin, at=at)
     if state.pointer.active == color:
@@ -263,7 +273,7 @@ def _move(
     if target is not None:
         facts["release"] = target.label
     moved = replace(state, pointer=state.pointer.moved(to, actor, reason, at))
-    return changed(moved, new, verb, facts, actor, reason, moved=True)
+    return replace(changed(moved, new, verb, facts, actor, reason, moved=True), base=state)
 
 
 def _arrival(release: Release, forced: bool) -> Event:
@@ -290,7 +300,8 @@ def _overridden(state: FleetState, to: str, problem: str | None, force: bool) ->
     return reasons
 
 
-def _fresh(state: FleetState, if_epoch: int | None) -> None:
+def fresh(state: FleetState, if_epoch: int | None) -> None:
+    """Raises `StaleEpoch` where the caller's epoch is not the one that stands."""
     epoch, active = state.pointer.epoch, state.pointer.active
     if if_epoch is not None and if_epoch != epoch:
         raise StaleEpoch(
@@ -350,4 +361,4 @@ def changed(
     stand = {(color, release.label) for color, release in releases.items() if not release.ended}
     orders = {} if moved else {key: order for key, order in state.orders.items() if order.goal in stand}
     after = replace(state, revision=state.revision + 1, releases=releases, orders=orders)
-    return Change(after, verb, facts, actor, reason, moved=moved, touched=frozenset(new))
+    return Change(after, verb, facts, actor, reason, moved=moved, touched=frozenset(new), base=state)

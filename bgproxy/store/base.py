@@ -3,7 +3,8 @@
 **Promises**, the same for every store, kept by one contract suite:
 
 1. A commit happens whole or not at all: state, audit record and bell together.
-2. Of several commits on one revision exactly one wins; the others get `Conflict` with the state that won.
+2. Of several commits on one revision exactly one wins; the others get `Conflict` with the state that won. A change
+   is made on the revision and the pointer that it was decided on: what is another's history is not written over.
 3. Whoever has subscribed (`watch` has yielded 0) and then reads misses nothing: what is committed after that read
    rings. The bell says only "look": it may be lost, and who can ring it cannot flip. Reading is what counts.
 4. Times on record are the store's own, in unix seconds.
@@ -197,13 +198,16 @@ class Store(Protocol):
     async def close(self) -> None:
         """Let go of connections and files. Never raises."""
 
+    def routes_by(self, epoch: int) -> None:
+        """This process routes by that epoch: should the store lose it, no pin is made here by the older pointer."""
+
     async def read(self) -> FleetState | None:
         """The state that stands; None where there has never been one. Raises `StoreUnavailable` and its kinds."""
 
     async def commit(
         self, change: Change, *, create: bool = False, once: Once | None = None, held: Held | None = None
     ) -> tuple[FleetState, AuditEntry]:
-        """Make the change, on the revision before its own; with `create` only where nothing stands.
+        """Make the change, on exactly what it was decided on; with `create` only where nothing stands.
 
         Returns the state as written, with the store's times. `once`: the idempotency key under which it was asked for;
         `held`: which nodes must hold. Raises `AlreadyDone` where that key is known, `Conflict`, `Waiting` (looked at in

@@ -29,7 +29,7 @@ LARGEST: Final = 64 * 1024 * 1024  # bytes of a message
 Message = tuple[int, str, Any]
 """The number of the call, what is said (a call's name; ok, item or failed), and with what."""
 
-_OWN: Final = frozenset({"open", "close"})  # of each process's own store
+_OWN: Final = frozenset({"open", "close", "routes_by"})  # of each process's own store
 _PLAIN_ERRORS: Final[Mapping[str, type[BgproxyError]]] = {
     error.__name__: error for error in (StoreUnavailable, StoreBroken, BadInput, CannotJoin, UnknownSession)
 }

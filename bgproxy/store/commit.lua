@@ -2,7 +2,8 @@
 --
 -- KEYS  1 state hash   2 audit stream   3 pins' counts hash   4 flips hash   5 hash of once.lua
 --       6 nodes hash   7 held hash
--- ARGV  1 our schema          2 the revision that must stand, or "" where nothing may stand
+-- ARGV  1 our schema          2 what must stand: the revision and the pointer's epoch, color and time (or the
+--       revision alone), or "" where nothing may stand
 --       3 the bell's channel  4 about how many audit entries to keep
 --       5 verb  6 actor  7 reason  8 facts (JSON)  9 epoch  10 revision, both after the change
 --       11 the record of the flip that this is (JSON without its closing brace), "begin" for a fleet that begins, or ""
@@ -12,6 +13,7 @@
 --       18 the digest of an idempotency key, or ""  19 what comes of it, as once.lua keeps it; "" where that is not to be kept
 --       20 the revision at which every node must hold, or ""  21 an object of nodes' ids that need not (JSON): true, or
 --       the serial that their last beat must have for that
+--       22 "whole": what is written takes the place of all fields that stand, or ""
 --       then, for each field to write: its name, its value, and "stamp", a number of seconds or "".
 --       A value to be stamped is a JSON object without its closing brace: the time of this Redis is its last member,
 --       before it, with a number of seconds, the deadline that is so far away.
@@ -19,7 +21,7 @@
 -- Answers {"done", time, audit id, seq, prev, hash}, {"newer", schema}, {"known", record, answer or ""},
 -- {"waiting", node, ...} with those that do not hold, or {"conflict", field, value, ...} with what stands.
 
-local standing = redis.call('HMGET', KEYS[1], 'schema', 'revision')
+local standing = redis.call('HMGET', KEYS[1], 'schema', 'revision', 'pointer')
 local schema = tonumber(standing[1] or '0')
 if schema and schema > tonumber(ARGV[1]) then
   return {'newer', standing[1]}
@@ -33,13 +35,24 @@ if known then
   return {'known', known, redis.call('HGET', ONCE, 'body:' .. ARGV[18]) or ''}
 end
 
-local fits
-if ARGV[2] == '' then
-  fits = redis.call('EXISTS', KEYS[1]) == 0
-else
-  fits = schema ~= nil and standing[2] == ARGV[2]
+-- The revision alone does not tell two histories apart, which a failover may have left.
+local function pointed()
+  local pointer = cjson.decode(standing[3])
+  return string.format('%d %s %.6f', pointer.epoch, pointer.active, pointer.at)
 end
-if not fits then
+
+local function fits()
+  if ARGV[2] == '' then
+    return redis.call('EXISTS', KEYS[1]) == 0
+  end
+  local revision, pointer = string.match(ARGV[2], '^(%d+) ?(.*)$')
+  if not schema or standing[2] ~= revision then
+    return false
+  end
+  local is_read, place = pcall(pointed)
+  return pointer == '' or is_read and place == pointer
+end
+if not fits() then
   local answer = redis.call('HGETALL', KEYS[1])
   table.insert(answer, 1, 'conflict')
   return answer
@@ -94,7 +107,7 @@ local seq, first, prev = chain_head()
 local entries = redis.call('XLEN', KEYS[2])  -- asked before anything is written: a key that is no stream stops here
 
 local write = {'schema', ARGV[1], 'revision', ARGV[10]}
-for i = 22, #ARGV, 3 do
+for i = 23, #ARGV, 3 do
   write[#write + 1] = ARGV[i]
   local seconds = tonumber(ARGV[i + 2])
   if seconds then
@@ -105,6 +118,9 @@ for i = 22, #ARGV, 3 do
   else
     write[#write + 1] = ARGV[i + 1]
   end
+end
+if ARGV[22] ~= '' then
+  redis.call('DEL', KEYS[1])
 end
 redis.call('HSET', KEYS[1], unpack(write))
 

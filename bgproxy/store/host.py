@@ -77,6 +77,9 @@ class HostStore(_Part):
         where = {MemoryStore: "here", DistantStore: "with another process"}.get(type(self._owner), "on its way")
         return f"<HostStore {where}>"
 
+    def routes_by(self, epoch: int) -> None:
+        """See `Store.routes_by`: a memory store loses nothing that this process keeps."""
+
     async def open(self) -> None:
         """See `Store.open`."""
         async with self._opening:

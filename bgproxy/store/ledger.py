@@ -1,8 +1,9 @@
 """The only door through which a pointer or a phase changes.
 
-Each verb reads the store, lets the rules decide, and commits on exactly the revision that was decided on. Who loses a
+Each verb reads the store, lets the rules decide, and commits on exactly the state that was decided on. Who loses a
 race reads and decides anew. What was committed is applied to this process's mirror before the call returns: the node
-that flips has flipped. A store that is away makes each verb fail fast, with nothing half-done.
+that flips has flipped. A store that is away makes each verb fail fast, with nothing half-done. What a store has lost is
+written back before anything is decided on it.
 
 What is done to a session by hand goes through here too. To move it is an order, which counts from the change on that
 puts it on record; the nodes carry it out between two turns. To forget it, or a node, is put on record first and done
@@ -13,7 +14,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TypeVar
 
 from bgproxy.errors import KeyReused, Problem, Refused, StoreBroken, StoreUnavailable, UnknownNode
@@ -23,6 +24,7 @@ from bgproxy.rules.fleet import Change, FleetState
 from bgproxy.rules.pin import Order, Pin
 from bgproxy.rules.release import Event, Release
 from bgproxy.store.base import AuditEntry, Conflict, Held, NodeReport, Store
+from bgproxy.store.heal import BY, Healer, overtaken
 from bgproxy.store.mirror import Mirror
 from bgproxy.store.node_record import last_words
 from bgproxy.store.once import AlreadyDone, Done, Once
@@ -56,6 +58,7 @@ class Ledger:
         self._mirror = mirror
         self._clock = clock
         self._timeout = timeout
+        self._healer = Healer(store, mirror)
 
     async def move(self, move: Move, *, once: Once | None = None, held: Held | None = None) -> Outcome:
         """Move the pointer, in one step. `once`: under which idempotency key; raises `KeyReused` where that was
@@ -193,6 +196,21 @@ class Ledger:
             lambda state: by_hand.forget_node(state, node.id, last_words(node), live=False, actor=actor, reason=reason)
         )
 
+    async def restore(self, *, actor: str, reason: str) -> Outcome:
+        """See `Healer.heal`; not changed where the store has lost nothing."""
+        return await self._bounded(self._heal(actor, reason))
+
+    async def decide_split(self, move: Move, *, once: Once | None = None) -> Outcome | None:
+        """See `Healer.decide`; None where there is no split."""
+        if self._mirror.contradiction is None:
+            return None
+        try:
+            made = await self._bounded(self._healer.decide(move, once, self._clock))
+        except AlreadyDone as twin:
+            assert once is not None, "only a key can be known"
+            return await self._bounded(self._replay(once, twin.done))
+        return None if made is None else Outcome(made[0], changed=True, entry=made[1])
+
     async def audit(self, *, limit: int, before: str | None = None) -> list[AuditEntry]:
         """See `Store.audit`."""
         return await self._bounded(self._store.audit(limit=limit, before=before))
@@ -255,11 +273,10 @@ class Ledger:
         known = self._mirror.state
         standing = await self._mirror.refresh()
         if standing is not None:
-            return Outcome(standing, changed=False, entry=None)
-        change = fleet.bootstrap(colors, active, releases, actor, self._clock(), reason)
+            return Outcome(self._mirror.state or standing, changed=False, entry=None)
         if known is not None:
-            facts = {"to": known.pointer.active}
-            change = _restored(known, replace(change, state=known, facts=facts, moved=False, touched=frozenset()))
+            return await self._heal(actor, reason)
+        change = fleet.bootstrap(colors, active, releases, actor, self._clock(), reason)
         try:
             return await self._commit(change, create=True)
         except Conflict as lost:
@@ -275,29 +292,25 @@ class Ledger:
     async def _settle(self, decide: Decision, once: Once | None = None, held: Held | None = None) -> Outcome:
         outcome = await self._at_once(decide, once, held)
         for _ in range(_TRIES if outcome is None else 0):
-            standing = await self._mirror.refresh()
+            base = await self._base()
             # Asked after the state was read: whoever was faster under this key is in the one, the other, or in our way.
             if once is not None and (known := await self._recall(once)) is not None:
                 return known
-            base = self._base(standing)
             change = decide(base)
             if change is None:
                 return await self._unchanged(base, once)
-            if standing is None:
-                outcome = await self._tried(_restored(base, change), once, held, create=True)
-            else:
-                outcome = await self._tried(change, once, held)
+            outcome = await self._tried(change, once, held)
             if outcome is not None:
                 break
         if outcome is None:
-            raise Refused(f"{_TRIES} other changes came first, one after the other: look at the status and try again")
+            raise overtaken(_TRIES)
         return outcome
 
     async def _at_once(self, decide: Decision, once: Once | None, held: Held | None) -> Outcome | None:
         """Decide on what this node holds: as long as bells come in that is mostly what stands, and the commit finds
         out. None where it is not, or where anything but a change comes of it: that is to be told of what stands."""
         state = self._mirror.state
-        if state is None or not self._mirror.subscribed:
+        if state is None or not self._mirror.subscribed or self._mirror.contradiction is not None:
             return None
         try:
             change = decide(state)
@@ -305,12 +318,10 @@ class Ledger:
             return None
         return None if change is None else await self._tried(change, once, held)
 
-    async def _tried(
-        self, change: Change, once: Once | None, held: Held | None, *, create: bool = False
-    ) -> Outcome | None:
+    async def _tried(self, change: Change, once: Once | None, held: Held | None) -> Outcome | None:
         """None: somebody else was faster. Raises `Waiting`."""
         try:
-            return await self._commit(change, create=create, once=once, held=held)
+            return await self._commit(change, once=once, held=held)
         except Conflict:
             return None
         except AlreadyDone as twin:
@@ -325,8 +336,8 @@ class Ledger:
         """The first outcome; this node has applied it, and whatever came since, as if it had done it."""
         if done.request != once.request:
             raise KeyReused(f"the idempotency key {once.name!r} was used for another request: use a new one")
-        state = await self._mirror.refresh() or self._mirror.state
-        return Outcome(self._base(state), done.changed, entry=None, replay=done)
+        await self._mirror.refresh()
+        return Outcome(self._held(), done.changed, entry=None, replay=done)
 
     async def _unchanged(self, base: FleetState, once: Once | None) -> Outcome:
         """Nothing to do; under a key that is an outcome like another, so that a late retry does nothing either."""
@@ -337,23 +348,21 @@ class Ledger:
                 return await self._replay(once, first)
         return Outcome(base, changed=False, entry=None)
 
-    def _base(self, standing: FleetState | None) -> FleetState:
-        """The state to decide on. Where the store has lost its own, the held one is the best truth that there is."""
-        held = self._mirror.state
-        if standing is None:
-            if held is None:
-                raise StoreBroken("the store holds no state of this fleet yet: start a proxy with its configuration")
-            return held
-        if held is not None and (held.revision, held.pointer) != (standing.revision, standing.pointer):
-            if not self._mirror.alarm:
-                return held  # a newer one has come in since it was read
-            # The mirror has just seen it and would not have it: a change of that history would not reach this node.
-            raise StoreBroken(
-                f"the store went back to revision {standing.revision}, epoch {standing.pointer.epoch}, as after "
-                f"restoring an older copy, and this node holds on to revision {held.revision}, epoch "
-                f"{held.pointer.epoch}: restore a newer copy, or restart all nodes to take the store's state"
-            )
-        return standing
+    async def _base(self) -> FleetState:
+        """The state to decide on: what stands, once this node holds nothing that the store has lost."""
+        standing, held = await self._mirror.refresh(), self._held()
+        if standing is None or self._mirror.contradiction is not None:
+            return (await self._heal(BY, "the store was behind when a change was asked for")).state
+        return held
+
+    def _held(self) -> FleetState:
+        if self._mirror.state is None:
+            raise StoreBroken("the store holds no state of this fleet yet: start a proxy with its configuration")
+        return self._mirror.state
+
+    async def _heal(self, actor: str, reason: str) -> Outcome:
+        state, entry = await self._healer.heal(actor, reason)
+        return Outcome(state, changed=entry is not None, entry=entry)
 
     async def _commit(
         self, change: Change, *, create: bool = False, once: Once | None = None, held: Held | None = None
@@ -371,9 +380,3 @@ class Ledger:
                 f"the store took longer than {self._timeout:g} s; whether the change was made is not known: "
                 "look at the status when the store is back"
             ) from None
-
-
-def _restored(known: FleetState, change: Change) -> Change:
-    """The change, writing a whole state into a store that lost it; the record says so."""
-    facts = {**change.facts, "restored_from_revision": known.revision}
-    return replace(change, state=replace(change.state, revision=known.revision + 1), facts=facts)

@@ -139,6 +139,9 @@ class MemoryStore:
         for bell in self._bells:
             bell.end()
 
+    def routes_by(self, epoch: int) -> None:
+        """See `Store.routes_by`: this store and this process lose nothing but together."""
+
     async def read(self) -> FleetState | None:
         """See `Store.read`."""
         await self._loaded()
@@ -256,8 +259,7 @@ class MemoryStore:
         if once is not None and (done := self._once.find(once.key, now)) is not None:
             raise AlreadyDone(done)
         standing = self._state
-        fits = standing is None if create else standing is not None and standing.revision == change.state.revision - 1
-        if not fits:
+        if not (standing is None if create else change.fits(standing)):
             raise Conflict(standing)
         if held is not None and (late := self._nodes.waited_for(held)):
             raise Waiting(late)

@@ -3,9 +3,10 @@
 Order of work: subscribe, then read, then apply what is newer; each bell leads to a reading; a slow periodic reading
 stands behind the bells. Traffic is routed by the copy alone, so the store may vanish: the last known state stands.
 
-Promises: a state is only ever replaced by a newer one; `listen` callbacks run synchronously inside `apply`, so that
-when it returns the process has flipped; the loops survive whatever the store does; a change of circumstances is
-logged once. Must not know what the listeners do, nor what a Redis is.
+Promises: a state is only ever replaced by a newer one; what contradicts it is an alarm (`rules/restore.py`), put right
+elsewhere; `listen` callbacks run synchronously inside `apply`, so that when it returns the process has flipped; the
+loops survive whatever the store does; a change of circumstances is logged once. Must not know what the listeners do,
+nor what a Redis is.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from typing import cast
 from bgproxy import tasks
 from bgproxy.errors import BgproxyError, StoreUnavailable
 from bgproxy.rules.fleet import FleetState
+from bgproxy.rules.restore import Contradiction, Verdict, judge
 from bgproxy.store.base import Store
 from bgproxy.store.document import parsed, state_document, state_from, write_safely
 from bgproxy.store.fence import Fence
@@ -53,7 +55,9 @@ class Mirror:
         self.connected = False  # the last reading went well
         self.subscribed = False  # bells come in
         self.alarms = 0  # states that contradict what is held
-        self.alarm = ""  # how the store contradicts what is held, which stands: it was emptied, or it went back
+        self.contradiction: Contradiction | None = None  # how the store is at odds with what is held, which stands
+        self.problem = ""  # why the store cannot be read; empty while it can
+        self.contradicted: Callable[[Contradiction], None] | None = None  # called at each alarm
         self.last_state_path = last_state_path
         self._store = store
         self._read_interval = read_interval
@@ -85,6 +89,11 @@ class Mirror:
         """Seconds since the store was last heard (or since this mirror was made)."""
         return max(0.0, self._clock() - self._heard)
 
+    @property
+    def alarm(self) -> str:
+        """How the store contradicts what is held, for people; empty where it does not."""
+        return self.contradiction.text if self.contradiction is not None else ""
+
     def listen(self, callback: Listener) -> None:
         """Call back at every newer state, synchronously. What a callback raises is logged and goes no further."""
         self._listeners.append(callback)
@@ -112,26 +121,26 @@ class Mirror:
     def apply(self, state: FleetState) -> bool:
         """Hold the state if it is newer; whether it was. Raises an alarm where it contradicts the one that is held.
 
-        Newer: a higher revision whose epoch is not lower. A lower epoch, or another state under the same revision,
-        means that the store has lost what it once knew. Then the held state stands: a pointer never goes back unasked.
+        Then the held state stands: a pointer never goes back unasked.
         """
         held = self.state
         if held is None or self._provisional:
+            if held is not None and held.pointer.epoch > state.pointer.epoch:
+                log.error("%s: this process was started anew, so the store's counts", _behind_the_file(held, state))
             self._provisional = False
             self._hold(state)
             return True
-        if state.revision == held.revision and state.pointer == held.pointer:
+        verdict = judge(held, state)
+        if verdict is Verdict.SAME:
             self._agrees()
             return False
-        if state.revision > held.revision and state.pointer.epoch >= held.pointer.epoch:
+        if verdict in (Verdict.NEWER, Verdict.CHANGED):
+            if verdict is Verdict.CHANGED:
+                log.error("the store holds another revision %d than was held; it counts", state.revision)
             self._agrees()
             self._hold(state)
             return True
-        self._alarm(
-            f"the store says revision {state.revision}, epoch {state.pointer.epoch}, active {state.pointer.active}; "
-            f"held are revision {held.revision}, epoch {held.pointer.epoch}, active {held.pointer.active}, which stay. "
-            "The store was emptied, or restored from an older copy"
-        )
+        self._alarm(Contradiction(verdict, held, state))
         return False
 
     def learn(self, state: FleetState) -> bool:
@@ -164,10 +173,7 @@ class Mirror:
             self.connected = True
             if state is None:
                 if self.state is not None and not self._provisional:
-                    self._alarm(
-                        "the store holds no state any more; the last known one stays. The store was emptied or "
-                        "replaced: the next flip writes it anew"
-                    )
+                    self._alarm(Contradiction(Verdict.BEHIND, self.state, None))
                 self._fence.lease.has_read(begun)
                 return None
             # While this reading was under way something newer may have been applied: then it is late, not wrong.
@@ -185,8 +191,10 @@ class Mirror:
             if self.connected:
                 self._lost = self._clock()
             self.connected = False
+            self.problem = str(error)
             self._trouble("reading", error)
             return False
+        self.problem = ""
         self._well("reading")
         if self._lost:
             seconds, self._lost = self._clock() - self._lost, 0.0
@@ -231,6 +239,7 @@ class Mirror:
 
     def _hold(self, state: FleetState) -> None:
         self.state = state
+        self._store.routes_by(state.pointer.epoch)
         for listener in self._listeners:
             try:
                 listener(state)
@@ -260,17 +269,19 @@ class Mirror:
                 return
             written = state
 
-    def _alarm(self, text: str) -> None:
-        """Counted each time, logged once until the store agrees again."""
+    def _alarm(self, found: Contradiction) -> None:
+        """Counted each time, logged once until the store agrees again or contradicts otherwise."""
         self.alarms += 1
-        if not self.alarm:
-            log.error("ALARM: %s", text)
-        self.alarm = text
+        before, self.contradiction = self.contradiction, found
+        if before is None or before.verdict is not found.verdict:
+            log.error("ALARM: %s", found.text)
+        if self.contradicted is not None:
+            self.contradicted(found)
 
     def _agrees(self) -> None:
         """The store says what is held, or something newer."""
-        if self.alarm:
-            self.alarm = ""
+        if self.contradiction is not None:
+            self.contradiction = None
             log.info("store: it agrees with what is held again")
 
     def _trouble(self, what: str, error: Exception) -> None:
@@ -288,3 +299,11 @@ class Mirror:
 
 def _nobody_asks(_: float) -> None:
     """Nobody wants to know of outages."""
+
+
+def _behind_the_file(held: FleetState, state: FleetState) -> str:
+    store, known = state.pointer, held.pointer
+    return (
+        f"the store is at epoch {store.epoch}, active {store.active}, but the last state that was known here at epoch "
+        f"{known.epoch}, active {known.active}"
+    )

@@ -1,15 +1,39 @@
 -- Each session's pin: the first that one of its keys leads to, else a new one on the pointer that stands.
 --
 -- KEYS  3... the keys of all sessions, one session after the other
--- ARGV  for each session from 3 on: how many keys, ttl, max_age, route, preset, offered color, offered upstream,
+-- ARGV  3 the lowest epoch by which a pin may be made: a pointer below it is one that has lost a flip
+--       for each session from 4 on: how many keys, ttl, max_age, route, preset, offered color, offered upstream,
 --       "" or the pin to be written again where there is none: its raw id and its text
 --
--- Answers {time, then for each: id, text, created, aliases, conflicts}, or {} where no pointer stands. The id is "" where
--- a pin would have to be made and a pause holds new sessions.
+-- Answers {time, then for each: id, text, created, aliases, conflicts}, or {} where a pin would have to be made and no
+-- pointer stands, or none that may make it; then nothing is written. The id is "" where a pause holds new sessions.
 
 local paused = (redis.call('HGET', KEYS[1], 'pause') or 'null') ~= 'null'
+-- Whether the pointer that stands may make pins, and if not, whether one would have to be made.
+local function is_lacking()
+  local color, epoch = pointed()
+  if color and tonumber(epoch) >= tonumber(ARGV[3]) then
+    return false
+  end
+  local at = 3
+  for arg = 4, #ARGV, 8 do
+    local found = ARGV[arg + 7] ~= ''
+    for _, id in ipairs(ids(at, at + ARGV[arg] - 1)) do
+      found = found or find(id) ~= nil
+    end
+    if not found then
+      return true
+    end
+    at = at + ARGV[arg]
+  end
+  return false
+end
+if is_lacking() then
+  return {}
+end
+
 local answer, at = {string.format('%.6f', now)}, 3
-for arg = 3, #ARGV, 8 do
+for arg = 4, #ARGV, 8 do
   local ttl, max_age, was = ARGV[arg + 1], ARGV[arg + 2], ARGV[arg + 7]
   local mine = ids(at, at + ARGV[arg] - 1)
   at = at + ARGV[arg]
@@ -42,9 +66,6 @@ for arg = 3, #ARGV, 8 do
   end
   if not pin then
     local color, epoch = pointed()
-    if not color then
-      return {}
-    end
     pin = not paused and create({id = mine[1], color = color, release = label(color), epoch = epoch,
       created = string.format('%.3f', now), ttl = ttl, max_age = max_age, moved = '0', preset = ARGV[arg + 4],
       route = ARGV[arg + 3], upstream = ARGV[arg + 5] == color and ARGV[arg + 6] or ''})

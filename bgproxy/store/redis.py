@@ -86,7 +86,8 @@ class RedisStore:
         self._tally_script = self._client.register_script(_script("tally.lua"))
         self._beat_script = self._client.register_script(_script("beat.lua"))
         self._leave_script = self._client.register_script(_script("leave.lua"))
-        self.pins: PinStore = RedisPins(self._client, self._border, self._hear, prefix, options.node_ttl)
+        self._pins = RedisPins(self._client, self._border, self._hear, prefix, options.node_ttl)
+        self.pins: PinStore = self._pins
 
     def __repr__(self) -> str:
         return f"<RedisStore {self._address} fleet {self._options.fleet}>"
@@ -104,6 +105,10 @@ class RedisStore:
                 await self._client.aclose(close_connection_pool=True)
         if self._primary is not None:
             await self._primary.close()
+
+    def routes_by(self, epoch: int) -> None:
+        """See `Store.routes_by`."""
+        self._pins.least_epoch = epoch
 
     async def read(self) -> FleetState | None:
         """See `Store.read`."""

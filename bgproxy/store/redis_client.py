@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 _CONNECTIONS = 16  # commands at once from one process; more wait for their turn
 _CLASSES: Final = {"tcp": Connection, "tls": SSLConnection, "unix": UnixDomainSocketConnection}
 
-_ASKING = 0.4  # of `command_timeout`: for the way to the primary; the rest is for the command
+_ASKING = 0.8  # of `command_timeout`: at most, for the way to the primary; what is left is for the command
 _TRIES = 8  # sendings of a command that each server so far has refused
 _PAUSE = 0.025  # seconds before one that should be tried again
 _TRUST = 5.0

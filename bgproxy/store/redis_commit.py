@@ -18,12 +18,12 @@ from bgproxy.store.run_document import run_document
 def commit_arguments(
     change: Change, *, create: bool, once: Once | None, held: Held | None, bell: str, keep: int
 ) -> list[str | bytes | int]:
-    """For a change on the revision before its own, or on nothing (`create`). `keep`: so many audit entries."""
+    """For a change on what it was decided on, or on nothing (`create`). `keep`: so many audit entries."""
     state = change.state
     facts, content = entry_content(change)
     return [
         SCHEMA,
-        "" if create else state.revision - 1,
+        "" if create else _standing(change),
         bell,
         keep,
         change.verb,
@@ -42,8 +42,17 @@ def commit_arguments(
         outcome_text(Done.of(once.request, state, changed=True)) if once is not None and once.is_kept else "",
         held.revision if held is not None else "",
         orjson.dumps({**held.fenced, **dict.fromkeys(held.without, True)}) if held is not None else "",
-        *_fields(change, everything=create),
+        "whole" if change.whole else "",
+        *_fields(change, everything=create or change.whole),
     ]
+
+
+def _standing(change: Change) -> str:
+    """What must stand, as `commit.lua` compares it."""
+    if change.base is None:
+        return str(change.state.revision - 1)
+    pointer = change.base.pointer
+    return f"{change.base.revision} {pointer.epoch} {pointer.active} {pointer.at:.6f}"
 
 
 def outcome_text(done: Done) -> bytes:

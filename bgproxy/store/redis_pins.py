@@ -34,6 +34,7 @@ class RedisPins:
         node_ttl: float,
     ) -> None:
         """`hear` yields None once it is subscribed to a channel, then what comes; `node_ttl` in seconds."""
+        self.least_epoch = 0  # of a pointer by which a pin may be made
         self._client = client
         self._border = border
         self._hear = hear
@@ -54,7 +55,7 @@ class RedisPins:
         """See `PinStore.resolve`."""
         if not wants:
             return []
-        arguments = chain.from_iterable(_want_arguments(want) for want in wants)
+        arguments = chain([self.least_epoch], chain.from_iterable(_want_arguments(want) for want in wants))
         answer = await self._run("resolve", chain.from_iterable(want.keys for want in wants), arguments)
         if not answer:
             raise self._no_pointer()
@@ -222,7 +223,10 @@ class RedisPins:
         return StoreBroken(f"store: a pin below {where} cannot be understood ({problem}): remove it to begin anew")
 
     def _no_pointer(self) -> StoreUnavailable:
-        return StoreUnavailable(f"store: {self._state_key} holds no pointer, so no session can be pinned")
+        return StoreUnavailable(
+            f"store: {self._state_key} holds no pointer, or has lost the one of epoch {self.least_epoch}: no session "
+            "can be pinned by it"
+        )
 
 
 def _told(turns: Sequence[Turn]) -> Iterator[bytes | int]:

@@ -103,7 +103,15 @@ def worker(
     """A worker's counters and the snapshot that its peers see (taken anew by `Workers`)."""
     metrics = Metrics()
     node = NodeReport(id=name, host="here", pid=1, version="0", epoch=1)
-    store = {"state": "up" if up else "down", "kind": "memory", "age": age, "alarm": "", "fenced": False}
+    store = {
+        "state": "up" if up else "down",
+        "kind": "memory",
+        "age": age,
+        "alarm": "",
+        "conflict": None,
+        "problem": "",
+        "fenced": False,
+    }
     return metrics, {"node": node, "store": store, "upstreams": list(upstreams), "sessions": sessions, "started": 0.0}
 
 

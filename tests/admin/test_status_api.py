@@ -13,6 +13,8 @@ from bgproxy.admin.shapes import ANSWERS
 from bgproxy.errors import StoreUnavailable
 from bgproxy.store.base import NodeReport
 
+NOTHING_TOLD = {"alarm": None, "conflict": None, "problem": None, "fenced": 0}
+
 
 def fits(value: Any, name: str) -> None:
     """The answer is what the OpenAPI document says of it."""
@@ -69,7 +71,7 @@ async def test_the_status_speaks_for_all_workers_of_the_host(client, plane):
     assert (violet["release"], violet["phase"], violet["upstreams"]) == (None, None, [])
     assert [node["id"] for node in body["nodes"]] == ["here-1", "here-2"]
     assert body["nodes"][1]["in_flight"] == {"blue": 3}
-    assert body["store"] == {"state": "up", "kind": "memory", "age": 0.0, "alarm": None, "fenced": 0}
+    assert body["store"] == {"state": "up", "kind": "memory", "age": 0.0, **NOTHING_TOLD}
 
 
 async def test_other_hosts_count_once_and_this_one_s_report_in_the_store_not_again(client, plane):
@@ -112,7 +114,7 @@ async def test_with_the_store_away_the_status_still_answers_for_this_host(client
     body = await answer.json()
     assert answer.status == 200
     assert body["colors"]["blue"]["in_flight"] == 5
-    assert body["store"] == {"state": "degraded", "kind": "memory", "age": 7.5, "alarm": None, "fenced": 0}
+    assert body["store"] == {"state": "degraded", "kind": "memory", "age": 7.5, **NOTHING_TOLD}
     assert asked == ([] if known else [1])  # not even the time-out is waited for where it is known to be away
     plane.peers.workers[1][1]["store"].update(state="down")
     assert (await (await client.get("/v1/status")).json())["store"]["state"] == "down"
@@ -125,6 +127,16 @@ async def test_a_worker_that_is_fenced_is_told_everywhere(client, plane):
     fits(body, "Status")
     assert body["store"]["fenced"] == 1
     assert "bgproxy_fenced 1.0" in await (await client.get("/metrics")).text()
+
+
+async def test_a_conflict_and_a_problem_are_told(client, plane):
+    two_workers(plane)
+    side = {"revision": 2, "epoch": 2, "active": "green", "previous": "blue", "actor": "a", "reason": "", "at": 1.5}
+    conflict = {"kind": "split", "held": side, "found": {**side, "active": "blue"}, "remedy": "Decide"}
+    plane.peers.workers[1][1]["store"].update(conflict=conflict, problem="key x cannot be understood")
+    body = await (await client.get("/v1/status")).json()
+    fits(body, "Status")
+    assert (body["store"]["conflict"], body["store"]["problem"]) == (conflict, "key x cannot be understood")
 
 
 async def test_an_alarm_of_one_worker_is_the_host_s_though_all_hear_the_store(client, plane):

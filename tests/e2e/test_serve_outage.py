@@ -87,26 +87,51 @@ async def test_a_store_that_hangs_delays_no_request(serve, stopped):
     await until(lambda: serve.all_say("v1"))
 
 
-async def test_it_comes_back_empty_and_the_pointer_is_held_until_the_next_flip_writes_it(serve, own_redis):
+async def test_it_comes_back_empty_and_what_is_held_is_written_back(serve, own_redis):
     own_redis.kill()
     await until(lambda: store_is(serve, "down"))
+    assert "connect" in (await serve.status())["store"]["problem"].lower()
     own_redis.start()
     await serve.said("ALARM: .*the store holds no state any more")
-    await until(lambda: _alarm(serve))
+    await serve.said("the store was put right")
+    await until(lambda: store_is(serve, "up"))
     assert await serve.all_say("v2")
-    await until(lambda: store_is(serve, "up"), "both workers hear it; what it says is the trouble")
+    await until(lambda: _is_well(serve))
     status = await serve.status()
-    assert (status["active"], status["epoch"]) == ("green", 2)
-    assert "holds no state any more" in status["store"]["alarm"]
-    assert (await serve.counted("bgproxy_store_alarm"), await serve.counted("bgproxy_store_up")) == (1, 1)
+    assert (status["active"], status["epoch"], status["store"]["problem"]) == ("green", 2, None)
+    _, audit = await serve.api("GET", "/v1/audit")
+    [entry] = [one for one in audit["entries"] if one["verb"] == "restore"]  # one of the two workers did it
+    assert (entry["facts"]["found"], entry["facts"]["restored"]["epoch"]) == (None, 2)
     assert (await serve.flip("blue"))["epoch"] == 3
     await until(lambda: serve.all_say("v1"), "both workers follow")
-    await until(lambda: store_is(serve, "up"))
-    assert not await _alarm(serve)
-    assert (await serve.status())["store"]["alarm"] is None
+
+
+async def test_two_pointers_of_one_epoch_are_shown_until_a_forced_flip_decides(serve, own_redis, town):
+    key = f"bgproxy:{{{town.fleet}}}:state"
+    pointer = '{"active":"blue","previous":"green","epoch":2,"actor":"bob","reason":"elsewhere","at":1700000000.5}'
+    own_redis.command("HSET", key, "pointer", pointer)
+    await serve.said("ALARM: .*Decide: `bgproxy flip green --force` or `bgproxy flip blue --force`")
+    await until(lambda: _alarm(serve))
+    assert await serve.all_say("v2")
+    store = (await serve.status())["store"]
+    assert store["state"] == "up"  # it answers; what it says is the trouble
+    conflict = store["conflict"]
+    assert [conflict[side]["active"] for side in ("held", "found")] == ["green", "blue"]
+    assert (conflict["kind"], conflict["found"]["actor"]) == ("split", "bob")
+    assert (await serve.counted("bgproxy_store_alarm"), await serve.counted("bgproxy_store_up")) == (1, 1)
+    code, problem = await serve.api("POST", "/v1/flip", {"to": "blue"})
+    assert (code, problem["code"], problem["found"]) == (409, "split", conflict["found"])
+    code, shown, _ = await cli("status", "--admin", serve.admin)
+    assert (code, "ALARM" in shown, "flip blue --force" in " ".join(shown.split())) == (0, True, True)
+    assert (await serve.flip("blue", force=True))["epoch"] == 3
+    await until(lambda: serve.all_say("v1"), "both workers follow")
+    await until(lambda: _is_well(serve))
     assert await serve.counted("bgproxy_store_alarm") == 0
-    _, audit = await serve.api("GET", "/v1/audit")
-    assert audit["entries"][-1]["facts"]["restored_from_revision"] > 1
+
+
+async def _is_well(serve: Serve) -> bool:
+    store = (await serve.status())["store"]
+    return not await _alarm(serve) and (store["alarm"], store["conflict"]) == (None, None)
 
 
 async def _nothing_is_open(serve: Serve) -> bool:
@@ -126,6 +151,8 @@ async def test_it_comes_back_with_an_older_pointer_which_is_an_alarm_and_no_roll
     assert own_redis.command("COPY", "backup", key, "REPLACE") == b":1\r\n"
     await serve.said("ALARM: the store says revision")
     assert await serve.all_say("v1")
+    await until(lambda: _is_well(serve))
+    assert b'"epoch":3' in own_redis.command("HGET", key, "pointer")
     assert (await serve.status())["epoch"] == 3
     # A successor of one that knew better does not go back either.
     os.kill(serve.workers[0], signal.SIGKILL)

@@ -210,6 +210,8 @@ class FakeStore:
 
     async def close(self) -> None: ...
 
+    def routes_by(self, epoch: int) -> None: ...
+
     async def read(self) -> FleetState | None:
         self.reads += 1
         self.calls.append("read")

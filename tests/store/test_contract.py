@@ -13,7 +13,9 @@ import pytest
 
 from bgproxy.errors import BadInput, CannotJoin
 from bgproxy.rules.deadline import set_deadline
+from bgproxy.rules.restore import Contradiction, Verdict, restored
 from bgproxy.store.base import Conflict, NodeReport, Store
+from bgproxy.store.trail import verify
 
 Opened = Callable[..., Awaitable[Store]]
 stores = ("memory", "snapshot", "handed", "redis", "sentinel", "cluster")
@@ -121,6 +123,34 @@ async def test_a_change_of_a_revision_that_never_was_loses(store: Store, flips: 
     first, _ = await store.commit(flips.first(), create=True)
     with pytest.raises(Conflict):
         await store.commit(flips.flip(replace(first, revision=7)))
+
+
+async def test_a_change_of_another_history_loses_though_the_revision_is_the_same(store: Store, flips: Any) -> None:
+    first, _ = await store.commit(flips.first(), create=True)
+    second, _ = await store.commit(flips.flip(first))
+    for elsewhere in ({"epoch": 1}, {"active": "blue"}, {"at": second.pointer.at + 0.000001}):
+        pointer = replace(second.pointer, **elsewhere)
+        with pytest.raises(Conflict) as lost:
+            await store.commit(replace(flips.flip(second), base=replace(second, pointer=pointer)))
+        assert lost.value.current == second
+    assert (await store.commit(flips.stage(second, "blue", "v3")))[0].revision == 3
+
+
+async def test_what_is_written_whole_leaves_nothing_of_what_stood(store: Store, flips: Any) -> None:
+    first, _ = await store.commit(flips.first(), create=True)
+    lost = replace(flips.stage(first, "green", "v9").state, revision=7, colors=("blue", "green", "red"))
+    found, _ = await store.commit(restored(Contradiction(Verdict.BEHIND, lost, first), actor="a", reason="b"))
+    assert await store.read() == found
+    assert (found.revision, found.releases["green"].label) == (8, "v9")
+    held = replace(found, revision=20, releases={"blue": first.releases["blue"]})
+    again = restored(Contradiction(Verdict.BEHIND, held, found), actor="a", reason="b")
+    state, entry = await store.commit(again)
+    assert await store.read() == state
+    assert (state.revision, [*state.releases]) == (21, ["blue"])
+    assert entry.facts["dropped"] == {"green": "v9, staged"}
+    with pytest.raises(Conflict):  # somebody else was faster
+        await store.commit(again)
+    assert (await verify(store)).fault is None
 
 
 async def test_many_commit_and_one_wins_each_epoch(store: Store, flips: Any) -> None:

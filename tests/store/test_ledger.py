@@ -212,11 +212,11 @@ async def test_a_flip_writes_a_lost_state_anew(store: Store, node: Node, opened:
     empty.mirror.apply(held)
     outcome = await empty.ledger.rollback(**WHO)
     assert (outcome.state.pointer.active, outcome.state.pointer.epoch) == ("blue", 3)
-    assert outcome.state.revision == held.revision + 1
-    assert outcome.entry is not None
-    assert outcome.entry.facts["restored_from_revision"] == held.revision
+    assert outcome.state.revision == held.revision + 2
+    entries = await empty.ledger.audit(limit=5)
+    assert [entry.verb for entry in entries] == ["rollback", "restore"]
+    assert entries[1].facts == {"found": None, "restored": {"revision": 2, "epoch": 2, "active": "green"}}
     assert await empty.store.read() == outcome.state == empty.mirror.state
-    await empty.store.leave("x")
 
 
 async def test_beginning_on_an_empty_store_with_a_known_state_keeps_the_pointer(

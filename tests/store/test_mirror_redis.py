@@ -7,11 +7,12 @@ from typing import Any
 
 import pytest
 
-from bgproxy.errors import StoreBroken, StoreUnavailable
+from bgproxy.errors import StoreUnavailable
 from bgproxy.rules.fleet import FleetState
 from bgproxy.store.base import Store
 from bgproxy.store.ledger import Ledger
 from bgproxy.store.mirror import Mirror
+from bgproxy.store.trail import verify
 
 pytestmark = pytest.mark.redis
 
@@ -97,6 +98,7 @@ async def test_killed_and_come_back_empty(
 async def test_somebody_else_began_anew_on_the_empty_one(
     opened: Opened, own_redis: Any, flips: Any, until: Until
 ) -> None:
+    """Nobody writes back: a verb does, before it decides."""
     store = await opened(own_redis.url)
     state, _ = await store.commit(flips.first(), create=True)
     state, _ = await store.commit(flips.flip(state))
@@ -107,6 +109,8 @@ async def test_somebody_else_began_anew_on_the_empty_one(
     await stranger.commit(flips.first(), create=True)
     await until(lambda: mirror.alarms > 0 and mirror.subscribed)
     assert mirror.state == state
-    with pytest.raises(StoreBroken, match="went back to revision 1, epoch 1"):
-        await Ledger(store, mirror, clock=lambda: 0.0).flip("blue", actor="ada", reason="x")
+    outcome = await Ledger(store, mirror, clock=lambda: 0.0).flip("blue", actor="ada", reason="x")
+    assert (outcome.state.pointer.active, outcome.state.pointer.epoch) == ("blue", 3)
+    assert [entry.verb for entry in await store.audit(limit=5)] == ["flip", "restore", "bootstrap"]
+    assert (await verify(store)).fault is None
     await mirror.stop()

@@ -17,6 +17,7 @@ from bgproxy.store.base import NodeReport, Store
 from bgproxy.store.ledger import Ledger
 from bgproxy.store.mirror import Mirror
 from bgproxy.store.once import Once
+from bgproxy.store.restorer import Restorer
 from bgproxy.store.trail import verify
 from tests.redis_servers import Cluster, RedisServer, Sentinels
 
@@ -32,7 +33,7 @@ _numbers = itertools.count()
 
 @pytest.fixture
 def own_sentinels() -> Iterator[Sentinels]:
-    found = Sentinels()
+    found = Sentinels(down_after=0.5)
     found.start()
     yield found
     found.close()
@@ -118,6 +119,31 @@ async def test_a_master_that_dies_between_a_flip_and_its_answer(
     await until(lambda: elsewhere.state == again.state, BACK)
     assert seen == [[2, 3], [2, 3]]
     assert (await verify(other)).fault is None
+
+
+async def test_a_flip_that_no_replica_had_is_written_back(
+    opened: Opened, own_sentinels: Sentinels, flips: Any, until: Until, following: Any
+) -> None:
+    store = await opened(own_sentinels.url)
+    await store.commit(flips.first(), create=True)
+    master, replica = own_sentinels.servers
+    await until(lambda: has_state(replica))
+    mirror = await following(store)
+    ledger = Ledger(store, mirror, clock=lambda: 0.0)
+    restorer = Restorer(ledger, mirror)
+    os.kill(replica.pid, signal.SIGSTOP)
+    master.command("CLIENT", "KILL", "TYPE", "replica")  # nothing is on its way to it any more
+    state = (await ledger.flip("green", actor="ada", reason="why")).state
+    master.kill()
+    os.kill(replica.pid, signal.SIGCONT)
+    await until(lambda: mirror.state.revision > state.revision, BACK)  # type: ignore[union-attr]
+    standing = await store.read()
+    assert standing is not None
+    assert (standing.pointer, standing.revision) == (state.pointer, state.revision + 1)
+    [entry] = await store.audit(limit=1)
+    assert (entry.verb, entry.facts["found"]) == ("restore", {"revision": 1, "epoch": 1, "active": "blue"})
+    assert (await verify(store)).fault is None
+    await restorer.stop()
 
 
 async def test_an_operators_failover_takes_commands_and_listeners_along(
