@@ -47,10 +47,20 @@ class Demo:
         return self.process.wait()
 
 
+def _heed_interrupts() -> None:
+    """As in a terminal: what a shell has sent to the background ignores them, and so would its children."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @contextmanager
 def running(*more: str) -> Iterator[Demo]:
     with subprocess.Popen(
-        [*DEMO, *more], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        [*DEMO, *more],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        preexec_fn=_heed_interrupts,
     ) as process:
         try:
             yield Demo(process)

@@ -17,6 +17,7 @@ from bgproxy.store.base import NodeReport, Store
 from bgproxy.store.ledger import Ledger
 from bgproxy.store.mirror import Mirror
 from bgproxy.store.once import Once
+from bgproxy.store.pinning import Turn
 from bgproxy.store.restorer import Restorer
 from bgproxy.store.trail import verify
 from tests.redis_servers import Cluster, RedisServer, Sentinels
@@ -243,7 +244,7 @@ async def test_a_slot_on_its_way_from_one_node_to_another(
     source.command("CLUSTER", "SETSLOT", slot, "MIGRATING", there)
     source.command("MIGRATE", "127.0.0.1", str(target.port), "", "0", "5000", "KEYS", key, nodes)
     assert await store.read() == state  # asked for where it is by now
-    assert await store.beat(NODE)  # a script, which the other node is sent first
+    await store.pins.idle("a node", [Turn(b"p" * 16, 1)])  # a script of one key, which the other node is sent first
     with pytest.raises(StoreUnavailable, match="moving to another node of the cluster: try again"):
         await store.commit(flips.flip(state))
     audit = f"bgproxy:{{{fleet_name}}}:audit"
