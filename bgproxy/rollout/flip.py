@@ -146,5 +146,5 @@ class Switch:
             return ""
         problem = await self._probe(color)
         if not problem:
-            await self._validator.admit(color)
+            await self._validator.admit(color, state.releases[color])
         return problem

@@ -14,7 +14,7 @@ from contextlib import suppress
 
 from bgproxy.errors import Problem
 from bgproxy.rules.fleet import FleetState
-from bgproxy.rules.release import Event, Phase
+from bgproxy.rules.release import Event, Phase, Release
 from bgproxy.store.ledger import Ledger
 from bgproxy.store.mirror import Mirror
 from bgproxy.tasks import spawn, stop
@@ -45,12 +45,18 @@ class Validator:
         """Something was staged: look now."""
         self._wake.set()
 
-    async def admit(self, color: str) -> None:
-        """The color's upstreams have just answered: make its release READY if it waits for that."""
+    async def admit(self, color: str, looked_at: Release | None = None) -> None:
+        """The color's upstreams have just answered: make its release READY if it waits for that.
+
+        `looked_at`: the release that stood there when they were asked; if another one was staged meanwhile, that one
+        has not answered anything. None: the one that stands.
+        """
         state = self._mirror.state
         if state is None or color not in _waiting(state):
             return
         release = state.releases[color]
+        if looked_at is not None and not release.same_content(looked_at):
+            return
         evidence = {"upstreams": list(release.upstreams), "check": "a connection to an upstream of every route"}
         for event in (Event.VALIDATE, Event.PASSED):
             await self._ledger.step(
@@ -72,7 +78,7 @@ class Validator:
         for color in _waiting(state):
             try:
                 if not await self._probe(color):
-                    await self.admit(color)
+                    await self.admit(color, state.releases[color])
             except Problem as error:
                 log.debug("%s cannot be validated now: %s", color, error)
             except Exception:

@@ -45,6 +45,25 @@ async def test_while_its_agents_do_not_answer_it_stays_staged(world, validator, 
     assert world.phase("green") is Phase.READY
 
 
+async def test_what_is_staged_during_a_look_has_not_answered(world, validator, turns):
+    await world.stage("green", "v3")
+    straight = world.probe
+
+    async def slow(color: str) -> str:
+        said = await straight(color)
+        if world.state.releases[color].label == "v3":
+            await world.stage(color, "v4")  # whose agents are not there yet
+            world.trouble[color] = "connection refused"
+        return said
+
+    validator._probe = slow
+    validator.start()
+    await turns()
+    await validator.stop()
+    assert world.state.releases["green"].label == "v4"
+    assert world.phase("green") is Phase.STAGED
+
+
 @pytest.mark.parametrize("failure", [StoreUnavailable("away"), RuntimeError("a bug")])
 async def test_a_look_that_fails_keeps_nobody_else_waiting(world, validator, turns, failure):
     await world.stage("green", "v3")
