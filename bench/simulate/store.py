@@ -278,6 +278,9 @@ class FarStore:
         finally:
             server.unsubscribe(subscription)
 
+    def routes_by(self, epoch: int) -> None:
+        """See `Store.routes_by`: this server loses nothing that it has acknowledged."""
+
     def __getattr__(self, verb: str) -> Callable[..., Coroutine[Any, Any, Any]]:
         if verb.startswith("_"):
             raise AttributeError(verb)
