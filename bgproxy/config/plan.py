@@ -26,6 +26,7 @@ from bgproxy.rules.plan import (
     ChatGate,
     CommandGate,
     Gate,
+    Hook,
     HttpGate,
     LoadGate,
     ManualGate,
@@ -64,6 +65,7 @@ _ROOT = Table(
         "ready_timeout": Leaf(float, Plan().ready_timeout),
         "parity": table_of(Parity),
         "gate": Table(),  # by kind
+        "hook": table_of(Hook),
         "bake": table_of(Bake),
     }
 )
@@ -101,15 +103,25 @@ class _Reading:
         plan = self._built(Plan, {name: known[name] for name in ("ready_timeout",) if name in known}, _ROOT, ())
         parity = self._section(Parity, known.get("parity", {}), "parity")
         bake = self._section(Bake, known["bake"], "bake") if "bake" in known else None
-        gates = self._gates(known.get("gate", []))
-        return replace(plan or Plan(), parity=parity or Parity(), bake=bake, gates=gates)
+        gates, hooks = self._gates(known.get("gate", [])), self._hooks(known.get("hook", []))
+        return replace(plan or Plan(), parity=parity or Parity(), bake=bake, gates=gates, hooks=hooks)
+
+    def _hooks(self, written: Any) -> tuple[Hook, ...]:
+        found = []
+        for number, item in enumerate(self._listed("hook", written), start=1):
+            hook = self._section(Hook, item, f"hook[{number}]")
+            found += [replace(hook, name=hook.name or f"hook-{number}")] if hook is not None else []
+        return tuple(found)
 
     def _gates(self, written: Any) -> tuple[Gate, ...]:
-        if not isinstance(written, list):
-            self._fault(("gate",), "this is not a list of tables; write [[gate]] before each gate's keys")
-            return ()
-        found = [self._gate(item, number) for number, item in enumerate(written, start=1)]
+        found = [self._gate(item, number) for number, item in enumerate(self._listed("gate", written), start=1)]
         return tuple(gate for gate in found if gate is not None)
+
+    def _listed(self, name: str, written: Any) -> list[Any]:
+        if isinstance(written, list):
+            return written
+        self._fault((name,), f"this is not a list of tables; write [[{name}]] before each {name}'s keys")
+        return []
 
     def _gate(self, item: Any, number: int) -> Gate | None:
         path = (f"gate[{number}]",)

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 from bgproxy.config.keys import Path, table_of
 from bgproxy.config.wording import number_fault, shown
 from bgproxy.rules import assertion
-from bgproxy.rules.plan import VARIABLE, Bake, Gate, LoadGate, Plan
+from bgproxy.rules.plan import VARIABLE, Bake, Gate, Hook, LoadGate, Plan
 from bgproxy.rules.slo import samples_needed, unjudgeable
 
 Found = Iterator[tuple[Path, str]]
@@ -25,6 +25,8 @@ _VALUE = re.compile(r"[\t -~\x80-\xff]*")  # RFC 9110 §5.5
 _HOST = re.compile(r"(?:[A-Za-z0-9._-]{1,253}|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?")
 
 MOST_GATES: Final = 32
+MOST_HOOKS: Final = 16
+_STEPS: Final = "ready, parity, gates, flip, bake, end"
 LONGEST_LOAD: Final = 600.0  # seconds
 
 _FRAMING: Final = frozenset({"host", "content-length", "transfer-encoding", "connection", "upgrade", "te", "trailer"})
@@ -58,13 +60,12 @@ def faults(plan: Plan) -> Found:
     for number, gate in enumerate(plan.gates, start=1):
         path = (f"gate[{number}]",)
         yield from _common(gate, path)
+        yield from _named(gate.name, path, names)
         yield from _gate(gate, path)
-        if gate.name in names:
-            yield (*path, "name"), f'there are two of the name "{gate.name}"; give each its own'
-        names.add(gate.name)
     if plan.bake is not None:
         yield from _common(plan.bake, ("bake",))
         yield from _bake(plan.bake)
+    yield from _hooks(plan)
 
 
 def _common(section: Any, path: Path) -> Found:
@@ -127,8 +128,6 @@ def _secret(path: Path, text: str, *, needs: bool) -> Found:
 
 
 def _gate(gate: Gate, path: Path) -> Found:
-    if not _NAME.fullmatch(gate.name):
-        yield (*path, "name"), f'"{gate.name}" cannot be used; write 1 to 64 letters, digits, ".", "_" or "-"'
     if (host := getattr(gate, "host", "")) and not _HOST.fullmatch(host):
         yield (*path, "host"), f'"{host}" is no host name; write it without scheme or path'
     if gate.kind in ("http", "load"):
@@ -206,6 +205,44 @@ def _load(gate: LoadGate, path: Path) -> Found:
         yield (*path, "min_samples"), f"{gate.min_samples} samples cannot judge these limits; the least is {wanted}"
     if gate.min_samples > most:
         yield (*path, "min_samples"), f"at most {most:g} requests are sent; lower it, or let more be sent"
+
+
+def _hooks(plan: Plan) -> Found:
+    if len(plan.hooks) > MOST_HOOKS:
+        yield ("hook",), f"there are {len(plan.hooks)} hooks, at most {MOST_HOOKS} are taken"
+    names: set[str] = set()
+    for number, hook in enumerate(plan.hooks, start=1):
+        path = (f"hook[{number}]",)
+        yield from _common(hook, path)
+        yield from _named(hook.name, path, names)
+        yield from _asked(hook, path)
+        if not hook.at:
+            yield (*path, "at"), f'it is told of no step; write for example at = ["flip"]; the steps are {_STEPS}'
+        for step in hook.at:
+            if hook.when == "before" and step in ("bake", "end"):
+                yield (
+                    (*path, "at"),
+                    f'before {step} there is nothing to veto; write when = "after", or at = ["flip"]',
+                )
+            if step == "bake" and plan.bake is None:
+                yield (*path, "at"), "this plan has no [bake]; write one, or leave that step out"
+
+
+def _asked(hook: Hook, path: Path) -> Found:
+    if bool(hook.command) == bool(hook.url):
+        yield (*path, "command"), "write either command or url: one says what runs, the other who is called"
+    elif hook.command:
+        yield from _command(path, hook.command)
+    else:
+        yield from _webhook(path, hook.url, hook.secret)
+
+
+def _named(name: str, path: Path, names: set[str]) -> Found:
+    if not _NAME.fullmatch(name):
+        yield (*path, "name"), f'"{name}" cannot be used; write 1 to 64 letters, digits, ".", "_" or "-"'
+    if name in names:
+        yield (*path, "name"), f'there are two of the name "{name}"; give each its own'
+    names.add(name)
 
 
 def _bake(bake: Bake) -> Found:

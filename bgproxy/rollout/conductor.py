@@ -28,6 +28,7 @@ from bgproxy.errors import (
 )
 from bgproxy.rollout.flip import Switch
 from bgproxy.rollout.gates import Trial, try_gate
+from bgproxy.rollout.hooks import run_hook
 from bgproxy.rollout.options import RolloutOptions
 from bgproxy.rollout.parity import try_parity
 from bgproxy.rollout.ready import await_ready
@@ -38,7 +39,7 @@ from bgproxy.rules.health import HealthOptions
 from bgproxy.rules.plan import ManualGate, Plan
 from bgproxy.rules.release import Release
 from bgproxy.rules.route import RouteTable
-from bgproxy.rules.run import APPROVAL, BAKE, FLIP, PARITY, READY, Run, step_of
+from bgproxy.rules.run import AFTER, APPROVAL, BAKE, BEFORE, END, FLIP, PARITY, READY, Run, step_of
 from bgproxy.store.base import Store
 from bgproxy.store.ledger import Ledger, Outcome
 from bgproxy.store.mirror import Mirror
@@ -90,7 +91,7 @@ class Conductor:
         self._watch = watch
         self._changed = asyncio.Event()
         self._absent = 0  # looks in a row that did not find the leader
-        self._leading: tuple[str, asyncio.Task[None]] | None = None
+        self._leading: tuple[tuple[str, bool], asyncio.Task[None]] | None = None  # which run, and whether it was open
         self._task: asyncio.Task[None] | None = None
         mirror.listen(self._heard)
 
@@ -105,7 +106,7 @@ class Conductor:
         """Lead no more, and let another node go on at once."""
         await stop(self._task)
         await self._let_go()
-        if (run := self._open()) is not None and run.leader == self._node_id:
+        if (run := self._unfinished()) is not None and run.leader == self._node_id:
             with suppress(Problem):
                 await self._change_leader(run, "")
 
@@ -153,8 +154,8 @@ class Conductor:
             run = state.run
             name = gate or (run.next.removeprefix(APPROVAL) if run is not None else "")
             plan = self._plan(run.plan) if run is not None and run.is_open else Plan()
-            four_eyes = any(one.four_eyes for one in plan.gates if isinstance(one, ManualGate) and one.name == name)
-            return running.approve(state, name, actor=actor, reason=reason, four_eyes=four_eyes)
+            manual = next((one for one in plan.gates if isinstance(one, ManualGate) and one.name == name), ManualGate())
+            return running.approve(state, name, actor=actor, reason=reason, four_eyes=manual.four_eyes, by=manual.by)
 
         return await self._ledger.make(decide)
 
@@ -188,16 +189,18 @@ class Conductor:
             await self._bell(INTERVAL)
 
     async def _look(self) -> None:
-        run = self._open()
+        run = self._unfinished()
         if run is None or run.leader != self._node_id:
             await self._let_go()
         if run is None:
             self._absent = 0
         elif run.leader == self._node_id:
             self._absent = 0
-            if self._leading is None or self._leading[0] != run.id or self._leading[1].done():
+            part = run.id, run.is_open
+            if self._leading is None or self._leading[0] != part or self._leading[1].done():
                 await self._let_go()
-                self._leading = run.id, spawn(self._lead(run.id), f"lead {run.id}")
+                work = self._lead(run.id) if run.is_open else self._tell(run.id)
+                self._leading = part, spawn(work, f"lead {run.id}")
         elif await self._is_live(run.leader):
             self._absent = 0
         else:
@@ -227,12 +230,20 @@ class Conductor:
         while (run := self._mine(run_id)) is not None and (state := self._mirror.state) is not None:
             if running.misplaced(state) is not None:
                 await self._put(partial(running.close, run_id=run_id))
-            elif run.next:
-                began = monotonic()
-                finding = await self._step(state, run)
-                await self._record(run, finding, monotonic() - began)
-            else:
+            elif run.has_failed:
                 await self._roll_back(run)
+            else:
+                began = monotonic()
+                finding = await self._step(state, run, run.next)
+                await self._record(run, finding, monotonic() - began)
+
+    async def _tell(self, run_id: str) -> None:
+        """Who is to be told of what it came to."""
+        while (run := self._left_to_tell(run_id)) is not None and (state := self._mirror.state) is not None:
+            finding = await self._step(state, run, f"{AFTER}{END}:{run.tell[0]}")
+            await self._put(
+                partial(running.told, run_id=run_id, leader=self._node_id, hook=run.tell[0], finding=finding)
+            )
 
     async def _record(self, run: Run, finding: Finding, took: float) -> None:
         def decide(state: FleetState, *, at: float) -> Change | None:
@@ -255,32 +266,35 @@ class Conductor:
             else:
                 return
 
-    async def _step(self, state: FleetState, run: Run) -> Finding:
+    async def _step(self, state: FleetState, run: Run, name: str) -> Finding:
         try:
-            return await self._found(state, run, self._plan(run.plan))
+            return await self._found(state, run, name, self._plan(run.plan))
         except BadInput as error:
             return Finding(Verdict.UNDECIDED, f"this node does not understand the plan: {error.detail}")
         except Exception as error:
-            log.exception("%s, %s failed in itself", run.id, run.next)
+            log.exception("%s, %s failed in itself", run.id, name)
             return Finding(Verdict.UNDECIDED, f"it failed in itself: {type(error).__name__}; the proxy's log says more")
 
-    async def _found(self, state: FleetState, run: Run, plan: Plan) -> Finding:
-        if run.next == FLIP:
+    async def _found(self, state: FleetState, run: Run, name: str, plan: Plan) -> Finding:
+        if name == FLIP:
             return await self._flip(run, plan)
-        if run.next == BAKE:
+        if name == BAKE:
             return await self._watch(run, plan)
         trial = self._trial(state, run)
-        if run.next == READY:
+        if name.startswith((BEFORE, AFTER)):
+            hook = next(hook for hook in plan.hooks if hook.name == name.split(":", 2)[2])
+            return await run_hook(hook, name, trial, run)
+        if name == READY:
             return await await_ready(trial.everywhere(), self.health, plan.ready_timeout)
-        if run.next == PARITY:
+        if name == PARITY:
             return await try_parity(plan.parity, trial)
-        gate = next(gate for gate in plan.gates if step_of(gate) == run.next)
+        gate = next(gate for gate in plan.gates if step_of(gate) == name)
         if isinstance(gate, ManualGate):
             return await self._approval(run, gate)
         return await try_gate(gate, trial)
 
     def _trial(self, state: FleetState, run: Run) -> Trial:
-        release = state.releases[run.color]
+        release = state.releases.get(run.color) or Release(run.label, ())  # at the end its color may be empty
         active = state.active.label if state.active is not None else None
         about: dict[str, object] = {"run": run.id, "color": run.color, "release": run.label, "active": active}
         about |= {"upstreams": list(release.upstreams), "metadata": dict(release.metadata)}
@@ -329,7 +343,7 @@ class Conductor:
 
     async def _roll_back(self, run: Run) -> None:
         """The bake has failed: back to where traffic came from, never onto a release that is down."""
-        why = run.done[-1].why if run.done else ""
+        why = next(step.why for step in run.done if step.name == BAKE)
         try:
             await self._switch.rollback(
                 actor=running.ACTOR, reason=f"bake of {run.label}: {why}", if_epoch=run.epoch + 1, force=False
@@ -344,13 +358,22 @@ class Conductor:
         except ConfigError as error:
             raise BadInput(str(error)) from None
 
-    def _open(self) -> Run | None:
-        state = self._mirror.state
-        return state.run if state is not None and state.run is not None and state.run.is_open else None
+    def _unfinished(self) -> Run | None:
+        """The run that is open, or of whose end somebody is still to be told."""
+        run = self._mirror.state.run if self._mirror.state is not None else None
+        return run if run is not None and (run.is_open or run.tell) else None
 
     def _mine(self, run_id: str) -> Run | None:
-        run = self._open()
-        return run if run is not None and (run.id, run.leader) == (run_id, self._node_id) else None
+        """The run of that id, while it is open and this node leads it."""
+        run = self._unfinished()
+        is_mine = run is not None and run.is_open and (run.id, run.leader) == (run_id, self._node_id)
+        return run if is_mine else None
+
+    def _left_to_tell(self, run_id: str) -> Run | None:
+        """The run of that id, where it is over and this node has still to tell somebody."""
+        run = self._unfinished()
+        is_left = run is not None and not run.is_open and (run.id, run.leader) == (run_id, self._node_id)
+        return run if is_left else None
 
     async def _bell(self, timeout: float) -> None:
         """Until the state changes, `timeout` seconds at most."""

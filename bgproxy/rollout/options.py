@@ -7,7 +7,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
-from bgproxy.rules.plan import CommandGate, Plan, WebhookGate
+from bgproxy.rules.plan import Gate, Hook, Plan
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,15 +39,19 @@ class RolloutOptions:
 
     def refuse(self, plan: Plan) -> str:
         """Why a plan cannot be run here, or nothing."""
-        for number, gate in enumerate(plan.gates, start=1):
-            if isinstance(gate, CommandGate) and not self.allows_command(gate.command[0]):
+        asked: list[tuple[str, Gate | Hook]]
+        asked = [(f"gate[{number}]", gate) for number, gate in enumerate(plan.gates, start=1)]
+        asked += [(f"hook[{number}]", hook) for number, hook in enumerate(plan.hooks, start=1)]
+        for place, one in asked:
+            command, url = getattr(one, "command", ()), getattr(one, "url", "")
+            if command and not self.allows_command(command[0]):
                 return (
-                    f"gate[{number}].command: {gate.command[0]} may not be run on this proxy's host; "
+                    f"{place}.command: {command[0]} may not be run on this proxy's host; "
                     "add it to rollout.commands in the proxy's configuration"
                 )
-            if isinstance(gate, WebhookGate) and not self.allows_webhook(gate.url):
+            if url and not self.allows_webhook(url):
                 return (
-                    f"gate[{number}].url: {gate.url} may not be called from this proxy's host; "
+                    f"{place}.url: {url} may not be called from this proxy's host; "
                     "add it to rollout.webhooks in the proxy's configuration"
                 )
         return ""

@@ -125,6 +125,7 @@ class ManualGate:
     text: str = ""  # what to look at
     expires: float = 3600.0
     four_eyes: bool = False  # whoever began the release may not approve it
+    by: tuple[str, ...] = ()  # the names of tokens that may; none: each with the role operator
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,6 +221,22 @@ class Bake:
 
 
 @dataclass(frozen=True, slots=True)
+class Hook:
+    """A program or an address that is told of steps; before them it may veto, after them it is informed."""
+
+    name: str = ""
+    when: Literal["before", "after"] = "after"
+    at: tuple[Literal["ready", "parity", "gates", "flip", "bake", "end"], ...] = ()  # the end: whatever it came to
+    command: tuple[str, ...] = ()  # the program by its absolute path, and its arguments; or
+    url: str = ""  # an address, told by POST
+    env: dict[str, str] = field(default_factory=dict)
+    headers: dict[str, str] = field(default_factory=dict)
+    secret: str = ""  # signs what is sent (HMAC-SHA256)
+    timeout: float = 30.0
+    attempts: int = 3  # of a call
+
+
+@dataclass(frozen=True, slots=True)
 class Plan:
     """All of it. `ready_timeout`: how long the new release's agents may take until each takes connections."""
 
@@ -227,6 +244,7 @@ class Plan:
     parity: Parity = field(default_factory=Parity)
     gates: tuple[Gate, ...] = ()
     bake: Bake | None = None
+    hooks: tuple[Hook, ...] = ()
 
     def lines(self) -> Iterator[str]:
         """What the plan does, in its order, in words."""
@@ -238,6 +256,9 @@ class Plan:
         if self.bake is not None:
             limits = ", ".join(f"{name} {limit:g}" for name, limit in self.bake.limits())
             yield f"bake: {self.bake.duration:g} s, at least {self.bake.min_samples} answers; {limits}"
+        for hook in self.hooks:
+            what = hook.url or " ".join(hook.command)
+            yield f"hook {hook.name}, {hook.when} {', '.join(hook.at)}: {what}"
 
 
 def _about(gate: Gate) -> str:

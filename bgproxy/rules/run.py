@@ -6,6 +6,9 @@ is not done. How it changes: `running.py`.
     ready, parity, gate:NAME …, approval:NAME
                                     VALIDATING; the last one that passes makes the release READY, one that does not
                                     REJECTED, and the run is over with nothing flipped
+    before:STEP:HOOK, after:STEP:HOOK
+                                    the first may stop it as a gate does, before a flip with the release READY; the
+                                    others change nothing
     flip                            BAKING where the plan has a bake, else ACTIVE
     bake                            ACTIVE, or the rollback that was made
 """
@@ -27,6 +30,10 @@ PARITY: Final = "parity"
 GATE: Final = "gate:"
 APPROVAL: Final = "approval:"
 """A gate that somebody has to pass by hand."""
+BEFORE: Final = "before:"
+AFTER: Final = "after:"
+GATES: Final = "gates"
+END: Final = "end"
 FLIP: Final = "flip"
 BAKE: Final = "bake"
 
@@ -48,7 +55,7 @@ class Run:
 
     `plan`: as it was written; gone once the run is over, as the record has it. `todo`: the names of all steps, in their
     order; `done` is how far it came. `epoch`: the pointer's when it began. `leader`: a node's id. `approvals`: by the
-    name of a gate, who gave it.
+    name of a gate, who gave it. `tell`: the names of hooks that are still to be told of the end.
     """
 
     id: str
@@ -65,6 +72,7 @@ class Run:
     at: float
     done: tuple[Step, ...] = ()
     approvals: Mapping[str, str] = field(default_factory=dict)
+    tell: tuple[str, ...] = ()
     outcome: Outcome = ""
     why: str = ""
 
@@ -83,6 +91,11 @@ class Run:
         """Whether it has moved the pointer."""
         return any(step.name == FLIP and step.verdict is Verdict.PASS for step in self.done)
 
+    @property
+    def has_failed(self) -> bool:
+        """Whether its release was found to be bad after the flip, so that it has to be rolled back."""
+        return any(step.name == BAKE and step.verdict is not Verdict.PASS for step in self.done)
+
     def decides(self, color: str) -> bool:
         """Whether it says what becomes of the release on a color: then nobody else calls that ready, or replaces it."""
         return self.is_open and self.color == color and not self.has_flipped
@@ -95,6 +108,19 @@ def step_of(gate: Gate) -> str:
 
 def steps(plan: Plan, kind: Kind) -> tuple[str, ...]:
     """The names of a plan's steps, in their order."""
-    before = (READY, PARITY, *map(step_of, plan.gates))
-    after = () if kind == "validate" else (FLIP, BAKE) if plan.bake is not None else (FLIP,)
-    return (*before, *after)
+    groups: list[tuple[str, tuple[str, ...]]] = [(READY, (READY,)), (PARITY, (PARITY,))]
+    groups.append((GATES, tuple(map(step_of, plan.gates))))
+    if kind == "release":
+        groups.append((FLIP, (FLIP,)))
+        groups += [(BAKE, (BAKE,))] if plan.bake is not None else []
+    found: list[str] = []
+    for place, names in groups:
+        found += [f"{BEFORE}{place}:{hook.name}" for hook in plan.hooks if hook.when == "before" and place in hook.at]
+        found += names
+        found += [f"{AFTER}{place}:{hook.name}" for hook in plan.hooks if hook.when == "after" and place in hook.at]
+    return tuple(found)
+
+
+def told_of_the_end(plan: Plan) -> tuple[str, ...]:
+    """The names of the hooks that are told of what a run comes to."""
+    return tuple(hook.name for hook in plan.hooks if hook.when == "after" and END in hook.at)

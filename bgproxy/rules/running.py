@@ -7,7 +7,7 @@ moves once, as the flip is asked for at the epoch at which the run began, and an
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from typing import Final
 
@@ -17,7 +17,19 @@ from bgproxy.rules.fleet import Change, FleetState, changed, known, recorded
 from bgproxy.rules.gate import Finding, Verdict
 from bgproxy.rules.plan import Plan
 from bgproxy.rules.release import UNTRIED, Event, Phase, Release, checked
-from bgproxy.rules.run import APPROVAL, BAKE, FLIP, Kind, Outcome, Run, Step, steps
+from bgproxy.rules.run import (
+    AFTER,
+    APPROVAL,
+    BAKE,
+    BEFORE,
+    FLIP,
+    Kind,
+    Outcome,
+    Run,
+    Step,
+    steps,
+    told_of_the_end,
+)
 
 ACTOR: Final = "bgproxy"
 """On record for what is found out; what is done is on record for who asked for it."""
@@ -67,23 +79,14 @@ def begin(
             f"{color} holds {standing.label}, which is {standing.phase}: only a release that takes no traffic yet, and "
             "was not rejected, is validated; stage one"
         )
-    run = Run(
-        id=f"r{state.revision + 1}",
-        kind=kind,
-        color=color,
-        label=standing.label,
-        plan=written,
-        todo=steps(plan, kind),
-        actor=actor,
-        reason=reason,
-        epoch=state.pointer.epoch,
-        leader=leader,
-        began=at,
-        at=at,
-    )
+    name, label, epoch = f"r{state.revision + 1}", standing.label, state.pointer.epoch
+    run = Run(name, kind, color, label, written, steps(plan, kind), actor, reason, epoch, leader, began=at, at=at)
+    run = replace(run, tell=told_of_the_end(plan))
     after = replace(standing.after(Event.VALIDATE), at=at)
     facts = {**staged, **recorded(state, {color: after}, color=color, release=standing.label, run=run.id)}
     facts |= {"step": "begin", "kind": kind, "plan": written}
+    if state.run is not None and state.run.tell:
+        facts["untold"] = list(state.run.tell)  # hooks that did not hear of the end of the run before
     return changed(replace(state, run=run), {color: after}, "release", facts, actor, reason)
 
 
@@ -111,31 +114,53 @@ def record(
 
 def _follows(run: Run, name: str, verdict: Verdict) -> tuple[Outcome, Event | None]:
     """What becomes of the run, and of its release, by the verdict on a step."""
-    passed = verdict is Verdict.PASS
-    if name == BAKE:
-        return ("settled", Event.SETTLE) if passed else ("", None)  # over once the pointer is back
-    if name == FLIP:
-        return ("" if run.next else "settled", None) if passed else ("stopped", None)
+    if run.has_failed:
+        return "", None  # over once the pointer is back
+    passed = verdict is Verdict.PASS or name.startswith(AFTER)  # who is informed has no say
     if not passed:
-        return "stopped", Event.FAILED
-    if run.next in ("", FLIP):
-        return "" if run.next else "validated", Event.PASSED
-    return "", None
+        # What was tried is bad; what was not let flip, or could not, is still as good as it was found.
+        return "stopped", None if name == FLIP or name.startswith(f"{BEFORE}{FLIP}:") else Event.FAILED
+    event = Event.SETTLE if name == BAKE else None
+    if not run.has_flipped and _is_tried(run):
+        event = Event.PASSED
+    if run.next:
+        return "", event
+    return "settled" if run.has_flipped else "validated", event
+
+
+def _is_tried(run: Run) -> bool:
+    """Whether the step that was done now was the last one before the flip, and what is asked before that."""
+    left = run.todo[len(run.done) :]
+    at_flip = (FLIP, f"{BEFORE}{FLIP}:")
+    return not run.done[-1].name.startswith(at_flip) and (not left or left[0].startswith(at_flip))
 
 
 def take_over(state: FleetState, run_id: str, before: str, leader: str, *, at: float) -> Change | None:
-    """Lead a run whose leader is gone; None where that is late."""
-    run = _led(state, run_id, before)
-    if run is None:
+    """Lead a run whose leader is gone, or what is left of it to be told; None where that is late."""
+    run = state.run
+    if run is None or (run.id, run.leader) != (run_id, before) or not (run.is_open or run.tell):
         return None
     facts: dict[str, object] = {"before": before, "leader": leader}
-    return _told(state, replace(run, leader=leader, at=at), "", "", None, "take over", facts)
+    return _told(state, replace(run, leader=leader, at=at), run.outcome, run.why, None, "take over", facts)
 
 
-def approve(state: FleetState, gate: str, *, actor: str, reason: str, four_eyes: bool) -> Change | None:
+def told(state: FleetState, run_id: str, leader: str, hook: str, finding: Finding, *, at: float) -> Change | None:
+    """Put on record that a hook was told of the end, or could not be; None where that is late."""
+    run = state.run
+    if run is None or (run.id, run.leader) != (run_id, leader) or run.is_open or hook not in run.tell:
+        return None
+    finding = finding.bounded()
+    after = replace(run, tell=tuple(name for name in run.tell if name != hook), at=at)
+    facts = {"verdict": str(finding.verdict), "why": finding.why, "evidence": dict(finding.evidence)}
+    return _told(state, after, run.outcome, run.why, None, f"after:end:{hook}", facts)
+
+
+def approve(
+    state: FleetState, gate: str, *, actor: str, reason: str, four_eyes: bool, by: Collection[str] = ()
+) -> Change | None:
     """Put an approval on record; None where it is there. Raises `Refused` where none is waited for, or not by this one.
 
-    `four_eyes`: as the gate has it.
+    `four_eyes`, `by`: as the gate has it.
     """
     run = _open(state)
     if gate in run.approvals:
@@ -144,6 +169,8 @@ def approve(state: FleetState, gate: str, *, actor: str, reason: str, four_eyes:
         raise Refused(f"{run.id} waits for no approval of {gate!r} now: it is at {run.next or 'its end'}")
     if four_eyes and actor == run.actor:
         raise Refused(f"gate {gate} needs a second pair of eyes: {actor} began {run.id}, somebody else approves it")
+    if by and actor not in by:
+        raise Refused(f"gate {gate} is approved by {', '.join(by)}, not by {actor}: use a token of that name")
     after = replace(run, approvals={**run.approvals, gate: actor})
     return _told(state, after, "", "", None, f"approve {gate}", {}, actor=actor, reason=reason)
 
@@ -225,7 +252,7 @@ def _told(
     # A release may be READY before its last gate: an older node's doing, which knows of no plans.
     if event is not None and release is not None and (event, release.phase) != (Event.PASSED, Phase.READY):
         new[run.color] = replace(release.after(event), at=run.at)
-    after = replace(run, outcome=outcome, why=why, plan={} if outcome else run.plan)
+    after = replace(run, outcome=outcome, why=why, plan={} if outcome and not run.tell else run.plan)
     facts = recorded(state, new, color=run.color, release=run.label, run=run.id, step=step)
     facts |= {**more, **({"outcome": outcome} if outcome else {})}
     return changed(replace(state, run=after), new, "release", facts, actor, reason or why)

@@ -70,7 +70,12 @@ def steps(monkeypatch) -> Steps:
 
     monkeypatch.setattr(module, "await_ready", ready)
     monkeypatch.setattr(module, "try_parity", parity)
+
+    async def hook(_hook: Any, step: str, _trial: Any, _run: Any) -> Finding:
+        return await made.take(step)
+
     monkeypatch.setattr(module, "try_gate", gate)
+    monkeypatch.setattr(module, "run_hook", hook)
     monkeypatch.setattr(module, "INTERVAL", 0.001)
     monkeypatch.setattr(module, "PAUSE", 0.0)
     monkeypatch.setattr(module, "HOLD", 0.001)
@@ -405,3 +410,58 @@ async def test_nobody_gets_between_a_run_and_its_flip(world, node, steps):
         await node.begin("green", V3, plan(), **WHO)
     steps.holds["gate:smoke"].set()
     assert (await ended(world)).outcome == "settled"
+
+
+HOOKS = [
+    {"name": "veto", "when": "before", "at": ["flip"], "url": "http://h/"},
+    {"name": "tell", "at": ["gates", "end"], "url": "http://h/"},
+]
+ALLOWED = RolloutOptions(webhooks=("http://h/",))
+
+
+async def test_hooks_are_called_around_their_steps_and_told_of_the_end(world, nodes, steps):
+    node = await nodes.add("n1", options=ALLOWED)
+    steps.comes_to["after:gates:tell"] = Finding(Verdict.FAIL, "nobody is there")
+    await node.begin("red", V3, {**plan(SMOKE), "hook": HOOKS}, **WHO)
+    await until(lambda: not run_of(world).is_open and not run_of(world).tell)
+    assert run_of(world).outcome == "settled"
+    order = ["ready", "parity", "gate:smoke", "after:gates:tell", "before:flip:veto", "after:end:tell"]
+    assert steps.tried == order
+    assert run_of(world).plan == {}
+
+
+async def test_a_veto_before_the_flip_leaves_it_where_it_is(world, nodes, steps):
+    node = await nodes.add("n1", options=ALLOWED)
+    steps.comes_to["before:flip:veto"] = Finding(Verdict.FAIL, "change freeze")
+    await node.begin("red", V3, {**plan(), "hook": HOOKS}, **WHO)
+    await until(lambda: not run_of(world).is_open and not run_of(world).tell)
+    run = run_of(world)
+    assert (run.outcome, run.why) == ("stopped", "before:flip:veto failed: change freeze")
+    assert (world.state.pointer.epoch, world.phase("red"), steps.tried[-1]) == (1, Phase.READY, "after:end:tell")
+
+
+async def test_the_end_is_told_by_another_where_the_leader_died(world, nodes, steps):
+    steps.holds["after:end:tell"] = asyncio.Event()
+    first, _ = await nodes.add("n1", options=ALLOWED), await nodes.add("n2", options=ALLOWED)
+    await first.begin("red", V3, {**plan(), "hook": HOOKS}, **WHO)
+    await until(lambda: "after:end:tell" in steps.tried)
+    await nodes.dies("n1")
+    await until(lambda: steps.tried.count("after:end:tell") == 2)
+    steps.holds["after:end:tell"].set()
+    await until(lambda: not run_of(world).tell)
+    assert (run_of(world).outcome, run_of(world).leader) == ("settled", "n2")
+
+
+async def test_an_abort_cancels_the_step_and_is_told(world, nodes, steps):
+    node = await nodes.add("n1", options=ALLOWED)
+    steps.holds["gate:smoke"] = asyncio.Event()
+    await node.begin("red", V3, {**plan(SMOKE), "hook": HOOKS}, **WHO)
+    await until(lambda: "gate:smoke" in steps.tried)
+    await node.abort(actor="bob", reason="no")
+    await until(lambda: not run_of(world).tell)
+    assert (steps.cancelled, steps.tried[-1]) == (["gate:smoke"], "after:end:tell")
+
+
+async def test_a_hook_that_is_not_allowed_is_refused_at_the_beginning(world, node):
+    with pytest.raises(BadInput, match=r"hook\[1\].url: http://h/ may not be called"):
+        await node.begin("red", V3, {"hook": HOOKS}, **WHO)

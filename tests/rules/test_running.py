@@ -10,9 +10,9 @@ from bgproxy.errors import NotReady, Refused, StaleEpoch, UnknownColor
 from bgproxy.rules import fleet, running
 from bgproxy.rules.fleet import FleetState
 from bgproxy.rules.gate import Finding, Verdict
-from bgproxy.rules.plan import Bake, HttpGate, ManualGate, Plan
+from bgproxy.rules.plan import Bake, Hook, HttpGate, ManualGate, Plan
 from bgproxy.rules.release import Event, Phase, Release
-from bgproxy.rules.run import Run, steps
+from bgproxy.rules.run import Run, steps, told_of_the_end
 
 V2 = Release("v2", ("http://127.0.0.1:9102",))
 PLAN = Plan(gates=(HttpGate(name="smoke"), ManualGate(name="look")))
@@ -352,3 +352,113 @@ def test_approvals_that_are_refused(state):
         running.approve(state, "look", actor="bob", reason="", four_eyes=False)
     with pytest.raises(Refused, match="needs a second pair of eyes: ada began r2"):
         running.approve(until(state, "approval:look"), "look", actor="ada", reason="", four_eyes=True)
+
+
+VETO = Hook(name="veto", when="before", at=("ready", "gates", "flip"), url="http://h/")
+TELL = Hook(name="tell", at=("parity", "gates", "flip", "bake", "end"), url="http://h/")
+HOOKED = replace(BAKED, hooks=(VETO, TELL))
+
+
+def test_hooks_stand_around_their_steps():
+    assert steps(HOOKED, "release") == (
+        "before:ready:veto",
+        "ready",
+        "parity",
+        "after:parity:tell",
+        "before:gates:veto",
+        "gate:smoke",
+        "approval:look",
+        "after:gates:tell",
+        "before:flip:veto",
+        "flip",
+        "after:flip:tell",
+        "bake",
+        "after:bake:tell",
+    )
+    assert steps(HOOKED, "validate")[-1] == "after:gates:tell"
+    assert told_of_the_end(HOOKED) == ("tell",)
+    assert told_of_the_end(BAKED) == ()
+
+
+def test_it_is_ready_after_the_last_that_is_tried_and_settled_after_the_last_of_all(state):
+    state = until(began(state, HOOKED), "after:gates:tell")
+    assert state.releases["green"].phase is Phase.VALIDATING
+    state = stepped(state)
+    assert (run_of(state).next, state.releases["green"].phase) == ("before:flip:veto", Phase.READY)
+    state = stepped(flipped(stepped(state), bake=True))
+    assert (run_of(state).next, state.releases["green"].phase) == ("after:flip:tell", Phase.BAKING)
+    state = until(state, "after:bake:tell")
+    assert (run_of(state).is_open, state.releases["green"].phase) == (True, Phase.ACTIVE)
+    assert run_of(stepped(state)).outcome == "settled"
+
+
+@pytest.mark.parametrize(
+    ("step", "phase"),
+    [
+        ("before:ready:veto", Phase.REJECTED),
+        ("before:gates:veto", Phase.REJECTED),
+        ("before:flip:veto", Phase.READY),
+    ],
+)
+def test_a_veto_stops_it_and_before_the_flip_the_release_is_as_good_as_it_was(state, step, phase):
+    state = stepped(until(began(state, HOOKED), step), FAIL)
+    assert (run_of(state).outcome, run_of(state).why) == ("stopped", f"{step} failed: bad")
+    assert (state.releases["green"].phase, state.pointer.epoch) == (phase, 1)
+
+
+@pytest.mark.parametrize("step", ["after:parity:tell", "after:gates:tell"])
+def test_who_is_informed_has_no_say(state, step):
+    state = stepped(until(began(state, HOOKED), step), FAIL)
+    assert run_of(state).is_open
+
+
+def test_after_the_flip_neither_and_after_a_failed_bake_nobody_is_asked(state):
+    state = flipped(until(began(state, HOOKED), "flip"), bake=True)
+    state = stepped(stepped(state), UNDECIDED)
+    assert (run_of(state).next, run_of(state).is_open) == ("bake", True)
+    state = stepped(state, FAIL)
+    assert (run_of(state).has_failed, run_of(state).is_open, state.releases["green"].phase) == (
+        True,
+        True,
+        Phase.BAKING,
+    )
+
+
+def test_who_is_told_of_the_end_is_told_once_by_who_leads(state):
+    state = stepped(until(began(state, HOOKED), "parity"), FAIL)
+    run = run_of(state)
+    assert (run.tell, run.plan) == (("tell",), {"gate": []}), "the plan is kept for that"
+    assert running.told(state, "r2", "n2", "tell", PASS, at=9.0) is None
+    taken = running.take_over(state, "r2", "n1", "n2", at=9.0)
+    assert taken is not None
+    assert run_of(taken.state).outcome == "stopped"
+    told = running.told(taken.state, "r2", "n2", "tell", FAIL, at=9.0)
+    assert told is not None
+    after = run_of(told.state)
+    assert (after.tell, after.plan, after.outcome, after.why) == ((), {}, "stopped", run.why)
+    assert told.facts["step"] == "after:end:tell"
+    assert running.told(told.state, "r2", "n2", "tell", PASS, at=9.0) is None
+    assert running.take_over(told.state, "r2", "n2", "n3", at=9.0) is None
+
+
+def test_a_new_run_says_who_was_not_told_of_the_one_before(state):
+    state = stepped(until(began(state, HOOKED), "parity"), FAIL)
+    change = running.begin(state, "green", V2, PLAN, {}, leader="n1", at=9.0, **WHO)
+    assert change is not None
+    assert change.facts["untold"] == ["tell"]
+
+
+def test_a_gate_may_name_who_approves_it(state):
+    state = until(began(state), "approval:look")
+    with pytest.raises(Refused, match="approved by eve, not by bob"):
+        running.approve(state, "look", actor="bob", reason="", four_eyes=False, by=("eve",))
+    assert running.approve(state, "look", actor="eve", reason="", four_eyes=False, by=("eve",)) is not None
+
+
+def test_a_run_that_others_ended_may_be_taken_over_to_be_closed(state):
+    state = other_flip(began(state))
+    taken = running.take_over(state, "r2", "n1", "n2", at=8.0)
+    assert taken is not None
+    closed = running.close(taken.state, "r2", at=9.0)
+    assert closed is not None
+    assert run_of(closed.state).outcome == "stopped"

@@ -68,6 +68,7 @@ RUN = {
     "at": 2.0,
     "done": [{"name": "ready", "verdict": "pass", "why": "", "at": 2.0, "took": 1.0}],
     "approvals": {"look": "bob"},
+    "tell": ["ci"],
     "outcome": "",
     "why": "",
 }

@@ -27,15 +27,20 @@ _PASSED_ON = ("PATH", "HOME", "LANG", "LC_ALL", "TZ", "TMPDIR", "USER", "SSL_CER
 
 async def try_command(gate: CommandGate, trial: Trial) -> Finding:
     """Run the program to its end."""
-    if not trial.options.allows_command(gate.command[0]):
-        raise Unanswerable(f"{gate.command[0]} may not be run on this proxy's host: add it to rollout.commands")
+    return await run_for(trial, gate.command, gate.env, gate.timeout)
+
+
+async def run_for(
+    trial: Trial, command: Sequence[str], env: Mapping[str, str], timeout: float, told: Mapping[str, str] | None = None
+) -> Finding:
+    """Run a program for a release on trial. `told`: more for its environment. Raises `Unanswerable`."""
+    if not trial.options.allows_command(command[0]):
+        raise Unanswerable(f"{command[0]} may not be run on this proxy's host: add it to rollout.commands")
     urls = trial.everywhere()
-    target = {"BGPROXY_TARGET": next(iter(urls), ""), "BGPROXY_TARGETS": " ".join(urls)}
-    place = {"BGPROXY_COLOR": trial.color, "BGPROXY_RELEASE": trial.release.label}
-    before = {"BGPROXY_ACTIVE_RELEASE": trial.active.label if trial.active is not None else ""}
-    return await run(
-        gate.command, {**environment(trial), **target, **place, **before, **trial.fields(gate.env)}, gate.timeout
-    )
+    place = {"BGPROXY_TARGET": next(iter(urls), ""), "BGPROXY_TARGETS": " ".join(urls), "BGPROXY_COLOR": trial.color}
+    active = trial.active.label if trial.active is not None else ""
+    names = {"BGPROXY_RELEASE": trial.release.label, "BGPROXY_ACTIVE_RELEASE": active}
+    return await run(command, {**environment(trial), **place, **names, **(told or {}), **trial.fields(env)}, timeout)
 
 
 def environment(trial: Trial) -> dict[str, str]:

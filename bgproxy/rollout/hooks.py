@@ -1,0 +1,70 @@
+"""A hook at a step of a release: a program or an address that is told of it, and before it may say no.
+
+Told as JSON: which step, which release, what was found out so far. A program finds it in BGPROXY_EVENT. A call is
+signed and repeated (`webhook.py`) under an id that stays the same whoever makes it: where a node died in between it may
+come twice. A hook that hangs or fails before a step is a no; after one nothing follows from it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from bgproxy.rollout.gates.ask import json_body
+from bgproxy.rollout.gates.command import run_for
+from bgproxy.rollout.gates.trial import Trial, Unanswerable
+from bgproxy.rollout.webhook import Told, call
+from bgproxy.rules.gate import Finding, Verdict
+from bgproxy.rules.plan import Hook
+from bgproxy.rules.run import Run
+
+
+async def run_hook(hook: Hook, step: str, trial: Trial, run: Run) -> Finding:
+    """Tell the hook of the step; what it says to it."""
+    event = _event(step, trial, run)
+    try:
+        if hook.command:
+            told = {"BGPROXY_STEP": step, "BGPROXY_EVENT": json.dumps(event)}
+            return await run_for(trial, hook.command, hook.env, hook.timeout, told)
+        return await _call(hook, step, event, trial, run)
+    except Unanswerable as error:
+        return error.finding()
+
+
+def _event(step: str, trial: Trial, run: Run) -> dict[str, Any]:
+    done = [{"name": one.name, "verdict": str(one.verdict), "why": one.why} for one in run.done]
+    outcome = {"outcome": run.outcome, "why": run.why} if run.outcome else {}
+    return {"event": step, "actor": run.actor, "reason": run.reason, **trial.about, "steps": done, **outcome}
+
+
+async def _call(hook: Hook, step: str, event: Mapping[str, Any], trial: Trial, run: Run) -> Finding:
+    if not trial.options.allows_webhook(hook.url):
+        raise Unanswerable(f"{hook.url} may not be called from this proxy's host: add it to rollout.webhooks")
+    told = await call(
+        hook.url,
+        json_body(event),
+        event_id=hashlib.sha256(f"{run.id} {run.began} {step}".encode()).hexdigest()[:32],
+        secret=trial.filled(hook.secret),
+        fields=trial.fields(hook.headers),
+        timeout=hook.timeout,
+        attempts=hook.attempts,
+    )
+    evidence = {"url": hook.url, "status": told.status, "attempts": told.attempts}
+    if told.trouble or not 200 <= told.status <= 299:
+        why = told.trouble or f"the status is {told.status}"
+        return Finding(Verdict.FAIL, f"{hook.url}: {why}, {told.attempts} attempts", evidence)
+    verdict, why = _said(told)
+    return Finding(verdict, f"{hook.url}: {why or verdict}", evidence)
+
+
+def _said(told: Told) -> tuple[Verdict, str]:
+    """Any answer of 2xx lets go on but one that says otherwise: `{"verdict": "fail", "why": "…"}`."""
+    try:
+        said = json.loads(told.body)
+    except (ValueError, RecursionError):
+        return Verdict.PASS, ""
+    if not isinstance(said, Mapping) or said.get("verdict") not in list(Verdict):
+        return Verdict.PASS, ""
+    return Verdict(said["verdict"]), str(said.get("why", ""))[:300]
