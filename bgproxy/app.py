@@ -107,7 +107,7 @@ class Worker:
             self.ledger, self.mirror, self.plane.warm_up, self.validator, self.peers.catch_up, self.barrier
         )
         parts = self.node_id, self.ledger, self.mirror, self.store, self.switch
-        told = settings.rollout(), settings.health()
+        told = settings.rollout(), settings.health(), settings.plan()
         self.conductor = Conductor(*parts, plan_from, lambda: self.plane.routes, *told)
         self.admin = AdminServer(place.admin)
         self._line = orders.Line(place.supervisor)
@@ -380,7 +380,7 @@ class Worker:
         self.plane.configure(new.proxy(), new.health())
         self.barrier.options = new.flip()
         self.health.options = new.health()
-        self.conductor.configure(new.rollout(), new.health())
+        self.conductor.configure(new.rollout(), new.health(), new.plan())
         self.plane.routes = RouteTable(new.routes())
         if self.mirror.state is not None:
             self.plane.apply(self.mirror.state)

@@ -123,12 +123,13 @@ REQUESTS: Final[dict[str, Schema]] = {
     ),
     "AbortRequest": closed([], reason=_REASON),
     "RunRequest": closed(
-        ["color", "plan"],
+        ["color"],
         color={"type": "string", "maxLength": 64, "description": "The idle color.", "examples": ["green"]},
         plan={
             "type": "object",
             "additionalProperties": True,
-            "description": "As in TOML, see config/examples/plan.toml; it is kept and shown, so it holds no secret.",
+            "description": "As in TOML, see config/examples/plan.toml; it is kept and shown, so it holds no secret. "
+            "Without one the configuration's [release].",
         },
         kind={
             "type": "string",

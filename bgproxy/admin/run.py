@@ -41,7 +41,7 @@ async def begin_run(call: Call) -> Mapping[str, Any] | web.StreamResponse:
         return await call.deps.runs.begin(
             color,
             release,
-            body["plan"],
+            body.get("plan"),
             actor=call.actor,
             reason=body.get("reason", ""),
             if_epoch=body.get("if_epoch"),

@@ -87,7 +87,7 @@ class Runs(Protocol):
         self,
         color: str,
         release: Release | None,
-        written: Mapping[str, Any],
+        written: Mapping[str, Any] | None,
         *,
         actor: str,
         reason: str,
@@ -95,7 +95,8 @@ class Runs(Protocol):
         force: bool,
         once: Once | None,
     ) -> Outcome:
-        """Begin to run a plan; None for the release: on the one that waits there, which is not flipped to."""
+        """Begin to run a plan, or the configured one; on the release that waits there where that is None, which is
+        not flipped to then."""
         ...
 
     async def approve(self, gate: str, *, actor: str, reason: str) -> Outcome:

@@ -25,7 +25,8 @@ PATIENCE = 120.0  # s for which nothing may answer, once something has: the prox
 GOOD = frozenset({"settled", "validated"})
 
 Plan = Annotated[
-    Path | None, typer.Option("--plan", "-p", metavar="FILE", show_default=False, help="What must be true, in TOML.")
+    Path | None,
+    typer.Option("--plan", "-p", metavar="FILE", show_default=False, help="In TOML; else the proxy's own, [release]."),
 ]
 
 
@@ -64,15 +65,15 @@ def release(
     """
     if watch and (color or label or plan):
         raise typer.BadParameter("it begins nothing: give no color, release or plan", param_hint="--watch")
-    if not watch and not (color and label and plan):
-        raise typer.BadParameter("give COLOR, --release and --plan; or --watch to follow one that has begun")
+    if not watch and not (color and label):
+        raise typer.BadParameter("give COLOR and --release; or --watch to follow one that has begun")
     with reported(as_json, lines=True):
         api = Admin(admin, token)
         if not watch:
             routes: dict[str, list[str]] = {}
             for name, url in pairs(route_upstream or [], "--route-upstream"):
                 routes.setdefault(name, []).append(url)
-            asked: dict[str, Any] = {"color": color, "release": label, "upstreams": upstream or [], "plan": _plan(plan)}
+            asked: dict[str, Any] = {"color": color, "release": label, "upstreams": upstream or [], **_plan(plan)}
             asked |= {"routes": routes} if routes else {}
             asked |= {"metadata": facts} if (facts := dict(pairs(metadata or [], "--metadata"))) else {}
             _agree(plan, f"{label} on {color}", yes or as_json)
@@ -92,13 +93,9 @@ def validate(
 
     Exit 0 where all passed, 1 where one did not, with the reason on the last line.
     """
-    if plan is None:
-        raise typer.BadParameter("give the plan that it is tried by", param_hint="--plan")
     with reported(as_json, lines=True):
         api = Admin(admin, token)
-        _begin(
-            api, {"color": color, "kind": "validate", "plan": _plan(plan)} | _terms(reason, None, False), "", as_json
-        )
+        _begin(api, {"color": color, "kind": "validate", **_plan(plan)} | _terms(reason, None, False), "", as_json)
         _follow(api, as_json)
 
 
@@ -132,24 +129,29 @@ def abort(reason: Reason = "", admin: AdminUrl = ADMIN, token: Token = "", as_js
 
 
 def _plan(file: Path | None) -> dict[str, Any]:
-    """The plan as it is sent. Raises ConfigError, a line per fault: what is wrong is told before anything is asked."""
+    """The plan as it is sent; without a file it is the proxy's own.
+
+    Raises ConfigError, a line per fault: what is wrong is told before anything is asked.
+    """
+    if file is None:
+        return {}
     from bgproxy.config.plan import load_plan
 
-    assert file is not None, "it was asked for"
-    return load_plan(file)[0]
+    return {"plan": load_plan(file)[0]}
 
 
 def _agree(file: Path | None, what: str, yes: bool) -> None:
     """Tell what will be done, and ask, where there is somebody to ask. Ends the verb where the answer is no."""
-    from bgproxy.config.plan import load_plan
-
-    if yes or file is None:
+    if yes:
         return
     if not _is_asked():
         raise typer.BadParameter("there is nobody to ask: give it to begin without a question", param_hint="--yes")
-    typer.echo(f"{what}, by {file}:")
-    for number, line in enumerate(load_plan(file)[1].lines(), start=1):
-        typer.echo(clean(f"  {number}. {line}"))
+    typer.echo(f"{what}, by {file or 'the plan of the proxy'}")
+    if file is not None:
+        from bgproxy.config.plan import load_plan
+
+        for number, line in enumerate(load_plan(file)[1].lines(), start=1):
+            typer.echo(clean(f"  {number}. {line}"))
     if not typer.confirm("Begin?"):
         raise typer.Exit(REFUSED)
 

@@ -15,6 +15,7 @@ from bgproxy.config import sessions
 from bgproxy.config.addresses import parse_address
 from bgproxy.config.document import ROOT, Document
 from bgproxy.config.keys import Path, leaves
+from bgproxy.config.plan import plan_from
 from bgproxy.config.wording import mask_url, near, number_fault
 from bgproxy.errors import BadInput, ConfigError
 from bgproxy.rules.release import parse_label, parse_upstream
@@ -278,6 +279,11 @@ def _holds(document: Document) -> Found:
 
 
 def _rollout(document: Document) -> Found:
+    try:
+        plan_from(document.release)
+    except ConfigError as error:
+        for line in str(error).splitlines():
+            yield ("release",), line
     for program in document.rollout.commands:
         if not program.startswith("/") or ".." in program.split("/") or program == "/":
             yield (

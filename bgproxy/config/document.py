@@ -129,6 +129,7 @@ class Document(BaseSettings):
     workers: int = 1
     grace_timeout: float = 30.0
     runtime_dir: str = ""
+    release: dict[str, object] = {}  # the plan of who gives none, as `config/plan.py` reads it
     upgrade: UpgradeSection = UpgradeSection()
     admin: AdminOptions = AdminOptions()
     store: StoreOptions = StoreOptions()

@@ -187,6 +187,10 @@ class Settings:
         """Checks and ejection of upstreams."""
         return self._document.health
 
+    def plan(self) -> dict[str, object]:
+        """The plan by which a release is brought out that is given none, as it is written; empty: there is none."""
+        return self._document.release
+
     def rollout(self) -> RolloutOptions:
         """What a release's plan may reach."""
         return self._document.rollout

@@ -77,10 +77,12 @@ class Conductor:
         routes: Callable[[], RouteTable],
         options: RolloutOptions,
         health: HealthOptions,
+        default: Mapping[str, Any],
         watch: Watch = unwatched,
     ) -> None:
-        """`read_plan`: a plan as it is written → as it is meant, raises ConfigError; `watch`: the judge of a bake."""
-        self.configure(options, health)
+        """`read_plan`: a plan as it is written → as it is meant, raises ConfigError; `default`: the plan of who gives
+        none, empty: there is none; `watch`: the judge of a bake."""
+        self.configure(options, health, default)
         self._node_id = node_id
         self._ledger = ledger
         self._mirror = mirror
@@ -95,9 +97,9 @@ class Conductor:
         self._task: asyncio.Task[None] | None = None
         mirror.listen(self._heard)
 
-    def configure(self, options: RolloutOptions, health: HealthOptions) -> None:
-        """Take new options, for every next step."""
-        self.options, self.health = options, health
+    def configure(self, options: RolloutOptions, health: HealthOptions, default: Mapping[str, Any]) -> None:
+        """Take new options, for every next step, and another plan for every next run that is given none."""
+        self.options, self.health, self._default = options, health, default
 
     def start(self) -> None:
         self._task = spawn(self._run(), "conduct releases")
@@ -116,7 +118,7 @@ class Conductor:
         self,
         color: str,
         release: Release | None,
-        written: Mapping[str, Any],
+        written: Mapping[str, Any] | None,
         *,
         actor: str,
         reason: str,
@@ -124,7 +126,13 @@ class Conductor:
         force: bool = False,
         once: Once | None = None,
     ) -> Outcome:
-        """Begin to run a plan, led by this node; see `rules.running.begin`. Raises `BadInput` for the plan's faults."""
+        """Begin to run a plan (None: the configured one), led by this node; see `rules.running.begin`.
+
+        Raises `BadInput` for the plan's faults, and where there is none.
+        """
+        if written is None and not self._default:
+            raise BadInput("plan is missing: give one, or write [release] in the proxy's configuration")
+        written = self._default if written is None else written
         plan = self._plan(written)
         if why := self.options.refuse(plan):
             raise BadInput(why)

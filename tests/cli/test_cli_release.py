@@ -138,11 +138,10 @@ def test_a_bad_plan_is_found_before_anything_is_asked(run, admin, tmp_path):
     "words",
     [
         ("release",),
-        ("release", "green", "--release", "v2"),
         ("release", "green", "--plan", PLAN),
         ("release", "green", "--watch"),
         ("release", "--watch", "--plan", PLAN),
-        ("validate", "green"),
+        ("validate",),
         (*GREEN[:-1],),
     ],
 )
@@ -175,6 +174,13 @@ def test_validate(run, admin):
     assert result.exit_code == 0
     asked = admin.asked[0][2]
     assert (asked["kind"], asked["color"], asked["reason"], "release" in asked) == ("validate", "green", "why", False)
+
+
+def test_without_a_plan_it_is_the_proxy_s_own(run, admin):
+    begins(admin, SETTLED)
+    for words in (("release", "green", "--release", "v2", "--yes"), ("validate", "green")):
+        assert run(*words).exit_code == 0
+        assert "plan" not in next(body for method, _, body in reversed(admin.asked) if method == "POST")
 
 
 def test_approve_and_abort(run, admin):

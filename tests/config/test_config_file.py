@@ -38,7 +38,7 @@ def keys_of_file(text: str) -> dict[tuple[str, ...], Any]:
     for name, value in tomllib.loads(text).items():
         if name in ("route", "token"):
             value = {item.pop("name"): item for item in value}
-        if not isinstance(value, dict):
+        if not isinstance(value, dict) or name == "release":  # a plan is read by itself
             found[(name,)] = value
         elif name in ("colors", "route", "session_preset", "token"):
             found |= {(name, "*", key): item for section in value.values() for key, item in section.items()}

@@ -228,3 +228,11 @@ def test_a_secret_that_changed_in_its_file_is_a_change_that_names_no_secret(writ
 def test_a_missing_file_is_told_by_name(tmp_path):
     with pytest.raises(ConfigError, match=r"no\.toml: cannot be read: No such file or directory; give --config"):
         load(tmp_path / "no.toml")
+
+
+def test_a_plan_may_stand_in_the_file(write):
+    path = write('[[release.gate]]\nkind = "http"\n[release.bake]\nmax_error_rate = 0.1\n')
+    assert load(path).plan() == {"gate": [{"kind": "http"}], "bake": {"max_error_rate": 0.1}}
+    assert load().plan() == {}
+    with pytest.raises(ConfigError, match=r'release: gate\[1\].kind: "htpp" is not known; did you mean "http"?'):
+        load(write('[[release.gate]]\nkind = "htpp"\n'))

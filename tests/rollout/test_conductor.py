@@ -90,7 +90,9 @@ class Nodes:
         self.steps = steps
         self.running: dict[str, Conductor] = {}
 
-    async def add(self, name: str, *, options: RolloutOptions | None = None, watched: bool = False) -> Conductor:
+    async def add(
+        self, name: str, *, options: RolloutOptions | None = None, watched: bool = False, default: Any = None
+    ) -> Conductor:
         world = self.world
         validator = Validator(world.ledger, world.mirror, world.probe)
         barrier = Barrier(world.ledger, world.mirror, world.store, name, FlipOptions(), lambda: True)
@@ -101,7 +103,7 @@ class Nodes:
 
         routes = RouteTable((Route("default"),))
         more = {"watch": watch} if watched else {}
-        told = options or RolloutOptions(), HealthOptions()
+        told = options or RolloutOptions(), HealthOptions(), default or {}
         parts = name, world.ledger, world.mirror, world.store, switch
         made = Conductor(*parts, plan_from, lambda: routes, *told, **more)
         await self.beat(name)
@@ -380,6 +382,16 @@ async def test_a_plan_that_cannot_be_run_is_refused_before_anything_is_done(worl
     with pytest.raises(BadInput, match=why):
         await node.begin("red", V3, written, **WHO)
     assert (world.state.run, "red" in world.state.releases) == (None, False)
+
+
+async def test_who_gives_no_plan_goes_by_the_configured_one(world, nodes, steps):
+    node = await nodes.add("n1", default=plan(SMOKE))
+    await node.begin("red", V3, None, **WHO)
+    assert (await ended(world)).outcome == "settled"
+    assert steps.tried == ["ready", "parity", "gate:smoke"]
+    node.configure(RolloutOptions(), HealthOptions(), {})
+    with pytest.raises(BadInput, match=r"plan is missing: give one, or write \[release\]"):
+        await node.begin("green", replace(V3, label="v4"), None, **WHO)
 
 
 async def test_a_leader_that_does_not_understand_the_plan_decides_nothing(world, nodes, steps):
