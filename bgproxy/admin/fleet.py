@@ -6,6 +6,7 @@ from dataclasses import asdict
 from typing import Any
 
 from bgproxy.admin.call import Call
+from bgproxy.admin.run import run_json
 from bgproxy.admin.view import look
 
 
@@ -23,6 +24,7 @@ async def status(call: Call) -> dict[str, Any]:
         "pending": _members(state.pending, "verb", "to", "epoch", "actor", "reason"),
         "pause": _members(state.pause, "actor", "reason", "max_hold"),
         "flip": view.flip.document() if view.flip is not None else None,
+        "run": run_json(state.run) if state.run is not None and state.run.is_open else None,
         "version": call.deps.version,
         "runtime_dir": call.deps.runtime_dir,
     }

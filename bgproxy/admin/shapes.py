@@ -322,6 +322,10 @@ ANSWERS: Final[dict[str, Schema]] = {
         colors={"type": "object", "additionalProperties": ref("Color")},
         nodes={"type": "array", "items": ref("Node")},
         store=_STORE,
+        run={
+            "oneOf": [ref("Run"), {"type": "null"}],
+            "description": "The release that is being brought out by a plan.",
+        },
         pending={
             "type": ["object", "null"],
             "description": "The flip that is under way: verb, to, epoch, actor, reason; null: none.",

@@ -30,6 +30,9 @@ def show_status(document: Mapping[str, Any]) -> None:
     if flip := document.get("flip"):
         counts = ", ".join(f"{name.replace('_', ' ')} {flip.get(name, 0)}" for name in _OUTCOMES)
         console.print(Text(clean(f"sessions that this {flip.get('verb')} left: {counts}")))
+    if run := document.get("run"):
+        text = f"{run.get('id')}: {run.get('release')} on {run.get('color')} is being released, at {run.get('step')}"
+        console.print(Text(clean(f"{text}; `bgproxy release --watch` follows it"), style="yellow"))
     console.print()
     console.print(_colors(document["colors"], str(document.get("active"))))
     console.print()

@@ -213,7 +213,7 @@ class Conductor:
             self._absent = 0
         else:
             self._absent += 1
-            if self._absent >= LOOKS:
+            if self._absent >= LOOKS or not run.leader:  # one that leaves says so
                 await self._take_over(run)
 
     async def _is_live(self, node_id: str) -> bool:

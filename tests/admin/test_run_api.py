@@ -141,6 +141,14 @@ async def test_an_approval_counts_for_who_gives_it_and_not_for_who_began(connect
         assert (status, body["approvals"], body["changed"]) == (200, {"look": "ann"}, changed)
 
 
+async def test_the_status_has_it_while_it_is_open(client):
+    await begun(client)
+    status = await (await client.get("/v1/status")).json()
+    assert (status["run"]["id"], status["run"]["step"]) == ("r2", "ready")
+    await post(client, "/v1/run/abort", {})
+    assert (await (await client.get("/v1/status")).json())["run"] is None
+
+
 async def test_events_tell_each_step(client, plane: Plane):
     before = plane.mirror.state
     await begun(client)

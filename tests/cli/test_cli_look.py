@@ -94,6 +94,14 @@ FLIP = {
 }
 
 
+def test_a_release_that_is_being_brought_out_is_one_line_of_the_status(admin, run):
+    told = {"id": "r7", "release": "v2", "color": "green", "step": "gate:smoke"}
+    admin.answers["GET", "/v1/status"] = {**STATUS, "run": told}
+    assert "r7: v2 on green is being released, at gate:smoke" in run("status").stdout
+    admin.answers["GET", "/v1/status"] = {**STATUS, "run": None}
+    assert "is being released" not in run("status").stdout
+
+
 def test_what_became_of_the_last_flip_s_sessions_is_one_line_of_the_status(admin, run):
     admin.answers["GET", "/v1/status"] = {**STATUS, "flip": FLIP}
     lines = run("status").stdout.splitlines()
