@@ -95,14 +95,6 @@ class Fleet:
         self.unsure: set[str] = set()
         self.disks: dict[int, FleetState] = {}  # the last known state, by host
 
-    def doubt(self, visit: Visit) -> None:
-        """Of a session that is served by a node which the store has long not heard, the others know nothing."""
-        node = visit.node
-        if visit.session and node is not None:
-            silent = self.world.now - self.server.heard.get(node.id, -inf)
-            if silent > self.terms.store.node_ttl:
-                self.unsure.add(visit.session)
-
     def answered(self, visit: Visit) -> None:
         """The client has its answer."""
         del self.visits[visit.number]
@@ -203,7 +195,6 @@ class Visit:
         """The agent runs it; the node hears of its end a little later."""
         assert self.node is not None
         self.waits += 1
-        self.fleet.doubt(self)
         self.group = group
         node, world = self.node, self.fleet.world
         began = world.now + world.dice.expovariate(1 / HOP)
@@ -222,7 +213,6 @@ class Visit:
 
     def _ends(self, status: int) -> None:
         """In the node's process."""
-        self.fleet.doubt(self)
         self.over = True
         self.status = status
         if self.turn is not None:

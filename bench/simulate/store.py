@@ -31,7 +31,6 @@ class Server:
 
     def __init__(self, world: World, options: StoreOptions, committed: Callable[[FleetState], None]) -> None:
         """`committed` hears of each change, in the moment in which it is made."""
-        self.heard: dict[str, float] = {}  # when each node's last beat came in, by its process's name
         self.left_behind = 0  # flips that were made without a node
         self.world = world
         self.options = options
@@ -78,8 +77,6 @@ class Server:
         if call.verb == "commit":
             self.left_behind += "left_behind" in answer[1].facts
             self._committed(answer[0])
-        elif call.verb == "beat":
-            self.heard[call.line.node.name] = self.world.now
         if self.world.is_traced and call.verb not in ("read", "now"):
             self.world.say("store", f"{call.line.node.name} {call.verb}")
         call.answers(answer)

@@ -95,11 +95,11 @@ class MemoryStore:
         self._once = OnceTable()
         self._pin_log: PinLog | None = None
         if self._path is None:
-            self._pins = MemoryPins(self._standing, self._nodes.live, has_moved=self._has_moved)
+            self._pins = MemoryPins(self._standing, self._nodes.ids, has_moved=self._has_moved)
         else:
             self._pin_log = PinLog(self._path.with_name(f"{self._path.name}.pins"), options.fleet)
             told = self._pin_log.note
-            self._pins = LoggedPins(self._standing, self._nodes.live, has_moved=self._has_moved, changed=told)
+            self._pins = LoggedPins(self._standing, self._nodes.ids, has_moved=self._has_moved, changed=told)
         self.pins: PinStore = self._pins
         self._is_loaded = False
         self._lock: int | None = None  # on the snapshot, from the first look at it

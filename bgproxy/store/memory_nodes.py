@@ -42,9 +42,9 @@ class NodeTable:
         aged = ((node, now - heard) for _, (node, heard) in sorted(self._heard.items()))
         return [replace(node, age=age, live=age <= self._ttl) for node, age in aged]
 
-    def live(self) -> list[str]:
-        """The ids of those heard within `node_ttl`, sorted."""
-        return [node.id for node in self.reports() if node.live]
+    def ids(self) -> list[str]:
+        """Of all of them, sorted."""
+        return sorted(self._heard)
 
     def leave(self, node_id: str, serial: int | None, dead: bool) -> bool:
         """It is registered no more, if `serial` is its last beat's or None; whether it was."""

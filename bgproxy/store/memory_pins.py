@@ -43,7 +43,7 @@ class MemoryPins:
         clock: Callable[[], float] | None = None,
         has_moved: Callable[[int], None] | None = None,
     ) -> None:
-        """`state`: the fleet's state that stands; `nodes`: the live nodes' ids; `clock`: unix seconds.
+        """`state`: the fleet's state that stands; `nodes`: the registered nodes' ids; `clock`: unix seconds.
 
         `has_moved` is told the epoch whose flip a session was left by, when that session moves.
         """

@@ -1,10 +1,10 @@
 -- Turns are about to begin: may their sessions go where an order says, or else to the active color? Only where every
--- live node has applied the state that says so, and none has a turn of the session under way. Else the turn runs where
+-- registered node has applied the state that says so, and none has a turn of the session under way. Else it runs where
 -- the session is, and counts as under way from now on: in the same step, so that no other node can find it idle.
 --
 -- KEYS  3 nodes hash  4 turns hash  5 flips hash   6... the pins' keys
--- ARGV  3 seconds after which a silent node is not live  4 this node's id, "": orders only are carried out, and no turn
---       begins   5... for each turn its serial, and the epoch of the pin that its node knows
+-- ARGV  3 this node's id, "": orders only are carried out, and no turn begins   4... for each turn its serial, and the
+--       epoch of the pin that its node knows
 --
 -- Answers for each turn id and text, or "" and "" where the pin is gone; {"none"} where no pointer stands.
 
@@ -13,15 +13,11 @@ local active, epoch = pointed()
 if not active then
   return {'none'}
 end
-local target, node = label(active), ARGV[4]
+local target, node = label(active), ARGV[3]
 
-local nodes = node ~= '' and {node} or {}
-local reports = redis.call('HGETALL', KEYS[3])
-for at = 1, #reports, 2 do
-  local heard = tonumber(string.match(reports[at + 1], '"at":([%d.]+)}$') or '0')
-  if math.abs(now - heard) <= tonumber(ARGV[3]) and reports[at] ~= node then
-    nodes[#nodes + 1] = reports[at]
-  end
+local nodes = redis.call('HKEYS', KEYS[3])
+if node ~= '' and redis.call('HEXISTS', KEYS[3], node) == 0 then
+  nodes[#nodes + 1] = node
 end
 -- The lowest epoch and revision that any of them routes by.
 local low_epoch, low_revision = math.huge, math.huge
@@ -69,7 +65,7 @@ local answer = {}
 for turn, id in ipairs(ids(6, #KEYS)) do
   local pin = find(id)
   if pin then
-    local color, release, everywhere = goal(pin, ARGV[4 + 2 * turn])
+    local color, release, everywhere = goal(pin, ARGV[3 + 2 * turn])
     if node ~= '' and label(pin.color) ~= pin.release then
       moved(pin, color or active, color and release or target, epoch) -- its release is not there any more
     elseif color == pin.color and release == pin.release then
@@ -78,7 +74,7 @@ for turn, id in ipairs(ids(6, #KEYS)) do
     elseif color and everywhere and idle(pin) then
       moved(pin, color, release, epoch)
     elseif color and node ~= '' then
-      redis.call('HSET', KEYS[4], 't' .. pin.id .. node, ARGV[3 + 2 * turn])
+      redis.call('HSET', KEYS[4], 't' .. pin.id .. node, ARGV[2 + 2 * turn])
     end
   end
   answer[#answer + 1] = pin and pin.id or ''

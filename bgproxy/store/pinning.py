@@ -9,7 +9,8 @@
 3. A pin expires when it has not been used for its `ttl`, or at its `max_age`, at most a sixtieth of the ttl late, and
    is counted exactly until then. Its eight newest aliases live as long as the pin; an older one while it is used.
 4. A pin changes its place only by `migrate` and `move`, once per flip and once per order of an operator, and only when
-   every live node has applied the state that says so and none has a turn of that session under way (`applied`, `idle`).
+   every registered node has applied the state that says so and none has a turn of that session under way (`applied`,
+   `idle`). A silent node may still serve: it is waited for, until it is taken off the list.
 5. Who watches is told the ids of pins that have ended or changed. That may be lost when the line breaks; after it has
    come back, what was known has to be asked for again.
 6. Every call ends within the store's `command_timeout`; what goes wrong is a `StoreUnavailable`. Asking again is safe.
@@ -159,9 +160,9 @@ class NodePins(Protocol):
 
         One moves to where an order of an operator says, else to the active color if its epoch is below the pointer's,
         and no higher than the turn says: then somebody else knows more of it, and this node is to decide anew.
-        It moves once every live node has applied that state and no node has a turn of it under way. One that is on the
-        active color already gets the pointer's epoch and stays. One whose release does not stand on its color any more
-        moves at once. One that may not move yet stays, and the turn counts as under way on this node until `idle`.
+        It moves once every registered node has applied that state and none has a turn of it under way. One that is on
+        the active color already gets the pointer's epoch and stays. One whose release does not stand on its color any
+        more moves at once. One that may not move yet stays, and the turn counts as under way on this node until `idle`.
         """
 
     async def applied(self, node: str, epoch: int, revision: int, turns: Sequence[Turn], *, anew: bool = True) -> bool:

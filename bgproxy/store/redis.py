@@ -86,7 +86,7 @@ class RedisStore:
         self._tally_script = self._client.register_script(_script("tally.lua"))
         self._beat_script = self._client.register_script(_script("beat.lua"))
         self._leave_script = self._client.register_script(_script("leave.lua"))
-        self._pins = RedisPins(self._client, self._border, self._hear, prefix, options.node_ttl)
+        self._pins = RedisPins(self._client, self._border, self._hear, prefix)
         self.pins: PinStore = self._pins
 
     def __repr__(self) -> str:

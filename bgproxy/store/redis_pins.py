@@ -31,9 +31,8 @@ class RedisPins:
         border: Callable[[], AbstractAsyncContextManager[None]],
         hear: Callable[[str], AsyncGenerator[bytes | None, None]],
         prefix: str,
-        node_ttl: float,
     ) -> None:
-        """`hear` yields None once it is subscribed to a channel, then what comes; `node_ttl` in seconds."""
+        """`hear` yields None once it is subscribed to a channel, then what comes."""
         self.least_epoch = 0  # of a pointer by which a pin may be made
         self._client = client
         self._border = border
@@ -42,7 +41,6 @@ class RedisPins:
         self._state_key, self._counts_key = prefix + "state", prefix + "n"
         self._nodes_key, self._turns_key, self._flips_key = prefix + "nodes", prefix + "turns", prefix + "flips"
         self._bell = prefix + "pins"
-        self._node_ttl = node_ttl
         common = _script("pin.lua")
         self._scripts = {verb: client.register_script(common + _script(f"pin_{verb}.lua")) for verb in _VERBS}
         self._applied_script = client.register_script(_script("pin_applied.lua"))
@@ -93,7 +91,7 @@ class RedisPins:
         """See `PinStore.migrate`. Without a node (""): for orders only, and for no turn."""
         if not turns:
             return []
-        arguments = (self._node_ttl, node, *chain.from_iterable((turn.serial, turn.epoch) for turn in turns))
+        arguments = (node, *chain.from_iterable((turn.serial, turn.epoch) for turn in turns))
         tables = (self._nodes_key, self._turns_key, self._flips_key)
         answer = await self._run("migrate", (turn.pin_id for turn in turns), arguments, tables)
         if answer == [b"none"]:

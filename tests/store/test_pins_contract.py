@@ -55,7 +55,7 @@ def pins(store: Any) -> PinStore:
 
 @pytest.fixture
 async def nodes(store: Any, pins: PinStore) -> tuple[str, str]:
-    """Two live nodes that have applied the first state."""
+    """Two nodes that have applied the first state."""
     for name in ("one", "two"):
         await store.beat(NodeReport(name, "host", 1, "0.1", 1))
         await pins.applied(name, 1, 1, [])
@@ -561,6 +561,27 @@ class TestMigrate:
         [moved] = await pins.migrate("one", [Turn(pin.id, 2)])
         assert moved is not None
         assert moved.color == "green"
+
+    async def test_a_silent_node_is_waited_for_and_one_that_is_taken_off_the_list_is_not(
+        self, opened: Any, url: str, flips: Any
+    ) -> None:
+        """It may still serve somewhere, and knows the session where it was."""
+        store = await opened(url, node_ttl=0.02)
+        await store.commit(flips.first(), create=True)
+        for name in ("one", "two"):
+            await store.beat(NodeReport(name, "host", 1, "0.1", 1))
+            await store.pins.applied(name, 1, 1, [])
+        pin = (await ask(store.pins, "a")).pin
+        epoch = await flip(store, flips)
+        await asyncio.sleep(0.04)
+        await store.beat(NodeReport("one", "host", 1, "0.1", 1))
+        assert [node.live for node in await store.nodes()] == [True, False]
+        await store.pins.applied("one", epoch, epoch, [])
+        assert await store.pins.migrate("one", [Turn(pin.id, 1)]) == [pin]
+        await store.pins.idle("one", [Turn(pin.id, 1)])
+        await store.leave("two")
+        [moved] = await store.pins.migrate("one", [Turn(pin.id, 2)])
+        assert cast("Pin", moved).color == "green"
 
     async def test_a_node_that_has_not_applied_moves_nothing(
         self, store: Any, pins: PinStore, flips: Any, nodes: tuple[str, str]
