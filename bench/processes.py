@@ -163,7 +163,7 @@ class Stage:
         env: Mapping[str, str] | None = None,
     ) -> Running:
         """Start on one core and wait until all `ports` accept. Raises DidNotStart (the process is ended then)."""
-        log = Path("/tmp/team/benchlog") / f"{name}.log"
+        log = self.directory / f"{name}.log"
         with log.open("wb") as output:
             popen = subprocess.Popen(
                 argv,
