@@ -35,6 +35,7 @@ from bgproxy.rules.plan import (
     Plan,
     Slo,
     WebhookGate,
+    WebsocketGate,
 )
 
 MAX_BYTES = 24_576  # as JSON: it stands in the fleet's state, which every node reads
@@ -44,6 +45,7 @@ KINDS: Mapping[str, type] = {
     "mcp": McpGate,
     "a2a": A2aGate,
     "chat": ChatGate,
+    "websocket": WebsocketGate,
     "command": CommandGate,
     "webhook": WebhookGate,
     "load": LoadGate,

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 from bgproxy.config.keys import Path, table_of
 from bgproxy.config.wording import number_fault, shown
 from bgproxy.rules import assertion
-from bgproxy.rules.plan import VARIABLE, Bake, Gate, Hook, LoadGate, Plan
+from bgproxy.rules.plan import VARIABLE, Bake, Gate, Hook, LoadGate, Plan, WebsocketGate
 from bgproxy.rules.slo import samples_needed, unjudgeable
 
 Found = Iterator[tuple[Path, str]]
@@ -140,6 +140,8 @@ def _gate(gate: Gate, path: Path) -> Found:
         yield (*path, "text"), 'no message is sent; write text = "ping", or leave what is expected of its answer out'
     if gate.kind == "chat" and gate.max_first_token is not None and not gate.stream:
         yield (*path, "max_first_token"), "without a stream there is no first token; write stream = true"
+    if gate.kind == "websocket":
+        yield from _socket(gate, path)
     if gate.kind == "command":
         yield from _command(path, gate.command)
     if gate.kind == "webhook":
@@ -158,6 +160,17 @@ def _request(gate: Any, path: Path) -> Found:
             yield (*path, "expect_status"), f"{status} is no final status; write 200 to 599"
     if not gate.expect_status:
         yield (*path, "expect_status"), "there is none; write for example expect_status = 200"
+
+
+def _socket(gate: WebsocketGate, path: Path) -> Found:
+    if gate.json is not None and gate.text:
+        yield (*path, "text"), "json is given too; leave one of them out"
+    for name in gate.subprotocols:
+        if not _TOKEN.fullmatch(name):
+            yield (
+                (*path, "subprotocols"),
+                f'"{name}" is no subprotocol; write a name without spaces, such as "v1.agent"',
+            )
 
 
 def _command(path: Path, command: tuple[str, ...]) -> Found:

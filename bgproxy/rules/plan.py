@@ -93,6 +93,32 @@ class ChatGate(Asked):
 
 
 @dataclass(frozen=True, slots=True)
+class WebsocketGate(Asked):
+    """A client of WebSockets: the handshake, then a message and what is said to it. With nothing to send and nothing
+    expected it is a ping, which the agent must answer (RFC 6455 §5.5.2).
+    """
+
+    kind: Literal["websocket"] = "websocket"
+    path: str = "/ws"
+    subprotocols: tuple[str, ...] = ()  # offered; the agent must choose one
+    text: str = ""  # the message
+    json: object = None  # in place of the text
+    expect_text: str = ""  # stands somewhere in a message that comes
+    expect_json: dict[str, object] = field(default_factory=dict)  # of the same message
+    max_latency: float | None = None  # from the message, or the handshake's beginning, to what is expected
+
+    @property
+    def sends(self) -> bool:
+        """Whether it has something to say."""
+        return bool(self.text) or self.json is not None
+
+    @property
+    def expects(self) -> bool:
+        """Whether what comes must be something certain."""
+        return bool(self.expect_text or self.expect_json)
+
+
+@dataclass(frozen=True, slots=True)
 class CommandGate:
     """A program on the proxy's host: exit status 0 passes."""
 
@@ -177,7 +203,7 @@ class LoadGate(Asked):
     slo: Slo = field(default_factory=Slo)
 
 
-Gate = HttpGate | McpGate | A2aGate | ChatGate | CommandGate | WebhookGate | ManualGate | LoadGate
+Gate = HttpGate | McpGate | A2aGate | ChatGate | WebsocketGate | CommandGate | WebhookGate | ManualGate | LoadGate
 
 
 @dataclass(frozen=True, slots=True)

@@ -131,6 +131,8 @@ WRONG = [
     ('[[gate]]\nkind = "mcp"\narguments = { a = 1 }', "gate[1].call: there is no tool to call"),
     ('[[gate]]\nkind = "a2a"\ntext = ""\nstream = true', "gate[1].text: no message is sent"),
     ('[[gate]]\nkind = "chat"\nmax_first_token = 1', "without a stream there is no first token"),
+    ('[[gate]]\nkind = "websocket"\ntext = "a"\njson = 5', "gate[1].text: json is given too"),
+    ('[[gate]]\nkind = "websocket"\nsubprotocols = "a b"', 'gate[1].subprotocols: "a b" is no subprotocol'),
     ('[[gate]]\nkind = "command"', "gate[1].command: nothing is no program"),
     ('[[gate]]\nkind = "command"\ncommand = ["ls"]', 'gate[1].command: "ls" is no program; write its absolute path'),
     ('[[gate]]\nkind = "webhook"', 'gate[1].url: "" is no address'),

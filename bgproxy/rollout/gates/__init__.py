@@ -13,6 +13,7 @@ from bgproxy.rollout.gates.load import try_load
 from bgproxy.rollout.gates.mcp import try_mcp
 from bgproxy.rollout.gates.trial import Trial, Unanswerable
 from bgproxy.rollout.gates.webhook import try_webhook
+from bgproxy.rollout.gates.websocket import try_websocket
 from bgproxy.rules.gate import Finding
 from bgproxy.rules.plan import Gate
 
@@ -24,6 +25,7 @@ _KINDS: Mapping[str, Callable[[Any, Trial], Awaitable[Finding]]] = {
     "mcp": try_mcp,
     "a2a": try_a2a,
     "chat": try_chat,
+    "websocket": try_websocket,
     "command": try_command,
     "webhook": try_webhook,
     "load": try_load,

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from time import perf_counter
 from typing import Any
 from urllib.parse import urlsplit
@@ -22,6 +22,7 @@ from bgproxy.rules.gate import Answer
 
 KEPT_BYTES = 1_048_576  # of a body
 MOST_EVENTS = 10_000
+CLOSE_TIMEOUT = 1.0  # seconds for an agent to say goodbye on a WebSocket, too
 AGENT = f"bgproxy-gate/{__version__}"
 
 Enough = Callable[[Sequence[str]], bool]
@@ -60,6 +61,19 @@ class Upstream:
             what = words(error)
             return reading.answer(f"the answer broke off: {what}" if reading.status else what)
         return reading.answer()
+
+    def socket(
+        self, path: str, *, fields: Mapping[str, str], subprotocols: Sequence[str]
+    ) -> AbstractAsyncContextManager[aiohttp.ClientWebSocketResponse]:
+        """A WebSocket for as long as the block runs. Raises aiohttp's errors."""
+        return self._session.ws_connect(
+            URL(self._base + path, encoded=True),
+            headers=fields,
+            protocols=subprotocols,
+            autoping=False,
+            max_msg_size=KEPT_BYTES,
+            timeout=aiohttp.ClientWSTimeout(ws_close=CLOSE_TIMEOUT),
+        )
 
 
 @asynccontextmanager
