@@ -72,14 +72,27 @@ def until(what: Callable[[], Any], why: str) -> Any:
 
 
 def free_port(above: int = 0) -> int:
-    """A port that is free, and so is the one that lies so much above it."""
+    """A port that is free, and so is the one that lies so much above it; for a minute the kernel gives it to no other.
+
+    Between the look and the start of who is to listen, any connection could be given that port as its own. So a
+    connection to it is left in TIME_WAIT: only who binds it by name, with SO_REUSEADDR as redis-server does, gets it.
+    """
     while True:
-        with contextlib.suppress(OSError, OverflowError), socket.socket() as probe, socket.socket() as other:
-            probe.bind(("127.0.0.1", 0))
-            port = int(probe.getsockname()[1])
+        with contextlib.suppress(OSError, OverflowError):
+            port = _reserve(0)
             if above:
-                other.bind(("127.0.0.1", port + above))
+                _reserve(port + above)
             return port
+
+
+def _reserve(port: int) -> int:
+    with socket.socket() as listening:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind(("127.0.0.1", port))
+        listening.listen(1)
+        with socket.create_connection(listening.getsockname()):
+            listening.accept()[0].close()  # who closes first has the TIME_WAIT
+        return int(listening.getsockname()[1])
 
 
 class RedisServer:
