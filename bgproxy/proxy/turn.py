@@ -218,7 +218,6 @@ class Turn:
             tell_end(self._exchange, self)
         else:
             self.pin = None
-            self._uncount()
             self._ask(self.keys, monotonic())
 
     def end_pin(self) -> None:
@@ -354,7 +353,8 @@ class Turn:
 
     def _count(self, pin: Pin) -> None:
         """The turn is under way: its session must not be moved meanwhile."""
-        if self.counted is None:
+        if self.counted != pin.id:
+            self._uncount()  # its key leads to another session by now
             busy = self._plane.busy
             self.counted = pin.id
             busy[pin.id] = busy.get(pin.id, 0) + 1

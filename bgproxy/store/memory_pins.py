@@ -250,6 +250,8 @@ class MemoryPins:
         if (kept := self._kept(turn.pin_id)) is None:
             return None
         pin, pointer = kept.pin, state.pointer
+        if pin.id != turn.pin_id:
+            return pin
         goal, revision = (pointer.active, self._label(pointer.active)), 0
         if (order := state.orders.get(pin.id)) is not None and order.moves(pin):
             goal, revision = order.goal, order.revision

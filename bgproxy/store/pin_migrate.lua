@@ -64,7 +64,7 @@ end
 local answer = {}
 for turn, id in ipairs(ids(6, #KEYS)) do
   local pin = find(id)
-  if pin then
+  if pin and (node == '' or pin.id == id) then
     local color, release, everywhere = goal(pin, ARGV[3 + 2 * turn])
     if node ~= '' and label(pin.color) ~= pin.release then
       moved(pin, color or active, color and release or target, epoch) -- its release is not there any more

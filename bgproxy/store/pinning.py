@@ -163,6 +163,7 @@ class NodePins(Protocol):
         It moves once every registered node has applied that state and none has a turn of it under way. One that is on
         the active color already gets the pointer's epoch and stays. One whose release does not stand on its color any
         more moves at once. One that may not move yet stays, and the turn counts as under way on this node until `idle`.
+        Where the id is an alias of another pin by now, that one is answered, as it is.
         """
 
     async def applied(self, node: str, epoch: int, revision: int, turns: Sequence[Turn], *, anew: bool = True) -> bool:

@@ -193,14 +193,12 @@ class PinCache:
 
     def touch(self, pin_id: bytes) -> None:
         """The session is in use, as by an open stream; may be called as often as one likes."""
-        held = self._by_key.get(pin_id)
-        if held is None or self._clock() >= held.due:
+        if (held := self._by_key.get(pin_id)) is None or self._clock() >= held.due:
             self._due[pin_id] = None
 
     def place(self, pin_id: bytes, upstream: str) -> None:
         """This upstream serves the session from now on, unless another node has placed it elsewhere."""
-        held = self._by_key.get(pin_id)
-        if held is None or held.pin.upstream == upstream:
+        if (held := self._by_key.get(pin_id)) is None or held.pin.upstream == upstream:
             return
         before, held.pin = held.pin, replace(held.pin, upstream=upstream)
         if held.kept:
@@ -339,10 +337,12 @@ class PinCache:
             self._question(Want((asked.id,), asked.route, asked.preset, asked.ttl, asked.max_age), done)
             return
         self._stands(asked.id, standing)
-        has_moved = (standing.color, standing.release) != (asked.color, asked.release)
-        if has_moved:
+        is_it = standing.id == asked.id  # else its key leads to another session by now, of which no turn has begun
+        why = "newer" if not is_it or standing.epoch > asked.epoch else "stays"
+        if is_it and (standing.color, standing.release) != (asked.color, asked.release):
             self.counts.of(standing.preset, standing.color).moved += 1
-        _call([done], standing, "moved" if has_moved else "newer" if standing.epoch > asked.epoch else "stays")
+            why = "moved"
+        _call([done], standing, why)
 
     def _stands(self, key: bytes, standing: Pin) -> None:
         """What the store says of a pin that is held. Where its key leads to another by now, that is asked for again."""

@@ -145,9 +145,11 @@ async def test_of_thousands_of_odd_ends_nothing_is_left(rig: Rig, seed: int) -> 
         pins = proxy.plane.pins
         assert pins is not None
         assert await pins.tell()
+        # Whether one that has left may go on is perhaps still being asked: only the answer ends that turn.
+        await until(lambda: not pins.counted()["gauges"]["turns"], "no turn holds a session on this node")
         await until(lambda: not rig.pins._turns.under_way)
         assert not proxy.plane.attended
-        assert (pins.counted()["gauges"]["turns"], pins._asked, pins._learning, pins._rung) == (0, {}, {}, {})
+        assert (pins._asked, pins._learning, pins._rung) == ({}, {}, {})
         kinds = (Exchange, Turn, Answer, Learner, BodyReader, ClientConnection)
         await until(lambda: not [it for it in gc.get_objects() if isinstance(it, kinds)], "all of it is forgotten")
     finally:

@@ -10,7 +10,7 @@ import pytest
 from rig import Proxy, Rig, Script, Serving, get, ok, post, until
 from wire import Message, Wire
 
-from bgproxy.store.pinning import Turn
+from bgproxy.store.pinning import Turn, Want
 
 JSON = "Content-Type: application/json"
 SESSION = "X-Session-Id: s-1"
@@ -373,6 +373,22 @@ async def test_a_session_that_follows_moves_between_two_turns_and_never_within_o
     assert (await client.answer()).body == b"blue"
     await at_rest(rig, proxy)
     assert await says(proxy, get("/", SESSION)) == "green"
+
+
+async def test_a_turn_of_a_key_that_leads_to_another_session_by_now_holds_neither_when_it_is_over(rig: Rig) -> None:
+    """The pin that this node knows has ended elsewhere, and what it is to move turns out to be another one."""
+    proxy, _, _ = await two_colors(rig, "header:X-Session-Id", session_options={"policy": "follow"})
+    assert await says(proxy, get("/", SESSION)) == "blue"
+    [(pin, _)], _ = await rig.pins.page("", 1)
+    await rig.pins.end([pin.id])
+    [other] = await rig.pins.resolve([Want((b"o" * 16, pin.id), pin.route, pin.preset, pin.ttl, pin.max_age)])
+    assert (other.pin.id, other.created) == (b"o" * 16, True)
+    proxy.flip("green")
+    await applied(rig, proxy)
+    assert await says(proxy, get("/", SESSION)) == "green"
+    await at_rest(rig, proxy)
+    assert proxy.plane.pins is not None
+    assert proxy.plane.pins.counted()["gauges"]["turns"] == 0
 
 
 async def test_a_session_whose_release_is_gone_moves_and_never_meets_another_release_in_silence(rig: Rig) -> None:

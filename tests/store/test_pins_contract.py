@@ -562,6 +562,22 @@ class TestMigrate:
         assert moved is not None
         assert moved.color == "green"
 
+    async def test_of_a_key_that_leads_to_another_pin_by_now_that_one_is_told_and_nothing_begins(
+        self, store: Any, pins: PinStore, flips: Any, nodes: tuple[str, str]
+    ) -> None:
+        """Whoever asks knows the turn under the old id, and would say of that one only that it is over."""
+        old = (await ask(pins, "a")).pin
+        await pins.end([old.id])
+        other = (await ask(pins, "b", "a")).pin
+        assert other.id != old.id
+        epoch = await flip(store, flips)
+        assert await pins.migrate("one", [Turn(old.id, 1)]) == [other]
+        for name in nodes:
+            await pins.applied(name, epoch, epoch, [])
+        assert await pins.migrate("one", [Turn(old.id, 2)]) == [other]
+        [moved] = await pins.migrate("two", [Turn(other.id, 1)])
+        assert moved == replace(other, color="green", release="v2", epoch=epoch, moved=1)
+
     async def test_a_silent_node_is_waited_for_and_one_that_is_taken_off_the_list_is_not(
         self, opened: Any, url: str, flips: Any
     ) -> None:
