@@ -42,10 +42,12 @@ class Reply(BaseModel):
     steps: int
 
 
-def build(release: str, host: str = "127.0.0.1") -> Starlette:
-    """The agent as an ASGI app. `host` is where it will listen; on loopback, MCP refuses foreign Host headers."""
+def build(release: str, host: str = "127.0.0.1", server: MCPServer[None] | None = None) -> Starlette:
+    """The agent as an ASGI app. `host` is where it will listen; on loopback, MCP refuses foreign Host headers.
+    `server`: other tools than its own.
+    """
     # Stateless: no MCP session lives in a process, so each call may land on either release.
-    app = _tools(release).streamable_http_app(stateless_http=True, host=host)
+    app = (server or tools(release)).streamable_http_app(stateless_http=True, host=host)
     chat, talk = _Chat(release), _Talk(release)
     app.router.routes += [
         Route("/v1/chat/completions", chat.complete, methods=["POST"]),
@@ -59,7 +61,8 @@ async def _healthy(_request: Request) -> Response:
     return JSONResponse({"status": "ok"})
 
 
-def _tools(release: str) -> MCPServer[None]:
+def tools(release: str) -> MCPServer[None]:
+    """What it can do over MCP."""
     server: MCPServer[None] = MCPServer("demo-agent", version=release, log_level="WARNING")
 
     @server.tool()

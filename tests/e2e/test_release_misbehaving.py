@@ -1,0 +1,133 @@
+"""Each v2 that misbehaves is stopped by the gate that should stop it, with nothing flipped; a good one goes through.
+The agents are the demo's, with a fault each, in a process of their own; the command is run as an operator runs it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from serving import ROOT, Serve, Town, cli, environment
+from typer.testing import CliRunner
+
+from bgproxy.cli.main import app
+
+TURN = "count to 3 every 1 ms for ann"
+
+# In the order of what they cost: what a plan should have for an agent that chats, has tools and takes WebSockets.
+PLAN = f"""
+ready_timeout = 0.5
+parity = {{ contracts = ["mcp"] }}
+[[gate]]
+kind = "mcp"
+name = "tools"
+call = "ask"
+arguments = {{ tag = "ann" }}
+[[gate]]
+kind = "chat"
+name = "stream"
+prompt = "{TURN}"
+stream = true
+timeout = 1.2
+expect_text = "ann:0 ann:1 ann:2"
+[[gate]]
+kind = "websocket"
+name = "talk"
+text = "hello"
+expect_json = {{ "/text" = "hello", "/turn" = 0 }}
+[[gate]]
+kind = "load"
+name = "turns"
+method = "POST"
+path = "/v1/chat/completions"
+json = {{ model = "counter", messages = [{{ role = "user", content = "{TURN}" }}] }}
+agents = 50
+duration = 5.0
+requests = 100
+slo = {{ max_error_rate = 0.01, max_p50 = 0.3 }}
+"""
+
+STOPPED = {
+    "crash": ("ready", "connection refused"),
+    "gone": ("parity", "mcp: tool work is gone"),
+    "schema": ("parity", "mcp: tool ask requires tone"),
+    "tool": ("gate:tools", "the tool ask failed"),
+    "hang": ("gate:stream", "no whole answer within 1.2 s"),
+    "break": ("gate:stream", "the answer broke off"),
+    "sockets": ("gate:talk", "the handshake: the status is 403, expected is 101"),
+    "errors": ("gate:turns", "the error rate is 0.02, the limit is 0.01 (most: status 500)"),
+    "slow": ("gate:turns", "p50 is 0.4"),
+}
+
+
+@pytest.fixture(scope="module")
+def v2s() -> Iterator[dict[str, str]]:
+    """The addresses of all agents, by name."""
+    asked = [sys.executable, "-m", "bench.misbehave"]
+    with subprocess.Popen(asked, cwd=ROOT, env=environment(), stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        yield json.loads(process.stdout.readline())
+        process.terminate()
+
+
+def green(serve: Serve, label: str, url: str, plan: Path, *more: str) -> tuple[str, ...]:
+    words = ("release", "green", "--release", label, "--upstream", url, "--plan", str(plan), "--yes")
+    return (*words, "--admin", serve.admin, *more)
+
+
+async def here(*arguments: str) -> tuple[int, str, str]:
+    """The command as `cli` runs it, without a process of its own: half a second less."""
+    result = await asyncio.to_thread(CliRunner().invoke, app, arguments)
+    return result.exit_code, result.stdout, result.stderr
+
+
+async def evidence(serve: Serve, step: str) -> dict[str, Any]:
+    """What is on record of a step, the newest."""
+    _, body = await serve.api("GET", "/v1/audit?limit=100")
+    return next(entry["facts"] for entry in body["entries"] if entry["facts"].get("step") == step)
+
+
+async def answers(serve: Serve) -> str:
+    """The release that answers a turn."""
+    asked = {"messages": [{"role": "user", "content": TURN}]}
+    async with serve.session.post(f"{serve.url}/v1/chat/completions", json=asked) as answer:
+        assert answer.status == 200
+        return str((await answer.json())["system_fingerprint"])
+
+
+async def test_each_is_stopped_by_its_gate_and_a_good_one_goes_through(town: Town, v2s, tmp_path):
+    serve = await town.serve(SimpleNamespace(url=v2s["v1"]))
+    plan = tmp_path / "plan.toml"
+    plan.write_text(PLAN)
+    for name, (step, why) in STOPPED.items():
+        words = green(serve, name, v2s[name], plan)
+        code, out, err = await (cli(*words) if name == "crash" else here(*words))
+        *_, before, last = out.splitlines()
+        assert (code, err, before.split()[:2]) == (1, "", ["fail", step]), (name, out)
+        assert last.startswith(f"stopped, {name} on green was not made active: {step} failed: "), out
+        assert why in last, out
+        status = await serve.status()
+        assert (status["active"], status["epoch"], await serve.phase("green")) == ("blue", 1, "rejected")
+        told = await evidence(serve, step)
+        assert (told["verdict"], told["why"] in last) == ("fail", True)
+        assert told["evidence"], "and by what"
+    assert await answers(serve) == "v1"
+
+    code, out, err = await cli(*green(serve, "good", v2s["good"], plan, "--json"))
+    *steps, end = map(json.loads, out.splitlines())
+    assert (code, end["outcome"]) == (0, "settled"), err
+    assert [(one["name"], one["verdict"]) for one in steps] == [
+        (name, "pass") for name in ("ready", "parity", "gate:tools", "gate:stream", "gate:talk", "gate:turns", "flip")
+    ]
+    assert await answers(serve) == "v2"
+    status = await serve.status()
+    assert (status["epoch"], status["reason"], status["actor"]) == (2, "release good", "admin@loopback")
+    assert (await evidence(serve, "gate:turns"))["evidence"]["new"]["samples"] == 100
+    assert (await serve.api("GET", "/v1/audit/verify"))[1]["intact"] is True
