@@ -25,6 +25,10 @@ _VALUE: Final = rb"[\t\x20-\x7e\x80-\xff]*+"
 IN_VALUE: Final = bytes(c == 9 or (c >= 32 and c != 127) for c in range(256))
 _SLOTS: Final = 1023  # of the table of hashed names, less one: few enough to stay in the cache, with hardly a false hit
 _ONES: Final = 0x0101010101010101  # the lowest bit of each of eight bytes
+_CASE: Final = ~0x2020202020202020  # all bits but those by which small letters differ from capital ones
+# What a slot's name, or one of several, is.
+_WANTED: Final = 1
+_EXACT: Final = 2
 
 
 class FieldScanner:
@@ -40,10 +44,11 @@ class FieldScanner:
         "_hashes",
         "_limit",
         "_marks",
+        "_named",
         "_names",
         "_noted",
+        "_padded",
         "_prefixes",
-        "_spelled",
         "_wanted",
         "line",
         "line_end",
@@ -72,11 +77,14 @@ class FieldScanner:
         self._fold = bytes((c | 32 if 65 <= c <= 90 else c) if c in token else 0 for c in range(256))
         self._limit = limit
         hashes = bytearray(_SLOTS + 1)
+        self._named = [b""] * (_SLOTS + 1)  # the name of a slot; b"" for none, or where it takes a closer look
         for name in names:
-            hashes[_hash(name)] = 1
+            slot = _hash(name)
+            # By `_CASE` alone `~` and `^` are the same.
+            self._named[slot] = b"" if hashes[slot] or b"~" in name or b"^" in name else name
+            hashes[slot] = _EXACT if name in exact or hashes[slot] == _EXACT else _WANTED
         self._hashes = bytes(hashes)
-        # As they are mostly written, to what they are.
-        self._spelled = {spelled: name for name in names for spelled in (name, name.title(), name.upper())}
+        self._padded = [name + b"\0" * 7 for name in self._named]
         name_set = b"[" + re.escape(token) + b"]++"
         self._grammar = re.compile(rb"(?:%b:%b\r\n){0,%d}+\r\n" % (name_set, _VALUE, limit))
         wanted = [re.escape(name) for name in sorted(names)] + [re.escape(prefix) + b"[^:]*+" for prefix in prefixes]
@@ -159,24 +167,39 @@ class FieldScanner:
                 at += 1
             if head[at] != 13 or head[at + 1] != 10:
                 return None
-            if hashes[mark & _SLOTS] or (colon - name > 2 and marks[head[name + 2] | 32]):
-                text = self._name(head[name:colon])
+            slot: i64 = mark & _SLOTS
+            if hashes[slot] or (colon - name > 2 and marks[head[name + 2] | 32]):
+                text = self._name(head, name, colon - name, slot)
                 if text is not None:
-                    found.append((text, _trimmed(head, value, at) if text in self._exact else _lowered(head[value:at])))
+                    exact = hashes[slot] == _EXACT and text in self._exact
+                    found.append((text, _trimmed(head, value, at) if exact else _lowered(head[value:at])))
                     if text == self._noted:
                         self.line = name
                         self.line_end = at + 2
             at += 2
         return found if at == end else None
 
-    def _name(self, spelled: bytes) -> bytes | None:
-        """A wanted name that may be spelled so."""
-        name = self._spelled.get(spelled)
-        if name is None:
-            name = spelled.lower()
-            if name not in self._names and not name.startswith(self._prefixes):
-                return None
-        return name
+    def _name(self, head: bytes, at: i64, size: i64, slot: i64) -> bytes | None:
+        """The wanted name that the token at `at` is, if it is one."""
+        if self._is_named(head, at, size, slot):
+            return self._named[slot]
+        text = head[at : at + size].lower()
+        return text if text in self._names or text.startswith(self._prefixes) else None
+
+    def _is_named(self, head: bytes, at: i64, size: i64, slot: i64) -> bool:
+        """Whether the name at `at`, a token, is that of the slot, in whatever case. False may need a closer look."""
+        name = self._named[slot]
+        if len(name) != size or at + 8 > len(head):
+            return False
+        padded = self._padded[slot]
+        if size < 8:
+            return (read_i64_le(head, at) ^ read_i64_le(padded, 0)) & _CASE & ((1 << 8 * size) - 1) == 0
+        done: i64 = 8
+        while done < size:
+            if (read_i64_le(head, at + done - 8) ^ read_i64_le(padded, done - 8)) & _CASE:
+                return False
+            done += 8
+        return (read_i64_le(head, at + size - 8) ^ read_i64_le(padded, size - 8)) & _CASE == 0
 
 
 def _trimmed(head: bytes, start: i64, end: i64) -> bytes:

@@ -13,6 +13,8 @@ SCANNERS = {
     "any": FieldScanner(NAMES, (), TOKEN, 6),
     "exact": FieldScanner(NAMES - {b"te"}, (b"x-forwarded-",), TOKEN, 6, frozenset((b"te", b"a_b"))),
 }
+ALIKE = frozenset((b"a~b", b"x^long-name", b"connection"))
+SCANNERS["alike"] = FieldScanner(ALIKE, (), TOKEN, 6, frozenset((b"content-length",)))
 LINE = b"GET / HTTP/1.1\r\n"
 
 # Pieces that heads, good and bad, are made of; whole random bytes would seldom come near a good one.
@@ -29,6 +31,7 @@ PIECES = [
     b":\t ",
     b" ",
 ]
+PIECES += [b"A~b", b"a^b", b"x^Long-name", b"X~long-name", b"cONTENT-lENGTH", b"Content-Lengti", b"connectioN"]
 PIECES += [b"Connection: keep-alive\r\n", b"a value of many bytes, more than are looked at at once", b"\xff"]
 PIECES += [b"value", b"\xe9", b"\r\n", b"\n", b"\r", b"\x00", b"\x7f", b"", b"[]", b"\r\n ", b"HOST: a\r\n", b"te:\r\n"]
 
