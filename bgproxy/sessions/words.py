@@ -16,6 +16,7 @@ from mypy_extensions import i64
 
 _GLANCE: Final = 1_024  # bytes; the ids of most protocols stand at the beginning
 _SLOTS: Final = 1_023  # of a table of hashed beginnings, less one
+_FAR: Final = 64  # bytes without a first one, from which on the next one is looked for by other means
 _NEVER: Final = 1 << 60  # no bytes are so long
 _LONG: Final = 7  # bytes behind the first by which a word is told from others, if it has as many
 _SEVEN: Final = 0xFFFFFFFFFFFFFF
@@ -28,13 +29,14 @@ _BETWEEN: Final = 0x0100010001000100
 class Words:
     """Finds the first of its words. Without any, it finds none."""
 
-    __slots__ = ("_first", "_lanes", "_least", "_long", "_mask", "_pattern", "_short", "_words")
+    __slots__ = ("_first", "_lanes", "_lead", "_least", "_long", "_mask", "_pattern", "_short", "_words")
 
     def __init__(self, words: Sequence[bytes]) -> None:
         """`words`: all of them begin with the same byte, an ASCII character."""
         self._words = sorted(words)
         self._pattern = re.compile(b"|".join(re.escape(word) for word in self._words) or rb"(?!)")
         self._first = self._words[0][0] if words else 0
+        self._lead = self._words[0][:1] if words else b""
         self._least = min([len(word) for word in words], default=_NEVER)
         self._lanes: i64 = int.from_bytes(bytes([self._first]) * 8, "little")
         rests = [word[1:] for word in words]
@@ -66,6 +68,7 @@ class Words:
         size: i64 = len(data)
         last: i64 = size - least  # where one may begin
         at = start
+        seen = start  # where the last first one stood
         while at + 8 <= size:
             word: i64 = read_i64_le(data, at) ^ lanes  # zero is where the first byte of a word stands
             even: i64 = (word & _EVEN) + _EVEN
@@ -73,6 +76,12 @@ class Words:
             firsts: i64 = (~even >> 8 & _LOW) | (~odd & _BETWEEN)  # one bit for each, as far up as its byte is
             here = at
             at += 8
+            if firsts:
+                seen = at
+            elif at - seen > _FAR:
+                at = seen = data.find(self._lead, at)
+                if at < 0:
+                    return -1
             while firsts:
                 while firsts & 1 == 0:
                     firsts = firsts >> 8
