@@ -34,6 +34,7 @@ HOT = [
     "bgproxy/proxy/turn.py",
     "bgproxy/proxy/upload.py",
     "bgproxy/proxy/upstream.py",
+    "bgproxy/proxy/wait.py",
     "bgproxy/rules/route.py",
     "bgproxy/sessions/events.py",
     "bgproxy/sessions/jsonpath.py",

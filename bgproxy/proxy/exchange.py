@@ -307,7 +307,7 @@ class Exchange(Sending):
         assert answer is not None
         upstream = self.upstream
         assert upstream is not None
-        upstream.health.request_done()
+        upstream.answered()
         if connection is not None:
             connection.exchange = None
             taken = not self.request.length or not connection.transport.get_write_buffer_size()
@@ -350,8 +350,7 @@ class Exchange(Sending):
     def _break(self, code: str, detail: str) -> None:
         """The agent failed."""
         assert self.upstream is not None
-        self.upstream.failures += 1
-        self.upstream.health.request_failed(monotonic(), detail)
+        self.upstream.failed(detail)
         self.group.slot.broken_agent += 1
         self.refuse(code, f"{self.upstream.url}: {detail}")
 

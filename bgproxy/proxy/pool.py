@@ -41,12 +41,14 @@ class Upstream:
         self.high_water = high_water
         self.in_flight = 0
         self.failures = 0
+        self.failing = False  # since it was last answered by
         self.idle: list[UpstreamConnection] = []
         self.waiting: deque[Exchange] = deque()
         self.open = 0  # connections that stand, busy or idle
         self.opening = 0
         self.retired = False  # no routing names it any more: it finishes what it has
         self._options = options
+        self._max_idle = options.max_idle
         self._connect_timeout = connect_timeout
         parts = urlsplit(url)
         self.path = parts.path if parts.scheme == "unix" else ""
@@ -67,6 +69,7 @@ class Upstream:
     def configure(self, options: PoolOptions, connect_timeout: float, high_water: int) -> None:
         """Take new options, for what happens from now on."""
         self._options = options
+        self._max_idle = options.max_idle
         self._connect_timeout = connect_timeout
         self.high_water = high_water
 
@@ -115,11 +118,23 @@ class Upstream:
             connection.close()  # who has waited longest needs a new one: this makes room for it
         elif self.waiting:
             self.waiting.popleft().connected(connection, now)
-        elif len(self.idle) < self._options.max_idle:
+        elif len(self.idle) < self._max_idle:
             connection.idle_since = now
             self.idle.append(connection)
         else:
             connection.close()
+
+    def answered(self) -> None:
+        """A request was answered: the row of failures is broken, if there was one."""
+        if self.failing:
+            self.failing = False
+            self.health.request_done()
+
+    def failed(self, reason: str) -> None:
+        """A live request has met a refused, broken or timed-out connection."""
+        self.failures += 1
+        self.failing = True
+        self.health.request_failed(monotonic(), reason)
 
     def lost(self, connection: UpstreamConnection) -> None:
         """A connection has ended; its place is free for one that waits."""
@@ -251,8 +266,7 @@ class Upstream:
         ours = isinstance(error, OSError) and error.errno in OUR_FAULT
         reason = describe(error, self._connect_timeout)
         if not ours:
-            self.failures += 1
-            self.health.request_failed(monotonic(), reason)
+            self.failed(reason)
             self.on_connect_failure(self)
         log.debug("%s: %s", self.url, reason)
         if self.waiting:
