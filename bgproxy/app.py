@@ -88,6 +88,7 @@ class Worker:
         self.plane.refresh = self.mirror.refresh
         self.plane.fenced = self.fence.is_closed if self.fence.fence_after else None
         self.listeners = [Listener(self.plane, sock) for sock in place.listening]
+        self.listeners += [Listener(self.plane, sock, preview=True) for sock in place.preview]
         self.health = HealthChecker(settings.health(), self.plane.upstreams)
         self.validator = Validator(self.ledger, self.mirror, self.plane.warm_up)
         self.drainer = Drainer(self.ledger, self.mirror, self.store)
@@ -262,7 +263,9 @@ class Worker:
 
     def deps(self, settings: Settings) -> AdminDeps:
         """What the admin plane is introduced to."""
-        listening = [str(address) for address in settings.listen]
+        listening = [str(address) for address in settings.listen] + [
+            text for text in [settings.preview().listen] if text
+        ]
         return AdminDeps(
             options=settings.admin(),
             fleet=settings.fleet,

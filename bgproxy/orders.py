@@ -36,6 +36,7 @@ class Place:
     supervisor: socket.socket  # the line to it (bgproxy/orders.py)
     successor: bool = False  # of a worker that served
     beside: bool = False  # the workers that it is to replace: they accept until it is told to
+    preview: Sequence[socket.socket] = ()
 
 
 class Line:

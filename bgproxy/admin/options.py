@@ -39,16 +39,21 @@ class Token:
             raise ConfigError(f"token name {self.name!r}: use 1 to 64 letters, digits, '.', '_', '@' or '-'")
         if self.role not in ROLES:
             raise ConfigError(f"token {self.name}: role {self.role!r} is not known, use one of {', '.join(ROLES)}")
-        if not _SECRET.fullmatch(self.secret):
-            raise ConfigError(
-                f"token {self.name}: the secret has characters that a bearer token cannot carry (RFC 6750); "
-                "make one with `openssl rand -hex 32`"
-            )
-        if _bits(self.secret) < MIN_SECRET_BITS or len(set(self.secret)) < MIN_DISTINCT:
-            raise ConfigError(
-                f"token {self.name}: the secret is too easy to guess, it needs at least {MIN_SECRET_BITS} random bits; "
-                "make one with `openssl rand -hex 32`"
-            )
+        check_secret(self.name, self.secret)
+
+
+def check_secret(name: str, secret: str) -> None:
+    """Raises ConfigError for a secret of the token `name` that cannot be sent, or that could be guessed."""
+    if not _SECRET.fullmatch(secret):
+        raise ConfigError(
+            f"token {name}: the secret has characters that a bearer token cannot carry (RFC 6750); "
+            "make one with `openssl rand -hex 32`"
+        )
+    if _bits(secret) < MIN_SECRET_BITS or len(set(secret)) < MIN_DISTINCT:
+        raise ConfigError(
+            f"token {name}: the secret is too easy to guess, it needs at least {MIN_SECRET_BITS} random bits; "
+            "make one with `openssl rand -hex 32`"
+        )
 
 
 def _bits(secret: str) -> float:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 from urllib.parse import urlsplit
 
+from bgproxy.admin.options import is_private
 from bgproxy.config import sessions
 from bgproxy.config.addresses import parse_address
 from bgproxy.config.document import ROOT, Document
@@ -132,6 +133,7 @@ def _listen(document: Document) -> Found:
         yield ("listen",), 'there is no address; write listen = "127.0.0.1:8080"'
     taken: dict[str, str] = {}
     places = [("listen", text) for text in document.listen] + [("admin.listen", document.admin.listen)]
+    places += [("preview.listen", document.preview.listen)] if document.preview.listen else []
     for key, text in places:
         try:
             address = parse_address(text)
@@ -143,8 +145,26 @@ def _listen(document: Document) -> Found:
         taken[str(address)] = key
 
 
+def open_preview(document: Document, tokens: tuple[bytes, ...]) -> list[tuple[Path, str]]:
+    """What is wrong with the preview's address, where others reach it and nobody could be told from anybody."""
+    try:
+        is_open = bool(document.preview.listen) and not is_private(document.preview.listen)
+    except ConfigError:
+        return []  # `_listen` has said so
+    if not is_open or tokens:
+        return []
+    text = (
+        f'"{document.preview.listen}" can be reached from other machines, but there is no token for it: add a '
+        '[[token]] with role = "preview", or listen on 127.0.0.1 or unix:/path'
+    )
+    return [(("preview", "listen"), text)]
+
+
 def _colors(document: Document) -> Found:
     known = colors(document)
+    if document.preview.color and document.preview.color not in known:
+        fault = f'"{document.preview.color}" is no color of this fleet; {near(document.preview.color, list(known))}'
+        yield ("preview", "color"), fault
     if document.active and document.active not in known:
         yield ("active",), f'"{document.active}" is no color of this fleet; {near(document.active, list(known))}'
     for color, section in document.colors.items():

@@ -22,6 +22,7 @@ from bgproxy.proxy.options import (
     HoldOptions,
     Limits,
     PoolOptions,
+    PreviewOptions,
     RouteSessions,
     SessionOptions,
     Timeouts,
@@ -94,9 +95,9 @@ class PresetSection:
 
 @dataclass(frozen=True, slots=True)
 class TokenSection:
-    """[[token]]: one who may speak to the admin API; exactly one of the three says the secret."""
+    """[[token]]: one who may speak to the admin API, or see previews; exactly one of the three says the secret."""
 
-    role: Literal["viewer", "operator"] = "viewer"
+    role: Literal["viewer", "operator", "preview"] = "viewer"
     secret: str = field(default="", repr=False)
     secret_file: str = ""
     secret_env: str = ""
@@ -146,6 +147,7 @@ class Document(BaseSettings):
     health: HealthOptions = HealthOptions()
     flip: FlipOptions = FlipOptions()
     hold: HoldOptions = HoldOptions()
+    preview: PreviewOptions = PreviewOptions()
     rollout: RolloutOptions = RolloutOptions()
     access_log: AccessLogOptions = AccessLogOptions()
     log: LogSection = LogSection()
@@ -157,7 +159,8 @@ _NAMED: Mapping[str, Table] = {
     "session_preset": named(PresetSection),
     "token": named(TokenSection, repeats=True),  # two secrets of one name: how a secret is replaced without a gap
 }
-_HIDDEN = frozenset({"fleet", "handover", "tokens"})  # written at the top, known by the worker alone, and as [[token]]
+# Written at the top, known by the worker alone, written as [[token]], and told by the address.
+_HIDDEN = frozenset({"fleet", "handover", "tokens", "needs_token"})
 _SHORT: Mapping[str, str] = {"admin": "listen", "store": "url"}
 
 

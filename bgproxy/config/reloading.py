@@ -62,4 +62,6 @@ def _values(settings: Settings) -> dict[Path, Any]:
     values = {path: value for path, _, value in leaves(ROOT, settings.written())}
     for number, token in enumerate(settings.admin().tokens):
         values["token", token.name, f"secret {number}"] = token.secret  # a file's content may change behind its name
+    for number, digest in enumerate(settings.preview().tokens):
+        values["token", "preview", f"secret {number}"] = digest
     return values

@@ -1,4 +1,5 @@
-"""Where the admin API's tokens get their secrets from: the configuration itself, a file or an environment variable.
+"""Where tokens, the admin API's and those for previews, get their secrets from: the configuration, a file or an
+environment variable.
 
 A secret never appears in a message.
 """
@@ -6,9 +7,10 @@ A secret never appears in a message.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from hashlib import sha256
 from pathlib import Path as FilePath
 
-from bgproxy.admin.options import Token
+from bgproxy.admin.options import Token, check_secret
 from bgproxy.config.document import TokenSection
 from bgproxy.config.keys import Path
 from bgproxy.config.sources import REPEAT
@@ -19,21 +21,28 @@ MAX_SECRET_BYTES = 4_096  # of a secret file: more is some other file, named by 
 
 def resolve(
     sections: Mapping[str, TokenSection], environ: Mapping[str, str]
-) -> tuple[tuple[Token, ...], list[tuple[Path, str]]]:
-    """The tokens with their secrets, and what is wrong by key."""
+) -> tuple[tuple[Token, ...], tuple[bytes, ...], list[tuple[Path, str]]]:
+    """The admin API's tokens, the digests of those for previews, and what is wrong by key."""
     tokens: list[Token] = []
+    previews: list[bytes] = []
+    secrets: set[str] = set()
     faults: list[tuple[Path, str]] = []
     for key, section in sections.items():
         path = ("token", key)
         try:
-            token = Token(name_of(key), section.role, _secret(section, environ))
+            secret = _secret(section, environ)
+            check_secret(name_of(key), secret)
+            if section.role == "preview":
+                previews.append(sha256(secret.encode()).digest())
+            else:
+                tokens.append(Token(name_of(key), section.role, secret))
         except ConfigError as error:
             faults.append((path, str(error).removeprefix(f"token {name_of(key)}: ")))
             continue
-        if any(token.secret == other.secret for other in tokens):
+        if secret in secrets:
             faults.append((path, "its secret is another token's too, so nobody could tell whose it is; make a new one"))
-        tokens.append(token)
-    return tuple(tokens), faults
+        secrets.add(secret)
+    return tuple(tokens), tuple(previews), faults
 
 
 def name_of(key: str) -> str:

@@ -12,14 +12,14 @@ from dataclasses import replace
 from pathlib import Path as FilePath
 from typing import Any
 
-from bgproxy.admin.options import AdminOptions, Token
+from bgproxy.admin.options import AdminOptions, Token, is_private
 from bgproxy.config import checks, secrets, sessions
 from bgproxy.config.addresses import Address, parse_address
 from bgproxy.config.document import ROOT, Document, LogSection, UpgradeSection, build
 from bgproxy.config.keys import Path, dotted
 from bgproxy.config.sources import from_environment, from_file, from_flags
 from bgproxy.errors import ConfigError
-from bgproxy.proxy.options import ProxyOptions
+from bgproxy.proxy.options import PreviewOptions, ProxyOptions
 from bgproxy.rollout.barrier import FlipOptions
 from bgproxy.rollout.options import RolloutOptions
 from bgproxy.rules.health import HealthOptions
@@ -30,7 +30,8 @@ from bgproxy.store.pin_outage import PinOptions
 from bgproxy.telemetry.access import AccessLogOptions
 
 NEEDS_RESTART: frozenset[Path] = frozenset(
-    {("active",), ("admin", "listen"), ("fleet",), ("listen",), ("runtime_dir",), ("store",), ("workers",)}
+    {("active",), ("admin", "listen"), ("fleet",), ("listen",), ("preview", "listen"), ("runtime_dir",), ("store",)}
+    | {("workers",)}
     | {("sessions", key) for key in sessions.OF_THE_NODE}
 )
 """Keys, and tables of keys, that are bound to sockets, processes, the store or what a node remembers; SIGHUP takes
@@ -40,11 +41,14 @@ over all others."""
 class Settings:
     """What a proxy was told. Made by `load`, never changed; it can be pickled, with its secrets."""
 
-    __slots__ = ("_document", "_flags", "_tokens", "origins", "path")
+    __slots__ = ("_document", "_flags", "_previews", "_tokens", "origins", "path")
 
-    def __init__(self, document: Document, tokens: tuple[Token, ...], origins: Mapping[Path, str]) -> None:
+    def __init__(
+        self, document: Document, tokens: tuple[Token, ...], previews: tuple[bytes, ...], origins: Mapping[Path, str]
+    ) -> None:
         self._document = document
         self._tokens = tokens
+        self._previews = previews
         self._flags: Mapping[str, Any] = {}
         self.origins = origins  # where each key that was given came from
         self.path = ""  # of the file, as given; empty: none
@@ -72,11 +76,11 @@ class Settings:
         document, found = build(layer.tree for layer in layers)
         if document is None:
             raise _error(found, origins)
-        tokens, unresolved = secrets.resolve(document.token, environ)
-        settings = cls(document, tokens, origins)
+        tokens, previews, unresolved = secrets.resolve(document.token, environ)
+        settings = cls(document, tokens, previews, origins)
         settings.path = os.fspath(path) if path is not None else ""
         settings._flags = flags or {}
-        if found := checks.faults(document) + unresolved:
+        if found := checks.faults(document) + unresolved + checks.open_preview(document, previews):
             raise _error(found, origins)
         settings.admin().check()
         return settings
@@ -95,9 +99,9 @@ class Settings:
         for name, *keys in NEEDS_RESTART:
             mine, theirs = getattr(self._document, name), kept.get(name, getattr(new._document, name))
             kept[name] = replace(theirs, **{key: getattr(mine, key) for key in keys}) if keys else mine
-        settings = Settings(new._document.model_copy(update=kept), new._tokens, new.origins)
+        settings = Settings(new._document.model_copy(update=kept), new._tokens, new._previews, new.origins)
         settings.path, settings._flags = new.path, new._flags
-        if found := checks.faults(settings._document):
+        if found := checks.faults(settings._document) + checks.open_preview(settings._document, new._previews):
             raise _error(found, new.origins)
         settings.admin().check()
         return settings
@@ -173,7 +177,14 @@ class Settings:
             balance=written.balance,
             sessions=sessions.options(written, [route.name for route in self.routes()]),
             hold=written.hold,
+            preview=self.preview(),
         )
+
+    def preview(self) -> PreviewOptions:
+        """Who reaches a color that is not active, with the tokens' digests."""
+        written = self._document.preview
+        needs_token = not (written.listen and is_private(written.listen))
+        return replace(written, tokens=self._previews, needs_token=needs_token)
 
     def flip(self) -> FlipOptions:
         """How the pointer moves."""

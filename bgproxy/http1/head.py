@@ -51,6 +51,8 @@ class RequestHead:
     forwarded_proto = b""
     forwarded_host = b""
     forwarded = b""  # RFC 7239, of a trusted proxy
+    preview_token = b""  # by which it asks for a color (X-Bgproxy-Preview-Token), and which (X-Bgproxy-Color)
+    preview_color = b""
 
     def __init__(
         self,
@@ -106,6 +108,24 @@ def why_hopeless(part: bytes, max_bytes: int) -> str:
     if part[:7] != b"HTTP/1."[: len(part)] or part.count(b"\n") > part.count(b"\r\n"):
         return "the agent's answer does not begin as HTTP/1.1 does (RFC 9112 §4)"
     return ""
+
+
+def why_never_whole(part: bytes, max_head: int, max_target: int) -> tuple[str, str]:
+    """Why the beginning of a request's head cannot become a good one: it is refused now, not when its time is up.
+
+    The code of the answer and its detail; both empty where it can.
+    """
+    line = part.find(b"\n")
+    if len(part) > max_head:
+        if line < 0 or line > max_target + 32:
+            return ("target_too_long", f"the target is longer than {max_target} bytes")
+        return ("head_too_large", f"the head is longer than {max_head} bytes")
+    if line >= 0 and part.count(b"\n") > part.count(b"\r\n"):
+        code = "bad_field" if part[line - 1 : line] == b"\r" else "bad_request_line"
+        return (code, "a line ends with a bare LF (RFC 9112 §2.2)")
+    if part.startswith(b"\r\n"):
+        return ("bad_request_line", "empty lines stand before the request")
+    return "", ""
 
 
 FIELD_LINE: Final = re.compile(rb"(%s++):%s*+" % (_TOKEN, _VALUE))

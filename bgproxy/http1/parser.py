@@ -239,6 +239,10 @@ def _finish(request: RequestHead, head: bytes, low: bytes, odd: list[tuple[bytes
         request.keep_alive = (request.minor == 1 or b"keep-alive" in connection) and b"close" not in connection
     if trusted:
         _believe(request, head, low, names)
+    if b"x-bgproxy-preview-token" in names:
+        # One that came twice is a list, and so no token (RFC 9110 §5.3).
+        request.preview_token = b", ".join(values(head, low, b"x-bgproxy-preview-token"))
+        request.preview_color = b", ".join(values(head, low, b"x-bgproxy-color"))
     if b"expect" in names:
         _expect([value.rstrip(b" \t") for name, value in odd if name == b"expect"], request.minor, ours)
     if request.length == CHUNKED:

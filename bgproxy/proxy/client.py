@@ -10,10 +10,11 @@ import asyncio
 from time import monotonic
 from typing import TYPE_CHECKING
 
-from bgproxy.http1.head import Malformed, RequestHead
+from bgproxy.http1.head import Malformed, RequestHead, why_never_whole
 from bgproxy.proxy.exchange import Exchange
 from bgproxy.proxy.forwarding import address_of
 from bgproxy.proxy.hold import waited_too_long
+from bgproxy.proxy.preview import wished
 from bgproxy.proxy.replies import REPLIES, RpcError, reply, rpc_reply
 from bgproxy.proxy.routing import Group
 from bgproxy.proxy.turn import turn_of
@@ -50,8 +51,10 @@ class ClientConnection:
     host: bytes | None = None  # of the last request, for which `suffix` was made
     suffix = b""
 
-    def __init__(self, plane: DataPlane) -> None:
+    def __init__(self, plane: DataPlane, *, preview: bool = False) -> None:
+        """`preview`: it has come in by the preview's listener."""
         self.plane = plane
+        self.preview = preview
         self.stream_idle = plane.timeouts.stream_idle_timeout
 
     def __repr__(self) -> str:
@@ -87,6 +90,7 @@ class ClientConnection:
         self.buffer = b""
         try:
             request = plane.parser.request(data[: end + 4], self.trusted)
+            wish = wished(plane, request, self.preview) if request.preview_token or self.preview else ""
         except Malformed as error:
             self._refuse_connection(error.code, error.detail)
             return
@@ -105,6 +109,9 @@ class ClientConnection:
             self._refuse_connection("body_too_large", f"the body is longer than {limit} bytes")
             return
         exchange = self.exchange = Exchange(self, request)
+        if wish:
+            exchange.wish = wish
+            group = routing.groups.get((group.route, wish)) or group
         rest = data[end + 4 :]
         turn = turn_of(exchange, group.sessions, rest) if group.sessions is not None else None
         exchange.start(group, rest, monotonic(), turn)
@@ -115,18 +122,9 @@ class ClientConnection:
             self._close()  # the rest never comes
             return
         limits = self.plane.limits
-        line = data.find(b"\n")
-        if len(data) > limits.max_head_bytes:
-            if line < 0 or line > limits.max_target_bytes + 32:
-                self._refuse_connection("target_too_long", f"the target is longer than {limits.max_target_bytes} bytes")
-            else:
-                self._refuse_connection("head_too_large", f"the head is longer than {limits.max_head_bytes} bytes")
-        elif line >= 0 and data.count(b"\n") > data.count(b"\r\n"):
-            # No head ends like that: it is refused now, not when its time is up.
-            code = "bad_field" if data[line - 1 : line] == b"\r" else "bad_request_line"
-            self._refuse_connection(code, "a line ends with a bare LF (RFC 9112 §2.2)")
-        elif data.startswith(b"\r\n"):
-            self._refuse_connection("bad_request_line", "empty lines stand before the request")
+        code, why = why_never_whole(data, limits.max_head_bytes, limits.max_target_bytes)
+        if code:
+            self._refuse_connection(code, why)
         else:
             if data and self.wait != Wait.HEAD:  # an empty line behind the last request begins no next one
                 self.expect(Wait.HEAD, self.plane.timeouts.client_head_timeout, monotonic())

@@ -29,6 +29,7 @@ from bgproxy.proxy.upstream import UpstreamConnection
 class Exchange(Sending):
     """See the module. Class-level values are defaults of what only some requests need."""
 
+    wish = ""  # where a new session of it begins, see `store.pinning.Want`
     # The way to the agent.
     upstream: Upstream | None = None
     tried: tuple[Upstream, ...] = ()

@@ -98,7 +98,7 @@ class Hold:
                 exchange.go(now)
                 continue
             # Meanwhile a next hold may have begun: then it waits there.
-            group = admitted(exchange, self._plane.active(exchange.group), now)
+            group = admitted(exchange, self._plane.admitting(exchange), now)
             if group is not None:
                 exchange.placed(group, now)
         if self._held:

@@ -34,7 +34,9 @@ _OUT_OF_DESCRIPTORS = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errn
 class Listener:
     """One listening socket of this worker."""
 
-    def __init__(self, plane: DataPlane, sock: socket.socket) -> None:
+    def __init__(self, plane: DataPlane, sock: socket.socket, *, preview: bool = False) -> None:
+        """`preview`: those who come in here want the color that is not active."""
+        self._preview = preview
         self._plane = plane
         self._socket = sock
         self._accepting = False
@@ -92,7 +94,7 @@ class Listener:
             _turn_away(client, "too_many_connections", "this worker's `max_connections` is reached", plane.date)
             self._part(client)
         else:
-            connection = ClientConnection(plane)
+            connection = ClientConnection(plane, preview=self._preview)
             plane.arriving.add(connection)
             spawn(self._adopt(client, connection), "accept")
         return True

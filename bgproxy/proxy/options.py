@@ -110,6 +110,16 @@ class HoldOptions:
 
 
 @dataclass(frozen=True, slots=True)
+class PreviewOptions:
+    """Who reaches a color that is not active, on purpose."""
+
+    listen: str = ""  # an address of its own, whose new sessions begin there; empty: none
+    color: str = ""  # which; empty: the one that a release is being brought out on, else the one that holds one
+    tokens: tuple[bytes, ...] = ()  # SHA-256 digests of those that X-Bgproxy-Preview-Token may bring
+    needs_token: bool = True  # whether the listener answers those only that bring one: where others reach it
+
+
+@dataclass(frozen=True, slots=True)
 class ProxyOptions:
     """All of the data path's options together."""
 
@@ -120,3 +130,4 @@ class ProxyOptions:
     balance: Balance = field(default_factory=Balance)
     sessions: SessionOptions = field(default_factory=SessionOptions)
     hold: HoldOptions = field(default_factory=HoldOptions)
+    preview: PreviewOptions = field(default_factory=PreviewOptions)

@@ -36,6 +36,7 @@ from bgproxy.telemetry.metrics import Metrics
 
 if TYPE_CHECKING:
     from bgproxy.proxy.client import ClientConnection
+    from bgproxy.proxy.exchange import Exchange
     from bgproxy.proxy.tunnel import Tunnel
 
 log = logging.getLogger(__name__)
@@ -78,6 +79,7 @@ class DataPlane:
         self.attended: dict[bytes, int] = {}  # streams on which clients only listen, by their session's pin: no turns
         self.unpinned_by: dict[str, int] = {}  # bodies that may hold a key and were not read, by reason
         self.ignored = 0  # values that stood where a key stands, and can be none
+        self.counted = {"preview": 0, "preview_wrong_token": 0}  # requests that asked to begin elsewhere
         # How many turns were broken off, and the epoch by which traffic had left their release; 0: the one that stands.
         self.cut: Callable[[int, int], None] = _nobody
         self.refresh: Callable[[], Awaitable[object]] = _nothing  # applies what the store holds
@@ -241,11 +243,12 @@ class DataPlane:
         if before_hold is not None and hold is None:
             self.loop.call_soon(before_hold.release)  # whoever flipped is to be told first
 
-    def active(self, admitted: Group) -> Group:
-        """What serves a group's route on the active color now. A route that was taken away serves those it let in."""
-        routing = self.routing
-        found = routing.groups.get((admitted.route, routing.active)) if routing is not None else None
-        return found or admitted
+    def admitting(self, exchange: Exchange) -> Group:
+        """Where an exchange without a session goes now. A route that was taken away serves those it let in."""
+        routing, admitted = self.routing, exchange.group
+        if routing is None:
+            return admitted
+        return routing.groups.get((admitted.route, exchange.wish or routing.active)) or admitted
 
     def catch_up(self, done: Callable[[], None]) -> None:
         """A session was found on a release that is not known here: read what the store holds, then call `done`."""
@@ -306,7 +309,7 @@ class DataPlane:
 
     def sessions(self) -> dict[str, Any]:
         """What was counted of sessions, for status and metrics."""
-        own = {"unpinned": dict(self.unpinned_by), "ignored": self.ignored}
+        own = {"unpinned": dict(self.unpinned_by), "ignored": self.ignored, **self.counted}
         return {**self.pins.counted(), **own} if self.pins is not None else own
 
     def oldest(self) -> dict[str, float]:

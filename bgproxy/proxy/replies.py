@@ -48,6 +48,7 @@ REPLIES: dict[str, Reply] = {
     # Of a session that an operator has ended. Gone, though its id may begin a new one: a client must not repeat the
     # request by itself, as many do at 409, 429 and 5xx, for it would be taken for that new session's first turn.
     "session_ended": Reply(410, "The session was ended", "us"),
+    "preview_forbidden": Reply(403, "A preview token is needed here", "client"),
     "session_not_found": Reply(404, "There is no such session any more", "us"),
     "bad_response": Reply(502, "The agent's answer is malformed", "agent"),
     "agent_unreachable": Reply(502, "The agent cannot be reached", "agent"),
@@ -55,6 +56,7 @@ REPLIES: dict[str, Reply] = {
     "connect_timeout": Reply(504, "The agent did not take the connection in time", "agent"),
     "response_timeout": Reply(504, "The agent did not answer in time", "agent"),
     "no_pointer": Reply(503, "No active color is known yet", "us", retry_after=1),
+    "no_preview": Reply(503, "There is no such color to be looked at now", "us"),
     "no_upstream": Reply(503, "The active color has no upstream for this route", "us", retry_after=1),
     "no_connection": Reply(503, "All connections to the agents are busy", "us", retry_after=1),
     "out_of_descriptors": Reply(503, "The proxy is out of file descriptors", "us", retry_after=1),

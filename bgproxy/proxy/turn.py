@@ -117,7 +117,7 @@ class Turn:
         plane = self._plane
         if not sighting.keys:
             _overlooked(plane, sighting.unread, sighting.ignored)
-            return admitted(self._exchange, self._active(), now)
+            return admitted(self._exchange, plane.admitting(self._exchange), now)
         keys = self.keys
         if not keys:
             keys = self.keys = self.rules.digests(sighting.keys, self._exchange.request.marks)
@@ -136,7 +136,8 @@ class Turn:
         upstream = group.choose(now) if self.sighting.sticky_host else None
         offer = (group.color, upstream.url) if upstream is not None else ("", "")
         self._park(now)
-        want = Want(keys, self.rules.route, self.sighting.preset, options.pin_ttl, options.max_age, offer)
+        preset, wish = self.sighting.preset, self._exchange.wish
+        want = Want(keys, self.rules.route, preset, options.pin_ttl, options.max_age, offer, wish=wish)
         pins.resolve(want, self._found)
 
     def _park(self, now: float) -> None:
@@ -229,9 +230,6 @@ class Turn:
         """Nobody can say where the session lives, or nobody has said so in time."""
         self.parked = False
         refuse_session(self._exchange, why)
-
-    def _active(self) -> Group:
-        return self._plane.active(self._exchange.group)
 
     def _group(self, color: str) -> Group | None:
         """What serves this route on a color. A route that was taken away serves those whom it has let in."""

@@ -17,7 +17,7 @@ from bgproxy.rules.pin import Pin, expiry
 from bgproxy.rules.pointer import Pointer
 from bgproxy.store.memory_bell import PinBell
 from bgproxy.store.memory_turns import NodeTurns
-from bgproxy.store.pinning import KEPT_ALIASES, Learned, PinCount, Resolved, Turn, Want, pin_of
+from bgproxy.store.pinning import KEPT_ALIASES, Learned, PinCount, Resolved, Turn, Want, pin_of, place_of
 
 _MAX_KEYS = 1_000_000  # about 600 bytes each
 
@@ -216,8 +216,7 @@ class MemoryPins:
         state = self._standing()
         if state.pause is not None:
             return None
-        color = state.pointer.active
-        label = self._label(color)
+        color, label = place_of(want, state)
         upstream = want.offer[1] if want.offer[0] == color else ""
         return pin_of(want, want.keys[0], color, label, upstream, state.pointer.epoch, now)
 

@@ -14,7 +14,7 @@ from bgproxy.rules.fleet import FleetState
 from bgproxy.rules.pin import Pin
 from bgproxy.store.pin_journal import Journal
 from bgproxy.store.pin_table import Held, PinTable
-from bgproxy.store.pinning import FENCED, Learned, Want, pin_of
+from bgproxy.store.pinning import FENCED, Learned, Want, pin_of, place_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,8 +82,7 @@ class Outage:
         if why := self._why_not():
             self.refused += 1
             return None, why
-        color = state.pointer.active
-        label = state.active.label if state.active is not None else ""
+        color, label = place_of(want, state)
         upstream = want.offer[1] if want.offer[0] == color else ""
         pin = pin_of(want, want.keys[0], color, label, upstream, state.pointer.epoch, self._wall())
         self.keep(self._hold(pin, want.keys, line), want.keys)

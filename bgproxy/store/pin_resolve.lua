@@ -3,7 +3,8 @@
 -- KEYS  3... the keys of all sessions, one session after the other
 -- ARGV  3 the lowest epoch by which a pin may be made: a pointer below it is one that has lost a flip
 --       for each session from 4 on: how many keys, ttl, max_age, route, preset, offered color, offered upstream,
---       "" or the pin to be written again where there is none: its raw id and its text
+--       "" or the pin to be written again where there is none: its raw id and its text, then "" or the color on which a
+--       new one is to be made
 --
 -- Answers {time, then for each: id, text, created, aliases, conflicts}, or {} where a pin would have to be made and no
 -- pointer stands, or none that may make it; then nothing is written. The id is "" where a pause holds new sessions.
@@ -16,7 +17,7 @@ local function is_lacking()
     return false
   end
   local at = 3
-  for arg = 4, #ARGV, 8 do
+  for arg = 4, #ARGV, 9 do
     local found = ARGV[arg + 7] ~= ''
     for _, id in ipairs(ids(at, at + ARGV[arg] - 1)) do
       found = found or find(id) ~= nil
@@ -33,8 +34,8 @@ if is_lacking() then
 end
 
 local answer, at = {string.format('%.6f', now)}, 3
-for arg = 4, #ARGV, 8 do
-  local ttl, max_age, was = ARGV[arg + 1], ARGV[arg + 2], ARGV[arg + 7]
+for arg = 4, #ARGV, 9 do
+  local ttl, max_age, was, wish = ARGV[arg + 1], ARGV[arg + 2], ARGV[arg + 7], ARGV[arg + 8]
   local mine = ids(at, at + ARGV[arg] - 1)
   at = at + ARGV[arg]
 
@@ -66,6 +67,7 @@ for arg = 4, #ARGV, 8 do
   end
   if not pin then
     local color, epoch = pointed()
+    color = wish ~= '' and label(wish) ~= '' and wish or color
     pin = not paused and create({id = mine[1], color = color, release = label(color), epoch = epoch,
       created = string.format('%.3f', now), ttl = ttl, max_age = max_age, moved = '0', preset = ARGV[arg + 4],
       route = ARGV[arg + 3], upstream = ARGV[arg + 5] == color and ARGV[arg + 6] or ''})

@@ -34,6 +34,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Final, NamedTuple, Protocol, runtime_checkable
 
 from bgproxy.errors import UnknownSession
+from bgproxy.rules.fleet import FleetState
 from bgproxy.rules.pin import Pin
 
 ID_BYTES: Final = 16
@@ -57,7 +58,8 @@ class Want(NamedTuple):
     """A session that needs a pin. `keys`: digests, most specific first, at least one. Times in seconds.
 
     `offer`: a color and an upstream; where the pin is made on that color, it remembers the upstream. `was`: the pin as
-    this node has known it. Where the store knows none, that one is written again instead of a new one.
+    this node has known it. Where the store knows none, that one is written again instead of a new one. `wish`: a color
+    on which a new pin is made instead of the active one, if it holds a release.
     """
 
     keys: tuple[bytes, ...]
@@ -67,6 +69,7 @@ class Want(NamedTuple):
     max_age: float = 0.0
     offer: tuple[str, str] = ("", "")
     was: Pin | None = None
+    wish: str = ""
 
 
 class Learned(NamedTuple):
@@ -87,6 +90,13 @@ class Learned(NamedTuple):
 def pin_of(one: Want | Learned, pin_id: bytes, color: str, release: str, upstream: str, epoch: int, now: float) -> Pin:
     """A pin for these keys, made `now` (unix seconds) at that place."""
     return Pin(pin_id, color, release, upstream, epoch, now, one.preset, one.route, 0, one.ttl, one.max_age)
+
+
+def place_of(want: Want, state: FleetState) -> tuple[str, str]:
+    """The color on which a new session begins, and the label of what stands there; "" where nothing does."""
+    color = want.wish if want.wish in state.releases else state.pointer.active
+    release = state.releases.get(color)
+    return color, release.label if release is not None else ""
 
 
 def unknown_session(key: bytes) -> UnknownSession:

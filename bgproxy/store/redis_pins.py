@@ -236,7 +236,7 @@ def _want_arguments(want: Want) -> Iterator[str | bytes | int]:
     """See `pin_resolve.lua`."""
     was = b"" if want.was is None else want.was.id + _text(want.was)
     yield from (len(want.keys), _number(want.ttl), _number(want.max_age), _plain(want.route), _plain(want.preset))
-    yield from (*want.offer, was)
+    yield from (*want.offer, was, want.wish)
 
 
 def _learned_arguments(one: Learned) -> Iterator[str | bytes | int]:

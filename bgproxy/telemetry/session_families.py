@@ -26,6 +26,8 @@ _COUNTS = (
     ("refused", "refused", "Sessions turned away while the store was away."),
     ("dropped", "journal_dropped", "Decisions given up, as the journal was full."),
     ("ignored", "ignored_values", "Values that stood where an id stands and can be none."),
+    ("preview", "previews", "Requests that were let in to look at a color that is not active."),
+    ("preview_wrong_token", "preview_wrong_tokens", "Requests whose preview token is not known here."),
 )
 _GAUGES = (
     ("keys", "cached_keys", "Keys that the workers remember."),

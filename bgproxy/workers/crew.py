@@ -88,10 +88,11 @@ class Crew:
         """
         with contextlib.suppress(OSError):  # a cleaner of temporary files may have taken it away
             self.runtime_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-        listening, admin = self._share("listen", seat), self._share("admin", seat)
+        listening, admin, preview = (self._share(key, seat) for key in ("listen", "admin", "preview"))
 
         def place(line: socket.socket) -> orders.Place:
-            return orders.Place(seat.slot, listening, admin, self.runtime_dir, line, seat.served or beside, beside)
+            successor = seat.served or beside
+            return orders.Place(seat.slot, listening, admin, self.runtime_dir, line, successor, beside, preview)
 
         def let_go() -> None:
             """Had it another's line, that one's end would never be seen."""
@@ -99,7 +100,7 @@ class Crew:
                 other.close()
             for door in self.doors:
                 for sock in door.sockets:
-                    if sock not in listening and sock not in admin:
+                    if sock not in (*listening, *admin, *preview):
                         sock.close()
 
         seat.pid, line = fork(self.settings, place, let_go)

@@ -31,7 +31,7 @@ _REMEDIES = {
 class Door:
     """The sockets of one address. Of a port each worker has its own, of a path all have the same one."""
 
-    key: str  # listen or admin
+    key: str  # listen, admin or preview
     address: Address  # as it is configured: port 0 stays 0
     sockets: list[socket.socket]
     given: bool = False  # opened by systemd, which keeps it open: clients wait there while this proxy is away
@@ -64,6 +64,8 @@ def open_doors(
     """
     asked = [("listen", address) for address in settings.listen]
     asked.append(("admin", parse_address(settings.admin().listen)))
+    if settings.preview().listen:
+        asked.append(("preview", parse_address(settings.preview().listen)))
     left = [*(standing or ()), *_doors_given(asked, given)]
     doors = []
     for key, address in asked:
@@ -120,8 +122,8 @@ def _doors_given(asked: Sequence[tuple[str, Address]], given: Sequence[socket.so
         found = next(((key, address) for key, address in asked if address == where), None)
         if found is None:
             raise ConfigError(
-                f"listen: systemd has opened {where}, which is neither `listen` nor `admin.listen`: write the same "
-                "address in both, a number and not a name"
+                f"listen: systemd has opened {where}, which is none of `listen`, `admin.listen` and "
+                "`preview.listen`: write the same address in both, a number and not a name"
             )
         if not where.path:
             keep_alive(sock)

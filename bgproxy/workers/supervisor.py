@@ -83,6 +83,8 @@ class Supervisor:
                 ", ".join(door.name for door in self.crew.doors if door.key == key) for key in ("listen", "admin")
             )
             log.info("listening on %s, admin on %s, %d worker(s)", addresses, admin, len(self.crew.seats))
+            if previews := ", ".join(door.name for door in self.crew.doors if door.key == "preview"):
+                log.info("previews on %s", previews)
             while not self._ending or any(seat.pid for seat in (*self.crew.seats, *self.finishing)):
                 self._turn()
             return self._status

@@ -98,7 +98,7 @@ def test_what_a_reload_takes_over_is_marked():
             marked |= {path} if "[reload]" in line or (not section and "[reload]" in above) else set()
         above = above + line if line.startswith("# ") else ""
     keys = {
-        (name, key) if name in ("admin", "sessions") else (name,)
+        (name, key) if name in ("admin", "preview", "sessions") else (name,)
         for name, node in ROOT.keys.items()
         for key in getattr(node, "keys", None) or "x"
     }

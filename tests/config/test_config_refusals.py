@@ -175,6 +175,34 @@ BAD_VALUE = {
         'admin.listen: "127.0.0.1:9900" is taken by listen already; give each',
     ),
     "admin address": ('admin = "nowhere"', 'admin.listen: "nowhere": there is no port'),
+    "an open preview": (
+        '[preview]\nlisten = "0.0.0.0:8081"',
+        'preview.listen: "0.0.0.0:8081" can be reached from other machines, but there is no token for it: add a [[to',
+    ),
+    "an admin's token opens no preview": (
+        f'[preview]\nlisten = "0.0.0.0:8081"\n[[token]]\nname = "a"\nsecret = "{GOOD}"',
+        "but there is no token for it",
+    ),
+    "a preview's token opens no admin": (
+        f'admin = "0.0.0.0:9900"\n[[token]]\nname = "a"\nrole = "preview"\nsecret = "{GOOD}"',
+        "can be reached from other machines, but there is no token",
+    ),
+    "a preview's token that can be guessed": (
+        '[[token]]\nname = "a"\nrole = "preview"\nsecret = "aaaa"',
+        "token.a: the secret is too easy to guess",
+    ),
+    "a secret of two roles": (
+        f'[[token]]\nname = "a"\nsecret = "{GOOD}"\n[[token]]\nname = "b"\nrole = "preview"\nsecret = "{GOOD}"',
+        "its secret is another token's too",
+    ),
+    "previews on listen": (
+        '[preview]\nlisten = "127.0.0.1:8080"',
+        'preview.listen: "127.0.0.1:8080" is taken by listen',
+    ),
+    "previews of no color": (
+        '[preview]\ncolor = "gren"',
+        'preview.color: "gren" is no color of this fleet; did you mean',
+    ),
     "an open admin": (
         'admin = "0.0.0.0:9900"',
         "can be reached from other machines, but there is no token: add a [[token]]",

@@ -23,6 +23,7 @@ from bgproxy.proxy.options import (
     HoldOptions,
     Limits,
     PoolOptions,
+    PreviewOptions,
     ProxyOptions,
     RouteSessions,
     SessionOptions,
@@ -414,6 +415,7 @@ def _options(**options: Any) -> ProxyOptions:
         balance=Balance(**options.pop("balance", {})),
         sessions=_sessions(options.pop("sessions", ()), **options.pop("session_options", {})),
         hold=HoldOptions(**options.pop("hold", {})),
+        preview=options.pop("preview", PreviewOptions()),
     )
 
 

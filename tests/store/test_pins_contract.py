@@ -105,6 +105,18 @@ class TestResolve:
         assert found.now + TTL <= expires <= found.now + TTL + 2 * bucket_seconds(TTL)
         assert (await pins.counts())["blue", "v1"].live == 1
 
+    async def test_one_that_wishes_for_a_color_begins_there_and_a_known_one_stays(
+        self, store: Any, pins: PinStore, flips: Any
+    ) -> None:
+        found = await ask(pins, "a", wish="green", offer=("green", "http://127.0.0.1:9"))
+        assert (found.pin.color, found.pin.release, found.pin.epoch) == ("green", "v2", 1)
+        assert found.pin.upstream == "http://127.0.0.1:9"
+        assert (await ask(pins, "a", wish="blue")).pin == found.pin
+        assert (await ask(pins, "b", wish="mauve")).pin.color == "blue"  # which holds no release
+        assert await live(pins) == {("green", "v2"): 1, ("blue", "v1"): 1}
+        await flip(store, flips)
+        assert (await ask(pins, "c", wish="blue")).pin.epoch == 2
+
     async def test_a_known_one_stays_where_it_is(self, store: Any, pins: PinStore, flips: Any) -> None:
         first = await ask(pins, "a")
         assert await flip(store, flips) == 2

@@ -198,7 +198,7 @@ def test_what_systemd_has_opened_for_nothing_is_named(opened, handed):
     variables, first, (port, _) = handed
     given = sockets_given(variables, first)
     with pytest.raises(
-        ConfigError, match=rf"systemd has opened 127\.0\.0\.1:{port.getsockname()[1]}, which is neither"
+        ConfigError, match=rf"systemd has opened 127\.0\.0\.1:{port.getsockname()[1]}, which is none of"
     ):
         opened(settings(), None, given)
     for sock in given:
