@@ -10,6 +10,7 @@ import dataclasses
 import difflib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from types import NoneType, UnionType
 from typing import Any, get_args, get_origin, get_type_hints
 
@@ -46,8 +47,9 @@ class Table:
         return self.each if self.each is not None else self.keys.get(name)
 
 
+@cache
 def table_of(cls: type, *, hidden: frozenset[str] = frozenset(), short: str = "") -> Table:
-    """The keys of an options dataclass, without those that are written elsewhere."""
+    """The keys of an options dataclass, without those that are written elsewhere. Told apart once for each."""
     types = get_type_hints(cls)
     keys = {f.name: _node(types[f.name], _default(f)) for f in dataclasses.fields(cls) if f.name not in hidden}
     return Table(keys=keys, short=short)

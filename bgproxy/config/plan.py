@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import cache
 from pathlib import Path as FilePath
 from typing import Any, TypeVar
 
@@ -71,6 +72,12 @@ _ROOT = Table(
         "bake": table_of(Bake),
     }
 )
+
+
+@cache
+def _adapter(cls: type) -> TypeAdapter[Any]:
+    """Made once: it takes milliseconds, and a node that leads reads its plan at each step, beside the traffic."""
+    return TypeAdapter(cls)
 
 
 def load_plan(path: FilePath) -> tuple[dict[str, Any], Plan]:
@@ -172,7 +179,8 @@ class _Reading:
 
     def _built(self, cls: type[_T], values: Mapping[str, Any], table: Table, path: Path) -> _T | None:
         try:
-            return TypeAdapter(cls).validate_python(dict(values))
+            made: _T = _adapter(cls).validate_python(dict(values))  # type: ignore[arg-type]  # a class is hashable
+            return made
         except ValidationError as error:
             for item in error.errors(include_url=False):
                 inner = tuple(part for part in item["loc"] if isinstance(part, str))

@@ -3,127 +3,27 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import replace
 from typing import Any
 
 import pytest
+from conductors import BAKE, SMOKE, V3, WHO, Nodes, Steps, pretended, until
 
 from bgproxy.config.plan import plan_from
 from bgproxy.errors import BadInput, NotReady, Refused, StoreUnavailable
-from bgproxy.rollout import conductor as module
-from bgproxy.rollout.barrier import Barrier, FlipOptions
 from bgproxy.rollout.conductor import Conductor
-from bgproxy.rollout.flip import Switch
 from bgproxy.rollout.options import RolloutOptions
-from bgproxy.rollout.validate import Validator
 from bgproxy.rules.gate import Finding, Verdict
 from bgproxy.rules.health import HealthOptions
-from bgproxy.rules.plan import Gate, Plan
-from bgproxy.rules.release import Phase, Release
-from bgproxy.rules.route import Route, RouteTable
+from bgproxy.rules.plan import Plan
+from bgproxy.rules.release import Phase
 from bgproxy.rules.run import Run
-from bgproxy.store.base import NodeReport
-
-SMOKE = {"kind": "http", "name": "smoke"}
-BAKE = {"max_error_rate": 0.01}
-V3 = Release("v3", ("http://127.0.0.1:1003",))
-WHO = {"actor": "ada", "reason": "why"}
-PASS = Finding(Verdict.PASS, "fine", {"answers": [1]})
-
-
-class Steps:
-    """Stands in for everything that is tried: what each step comes to, and which were tried, in order."""
-
-    def __init__(self) -> None:
-        self.tried: list[str] = []
-        self.comes_to: dict[str, Finding | Exception] = {}
-        self.holds: dict[str, asyncio.Event] = {}
-        self.cancelled: list[str] = []
-
-    async def take(self, name: str) -> Finding:
-        self.tried.append(name)
-        try:
-            if name in self.holds:
-                await self.holds[name].wait()
-        except asyncio.CancelledError:
-            self.cancelled.append(name)
-            raise
-        found = self.comes_to.get(name, PASS)
-        if isinstance(found, Exception):
-            raise found
-        return found
 
 
 @pytest.fixture
 def steps(monkeypatch) -> Steps:
-    made = Steps()
-
-    async def ready(*_: Any) -> Finding:
-        return await made.take("ready")
-
-    async def parity(*_: Any) -> Finding:
-        return await made.take("parity")
-
-    async def gate(one: Gate, _trial: Any) -> Finding:
-        return await made.take(f"gate:{one.name}")
-
-    monkeypatch.setattr(module, "await_ready", ready)
-    monkeypatch.setattr(module, "try_parity", parity)
-
-    async def hook(_hook: Any, step: str, _trial: Any, _run: Any) -> Finding:
-        return await made.take(step)
-
-    monkeypatch.setattr(module, "try_gate", gate)
-    monkeypatch.setattr(module, "run_hook", hook)
-    monkeypatch.setattr(module, "INTERVAL", 0.001)
-    monkeypatch.setattr(module, "PAUSE", 0.0)
-    monkeypatch.setattr(module, "HOLD", 0.001)
-    return made
-
-
-class Nodes:
-    """Nodes on one store and one mirror, each with a conductor of its own."""
-
-    def __init__(self, world: Any, steps: Steps) -> None:
-        self.world = world
-        self.steps = steps
-        self.running: dict[str, Conductor] = {}
-
-    async def add(
-        self, name: str, *, options: RolloutOptions | None = None, watched: bool = False, default: Any = None
-    ) -> Conductor:
-        world = self.world
-        validator = Validator(world.ledger, world.mirror, world.probe)
-        barrier = Barrier(world.ledger, world.mirror, world.store, name, FlipOptions(), lambda: True)
-        switch = Switch(world.ledger, world.mirror, world.probe, validator, world.spread, barrier)
-
-        async def watch(_run: Run, _plan: Plan) -> Finding:
-            return await self.steps.take("bake")
-
-        routes = RouteTable((Route("default"),))
-        more = {"watch": watch} if watched else {}
-        told = options or RolloutOptions(), HealthOptions(), default or {}
-        parts = name, world.ledger, world.mirror, world.store, switch
-        made = Conductor(*parts, plan_from, lambda: routes, *told, **more)
-        await self.beat(name)
-        made.start()
-        self.running[name] = made
-        return made
-
-    async def beat(self, name: str) -> None:
-        await self.world.store.beat(NodeReport(id=name, host="h", pid=1, version="1", epoch=1))
-
-    async def dies(self, name: str) -> None:
-        """As a process that is killed: nothing is handed over; its host signs it off."""
-        dead = self.running.pop(name)
-        dead._node_id = "a ghost"  # it has no time to say anything
-        await dead.stop()
-        await self.world.store.leave(name)
-
-    async def close(self) -> None:
-        for one in self.running.values():
-            await one.stop()
+    return pretended(monkeypatch)
 
 
 @pytest.fixture
@@ -145,14 +45,6 @@ def plan(*gates: Mapping[str, Any], bake: bool = False) -> dict[str, Any]:
 def run_of(world: Any) -> Run:
     assert world.state.run is not None
     return world.state.run
-
-
-async def until(what: Callable[[], Any]) -> None:
-    for _ in range(5_000):
-        if what():
-            return
-        await asyncio.sleep(0.001)
-    raise AssertionError("it did not come true")
 
 
 async def ended(world: Any) -> Run:
