@@ -35,6 +35,7 @@ from bgproxy.rollout.drain import Drainer
 from bgproxy.rollout.flip import Switch
 from bgproxy.rollout.health import HealthChecker
 from bgproxy.rollout.validate import Validator
+from bgproxy.rollout.watching import Reporter
 from bgproxy.rules.route import RouteTable
 from bgproxy.store.base import NodeReport, open_store
 from bgproxy.store.fence import Fence
@@ -51,6 +52,7 @@ from bgproxy.telemetry import logs
 from bgproxy.telemetry.access import AccessLog
 from bgproxy.telemetry.legacy import Estate
 from bgproxy.telemetry.metrics import Metrics
+from bgproxy.telemetry.windows import Windows
 
 log = logging.getLogger(__name__)
 
@@ -110,6 +112,7 @@ class Worker:
         parts = self.node_id, self.ledger, self.mirror, self.store, self.switch
         told = settings.rollout(), settings.health(), settings.plan()
         self.conductor = Conductor(*parts, plan_from, lambda: self.plane.routes, *told)
+        self.reporter = Reporter(self.node_id, self.store, Windows(self.metrics))
         self.admin = AdminServer(place.admin)
         self._line = orders.Line(place.supervisor)
         self._started = asyncio.Event()
@@ -141,11 +144,12 @@ class Worker:
         held = self.estate.carry_on()
         self.access.start()
         self.mirror.listen(self.plane.apply)
+        self.mirror.listen(self.reporter.apply)
         self.mirror.listen(self.barrier.apply)
         await self.plane.start()
         await self._join_fleet()
         self.losses.cut(held)
-        parts = self.health, self.validator, self.drainer, self.membership, self.pins, self.conductor
+        parts = self.health, self.validator, self.drainer, self.membership, self.pins, self.conductor, self.reporter
         for part in parts:
             part.start()
         await self.peers.start()
@@ -213,7 +217,7 @@ class Worker:
         self.estate.save()
         await self.admin.stop()
         await self.peers.stop()
-        rollout = (self.conductor, self.barrier, self.validator, self.drainer, self.health)
+        rollout = (self.conductor, self.reporter, self.barrier, self.validator, self.drainer, self.health)
         for part in (*rollout, self.restorer, self.membership):
             await part.stop()
         await self.pins.stop()

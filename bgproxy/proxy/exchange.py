@@ -16,7 +16,7 @@ from bgproxy.http1.head import CHUNKED, IDEMPOTENT, Malformed, ResponseHead, why
 from bgproxy.proxy.answer import Answer
 from bgproxy.proxy.hold import admitted
 from bgproxy.proxy.pool import Upstream
-from bgproxy.proxy.record import settle
+from bgproxy.proxy.record import note_broken, note_refusal, settle
 from bgproxy.proxy.replies import RpcError
 from bgproxy.proxy.routing import Group
 from bgproxy.proxy.sending import Sending
@@ -345,6 +345,7 @@ class Exchange(Sending):
     def _refuse(self, code: str, detail: str, rpc: RpcError | None = None) -> None:
         self.end = code
         self.status = self.client.refuse(code, detail, close=not self.request_done, rpc=rpc)
+        note_refusal(self, code)
         self._count(monotonic())
         self.client.exchange_done(self.request_done and self.client.keeps(self.request), self.request_done, monotonic())
 
@@ -352,7 +353,7 @@ class Exchange(Sending):
         """The agent failed."""
         assert self.upstream is not None
         self.upstream.failed(detail)
-        self.group.slot.broken_agent += 1
+        note_broken(self)
         self.refuse(code, f"{self.upstream.url}: {detail}")
 
     def answer_timeout(self) -> None:

@@ -3,12 +3,30 @@
 from __future__ import annotations
 
 from time import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from bgproxy.http1.fields import values
+from bgproxy.proxy.replies import REPLIES
 
 if TYPE_CHECKING:
     from bgproxy.proxy.exchange import Exchange
+
+# Answers of our own by which a client learns that the release did not serve it: its agents' failures, and these.
+_UNSERVED: Final = ("no_upstream", "no_connection")
+
+
+def note_refusal(exchange: Exchange, code: str) -> None:
+    """The exchange ends with an answer of our own: is it the agent's fault?"""
+    if REPLIES[code].fault != "agent" and code not in _UNSERVED:
+        exchange.group.slot.own[exchange.status // 100] += 1
+
+
+def note_broken(exchange: Exchange) -> None:
+    """The agent has failed. Where no answer was begun, or an error, the status tells."""
+    slot = exchange.group.slot
+    slot.broken_agent += 1
+    if exchange.answer is not None and exchange.status < 500:
+        slot.broken_late += 1
 
 
 def settle(exchange: Exchange, now: float) -> None:

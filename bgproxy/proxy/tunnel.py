@@ -176,6 +176,8 @@ class Tunnel:
             return
         self._plane.tunnels.discard(self)
         self.exchange.group.slot.websockets -= 1
+        if self._reason == "agent_closed":
+            self.exchange.group.slot.broken_late += 1
         self.exchange.tunnel_closed(self.client.received, self.agent.received, self._reason)
 
     def end(self, code: int, reason: str) -> bool:

@@ -31,6 +31,7 @@
     bgproxy:{FLEET}:nodes   hash    node id → its last report with the time it came: the nodes that are registered
     bgproxy:{FLEET}:flips   hash    epoch → a flip's record (JSON); EPOCH:moved, :ended, :lost, :turns_cut → counts
     bgproxy:{FLEET}:held    hash    node id → the revision of the newest state at which it holds new admissions
+    bgproxy:{FLEET}:topic:NAME  hash  node id → what it tells of that topic (JSON), see topics.py
     bgproxy:{FLEET}:once    hash    digests of idempotency keys → what came of them first, see once.lua
     bgproxy:{FLEET}:bell    channel the revision that has just been written, nothing else
 
@@ -279,6 +280,15 @@ class Store(Protocol):
 
         `dead`: it will never come back, so a beat of it that is still on its way does not count (for `DEAD_TTL`).
         """
+
+    async def tell(self, topic: str, who: str, text: str) -> None:
+        """Keep a text for all nodes, in place of what `who` told of that topic before; see `store/topics.py`.
+
+        Beside the state: no bell rings, and nothing is on record.
+        """
+
+    async def told(self, topic: str) -> dict[str, str]:
+        """What was told of a topic, by who told it; nothing of one that is not known, or was forgotten."""
 
 
 def open_store(options: StoreOptions) -> Store:

@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 
 import orjson
 
-from bgproxy.errors import SchemaTooNew, StoreBroken
+from bgproxy.errors import BadInput, SchemaTooNew, StoreBroken
 from bgproxy.rules.chain import Head, content
 from bgproxy.rules.fleet import Change, FleetState
 from bgproxy.rules.holds import Pause, Pending
@@ -374,3 +374,10 @@ def _text(value: Any) -> str:
 
 def _texts(value: Any) -> tuple[str, ...]:
     return tuple(_text(item) for item in _of(list, value))
+
+
+def entry_number(entry_id: str, name: str = "before") -> int:
+    """The number that is a memory store's id of an audit entry. Raises `BadInput`."""
+    if not (entry_id.isascii() and entry_id.isdigit() and len(entry_id) < 19):
+        raise BadInput(f"{name}: {entry_id[:64]!r} is no id of an audit entry")
+    return int(entry_id)

@@ -30,6 +30,7 @@ from bgproxy.store.document import (
     entries_from,
     entry_content,
     entry_document,
+    entry_number,
     entry_of,
     flips_from,
     head_from,
@@ -47,6 +48,7 @@ from bgproxy.store.memory_pins import MemoryPins
 from bgproxy.store.once import AlreadyDone, Done, Once, OnceTable
 from bgproxy.store.pin_log import PinLog
 from bgproxy.store.pinning import PinStore
+from bgproxy.store.topics import TopicTable
 
 log = logging.getLogger(__name__)
 
@@ -93,6 +95,7 @@ class MemoryStore:
         self._writing = asyncio.Lock()
         self._flips = FlipTable()
         self._once = OnceTable()
+        self._topics = TopicTable()
         self._pin_log: PinLog | None = None
         if self._path is None:
             self._pins = MemoryPins(self._standing, self._nodes.ids, has_moved=self._has_moved)
@@ -194,13 +197,13 @@ class MemoryStore:
 
     async def audit(self, *, limit: int, before: str | None = None) -> list[AuditEntry]:
         """See `Store.audit`."""
-        bound = self._last_id + 1 if before is None else _entry_number(before)
+        bound = self._last_id + 1 if before is None else entry_number(before)
         older = (entry for entry in reversed(self._audit) if int(entry.id) < bound)
         return list(islice(older, max(0, limit)))
 
     async def trail(self, *, limit: int, after: str = OLDEST) -> list[dict[str, Any]]:
         """See `Store.trail`."""
-        bound = _entry_number(after, "after")
+        bound = entry_number(after, "after")
         newer = (entry for entry in self._audit if int(entry.id) > bound)
         return [entry_document(entry) for entry in islice(newer, max(1, limit))]
 
@@ -242,6 +245,14 @@ class MemoryStore:
     async def leave(self, node_id: str, serial: int | None = None, *, dead: bool = False) -> bool:
         """See `Store.leave`."""
         return self._nodes.leave(node_id, serial, dead)
+
+    async def tell(self, topic: str, who: str, text: str) -> None:
+        """See `Store.tell`."""
+        self._topics.tell(topic, who, text)
+
+    async def told(self, topic: str) -> dict[str, str]:
+        """See `Store.told`."""
+        return self._topics.told(topic)
 
     def _standing(self) -> FleetState | None:
         return self._state
@@ -372,7 +383,7 @@ class MemoryStore:
         flips = flips_from(document.get("flips", []), where)
         once = once_from(document.get("once", {}), where)
         try:
-            last_id = _entry_number(entries[-1].id) if entries else 0
+            last_id = entry_number(entries[-1].id) if entries else 0
         except BadInput:
             raise StoreBroken(
                 f"{where} cannot be understood (audit id {entries[-1].id!r}); it is left as it is"
@@ -387,9 +398,3 @@ class MemoryStore:
             self._head = head and replace(head, first=max([head.first, *(entry.seq + 1 for entry in dropped)]))
             self._flips = FlipTable(flips)
             self._once = once
-
-
-def _entry_number(entry_id: str, name: str = "before") -> int:
-    if not (entry_id.isascii() and entry_id.isdigit() and len(entry_id) < 19):
-        raise BadInput(f"{name}: {entry_id[:64]!r} is no id of an audit entry")
-    return int(entry_id)

@@ -51,6 +51,7 @@ from bgproxy.store.redis_border import Border
 from bgproxy.store.redis_client import connect
 from bgproxy.store.redis_commit import commit_arguments, outcome_text, unclosed
 from bgproxy.store.redis_pins import RedisPins
+from bgproxy.store.topics import TOPIC_TTL
 
 _ENTRY_ID = re.compile(r"[0-9]{1,18}-[0-9]{1,18}")
 
@@ -73,7 +74,7 @@ class RedisStore:
         self._flips_key = prefix + "flips"
         self._once_key = prefix + "once"
         self._held_key = prefix + "held"
-        self._bell = prefix + "bell"
+        self._bell, self._topic_key = prefix + "bell", prefix + "topic:"
         address = store_address(options.url)
         self._lines: set[PubSub] = set()
         self._client, self._primary = connect(address, options, self._state_key)
@@ -85,6 +86,7 @@ class RedisStore:
         self._hold_script = self._client.register_script(_script("hold.lua"))
         self._tally_script = self._client.register_script(_script("tally.lua"))
         self._beat_script = self._client.register_script(_script("beat.lua"))
+        self._tell_script = self._client.register_script(_script("tell.lua"))
         self._leave_script = self._client.register_script(_script("leave.lua"))
         self._pins = RedisPins(self._client, self._border, self._hear, prefix)
         self.pins: PinStore = self._pins
@@ -261,6 +263,17 @@ class RedisStore:
         async with self._border():
             gone = await cast("Any", self._leave_script(keys=keys, args=arguments))
         return bool(gone)
+
+    async def tell(self, topic: str, who: str, text: str) -> None:
+        """See `Store.tell`."""
+        async with self._border():
+            await cast("Any", self._tell_script(keys=[self._topic_key + topic], args=[who, text, TOPIC_TTL]))
+
+    async def told(self, topic: str) -> dict[str, str]:
+        """See `Store.told`."""
+        async with self._border():
+            texts = await cast("Any", self._client.hgetall(self._topic_key + topic))
+        return {who.decode(errors="replace"): text.decode(errors="replace") for who, text in texts.items()}
 
     def _reports(self, reports: Sequence[bytes], now: float) -> list[NodeReport]:
         """Of ids, each followed by its report."""

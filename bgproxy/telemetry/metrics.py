@@ -9,26 +9,14 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Any, Final
 
-# Seconds. Agents answer between a millisecond (a cache) and ten minutes (deep thought).
-BOUNDS: Final[tuple[float, ...]] = (
-    0.001,
-    0.0025,
-    0.005,
-    0.01,
-    0.025,
-    0.05,
-    0.1,
-    0.25,
-    0.5,
-    1.0,
-    2.5,
-    5.0,
-    10.0,
-    30.0,
-    60.0,
-    300.0,
-)
+from bgproxy.rules import window
+
+# Known to the compiler as these files' own, so that the data path looks nothing up.
+BOUNDS: Final[tuple[float, ...]] = window.BOUNDS
 _BOUNDS: Final = len(BOUNDS)
+_PARTS: Final = 16  # `window.PARTS`; a test says so
+_LOWER: Final[tuple[float, ...]] = (0.0, *BOUNDS[:-1])
+_PER_SECOND: Final[tuple[float, ...]] = tuple([_PARTS / (high - low) for low, high in zip(_LOWER, BOUNDS, strict=True)])
 
 
 KEPT_RELEASES = 16
@@ -36,10 +24,10 @@ KEPT_RELEASES = 16
 
 
 class Histogram:
-    """Counts of durations by upper bound, the last bucket without one."""
+    """Counts of durations: in buckets by upper bound, the last one without; each cut into parts, see `rules/window`."""
 
     def __init__(self) -> None:
-        self.buckets = [0] * (len(BOUNDS) + 1)
+        self.parts = [0] * (_BOUNDS * _PARTS + 1)
         self.sum = 0.0
 
     def add(self, seconds: float) -> None:
@@ -47,11 +35,20 @@ class Histogram:
         bucket = 0
         while bucket < _BOUNDS and seconds > BOUNDS[bucket]:
             bucket += 1
-        self.buckets[bucket] += 1
+        part = bucket * _PARTS
+        if bucket < _BOUNDS:
+            inner = int((seconds - _LOWER[bucket]) * _PER_SECOND[bucket])
+            part += inner if inner < _PARTS else _PARTS - 1  # a bound belongs to the bucket that it ends
+        self.parts[part] += 1
         self.sum += seconds
 
+    @property
+    def buckets(self) -> list[int]:
+        """The counts by bucket."""
+        return [sum(self.parts[at : at + _PARTS]) for at in range(0, len(self.parts), _PARTS)]
+
     def as_dict(self) -> dict[str, Any]:
-        return {"buckets": list(self.buckets), "sum": self.sum}
+        return {"buckets": self.buckets, "sum": self.sum}
 
 
 class Slot:
@@ -62,6 +59,8 @@ class Slot:
         self.color = color
         self.release = release
         self.classes = [0] * 6
+        self.own = [0] * 6  # of these, by status too: answers that the proxy gave for no fault of the agent's
+        self.broken_late = 0  # answers of the agent that were no errors as they began, and that it broke off
         self.latency = Histogram()
         self.ttfb = Histogram()
         self.in_flight = 0
@@ -112,6 +111,10 @@ class Metrics:
         if (slot := self._slots.get(key)) is None:
             slot = self._slots[key] = Slot(route, color, release)
         return slot
+
+    def slots(self) -> list[Slot]:
+        """All of them."""
+        return [*self._slots.values()]
 
     def stand(self, releases: Collection[str]) -> None:
         """These releases (labels) stand on a color now. Of the others the last `KEPT_RELEASES` are told on.

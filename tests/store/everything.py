@@ -38,6 +38,8 @@ async def everything(store: Any, flips: Any) -> None:
     await _on_the_record(store, flips)
     await store.tally(2, lost=1, turns_cut=1)
     assert [record.lost for record in await store.flips([2])] == [1]
+    await store.tell("a topic", "n", "text")
+    assert await store.told("a topic") == {"n": "text"}
     assert await store.now() >= entry.at
     await store.leave("n")
 

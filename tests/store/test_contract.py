@@ -321,3 +321,13 @@ async def test_an_error_names_some_of_many_nodes(store: Store) -> None:
 async def test_closing_twice_is_no_error(store: Store) -> None:
     await store.close()
     await store.close()
+
+
+async def test_what_is_told_of_a_topic_is_read_by_all(store: Store) -> None:
+    assert await store.told("r1:bake:2") == {}
+    await store.tell("r1:bake:2", "one", '{"a": "ü"}')
+    await store.tell("r1:bake:2", "two", "b")
+    await store.tell("r1:bake:2", "one", "c")
+    await store.tell("r2", "one", "d")
+    assert await store.told("r1:bake:2") == {"one": "c", "two": "b"}
+    assert await store.told("r2") == {"one": "d"}
