@@ -265,7 +265,8 @@ class Exchange(Sending):
             self.turn.answered(101, None)
         self.status = 101
         self.first_byte = monotonic()
-        head = fields + b"Connection: upgrade\r\nUpgrade: %b\r\n\r\n" % upgrade
+        debug = self.group.debug if self.client.plane.debug_header else b""
+        head = fields + b"%bConnection: upgrade\r\nUpgrade: %b\r\n\r\n" % (debug, upgrade)
         Tunnel(self, upgrade == b"websocket").open(head, rest)
 
     def agent_lost(self, error: Exception | None) -> None:

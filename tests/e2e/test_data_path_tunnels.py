@@ -36,7 +36,7 @@ async def opened(rig: Rig) -> tuple[Proxy, Wire, Wire]:
 
 async def test_both_heads_say_what_an_upgrade_needs(rig: Rig) -> None:
     script = Script()
-    proxy = await rig.proxy(rig.agent(script))
+    proxy = await rig.proxy(rig.agent(script), forwarding={"debug_header": True})
     client = await proxy.connect()
     await client.send(get("/ws", *UPGRADE, "HTTP2-Settings: AAMAAABk"))
     agent = await script.next()
@@ -49,6 +49,7 @@ async def test_both_heads_say_what_an_upgrade_needs(rig: Rig) -> None:
     assert answer.start == b"HTTP/1.1 101 Switching Protocols"
     assert (answer.get(b"connection"), answer.get(b"upgrade")) == (b"upgrade", b"websocket")
     assert answer.get(b"sec-websocket-accept") == b"y"
+    assert (answer.get(b"x-bgproxy-color"), answer.get(b"x-bgproxy-epoch")) == (b"blue", b"1")
 
 
 async def test_bytes_glued_to_both_heads_are_not_lost(rig: Rig) -> None:
