@@ -239,7 +239,7 @@ class Node:
         self.line = Line(world, process, fleet.server)
         self.store = FarStore(self.line, terms.store)
         self.is_open = False
-        self._before = successor_of
+        self._dead = [] if successor_of is None else [*successor_of._dead, successor_of.id]
         store = cast("Any", self.store)
         timeout = terms.store.connect_timeout + terms.store.command_timeout
         self.fence = Fence(terms.store.fence_after, process.time)
@@ -322,7 +322,7 @@ class Node:
         self.mirror.listen(self._applied)
         self.mirror.listen(self.plane.apply)
         self.mirror.listen(self.barrier.apply)
-        binding = self._before is not None
+        binding = bool(self._dead)
         while not self.is_open:
             known = self.mirror.load(cast("Path", _Disk(self.fleet.disks.get(self.host))), binding=binding)
             try:
@@ -339,18 +339,17 @@ class Node:
             if self.fence.fence_after:
                 self.neighbours.start()
             self.pins.start()
-            if self._before is not None:
-                spawn(self._sign_off(self._before.id), "sign off the worker before")
+            if self._dead:
+                spawn(self._sign_off(), "sign off the workers before")
             self.is_open = True
             world.say(self.id, "serves")
 
-    async def _sign_off(self, dead: str) -> None:
-        """As `Badges` does."""
-        is_told = False
-        while not is_told:
+    async def _sign_off(self) -> None:
+        """As `Badges` does: all that have died in this seat, as one of them may have done so before it could do this."""
+        while self._dead:
             with suppress(StoreUnavailable):
-                await self.store.leave(dead, dead=True)
-                is_told = True
+                await self.store.leave(self._dead[0], dead=True)
+                del self._dead[0]
             await _sleep(self, 0.4)
 
     def _applied(self, state: FleetState) -> None:
