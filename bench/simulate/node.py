@@ -49,6 +49,7 @@ from bgproxy.store.nodes import Heartbeat
 from bgproxy.store.pin_outage import PinOptions
 from bgproxy.store.pinning import Want
 from bgproxy.store.pins import PinCache
+from bgproxy.store.restorer import Restorer
 from bgproxy.tasks import spawn
 from bgproxy.telemetry.access import AccessLog, AccessLogOptions
 from bgproxy.telemetry.metrics import Metrics
@@ -245,6 +246,7 @@ class Node:
         self.fence = Fence(terms.store.fence_after, process.time)
         self.mirror = Mirror(store, read_interval=terms.store.read_interval, fence=self.fence, clock=process.time)
         self.ledger = Ledger(store, self.mirror, lambda: time.time(), timeout=timeout)
+        self.restorer = Restorer(self.ledger, self.mirror)
         self.losses = Losses(store, lambda: self.mirror.state)
         self.pins = PinCache(
             store.pins,
@@ -345,7 +347,7 @@ class Node:
             world.say(self.id, "serves")
 
     async def _sign_off(self) -> None:
-        """As `Badges` does: all that have died in this seat, as one of them may have done so before it could do this."""
+        """As `Badges` does: all that died in this seat, as one of them may have done so before it could do this."""
         while self._dead:
             with suppress(StoreUnavailable):
                 await self.store.leave(self._dead[0], dead=True)

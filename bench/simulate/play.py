@@ -23,7 +23,7 @@ from bgproxy.store.base import StoreOptions
 from bgproxy.store.pin_outage import PinOptions
 
 JOIN = 0.5  # seconds until the fleet stands
-MENDED = 4.5  # seconds after them until the fleet must have found itself again: node_ttl and a little
+MENDED = 6.5  # seconds after them until the fleet must have found itself again: ROLL_CALL, and what comes before it
 LAST = 1.5  # seconds for the last flip
 RATE = 25.0  # requests a second
 

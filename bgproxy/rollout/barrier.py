@@ -39,6 +39,10 @@ BY = "bgproxy"  # the actor of what no operator asked for
 _FIRST_PAUSE = 0.01  # seconds between two looks whether all hold, where no bell tells it
 _LONGEST_PAUSE = 0.04
 _PATIENCE = 0.15  # seconds after which others look after a flip that is still open
+_UNKNOWN = (
+    "the store had lost its data, and nodes that it does not know of may serve until they have registered again: flip "
+    "again in a few seconds"
+)
 _NEVER = 2**53 - 1  # a revision that no state will have
 _AGAIN = 0.2  # seconds between their looks
 
@@ -236,6 +240,8 @@ class Barrier:
                     return await self._complete(pending, fenced)
                 except Waiting as waiting:
                     silent = waiting.nodes
+                    if not silent:
+                        return await self._give_up(pending, _UNKNOWN)
                     is_late = self._clock() >= until
                     fenced = await self._fenced(silent, is_late)
                     if fenced.keys() >= set(silent):

@@ -20,6 +20,8 @@
 10. A node is registered from its first beat until it leaves, or is taken off the list by its host, an operator, or
     after a long silence. Until then it is told with all that it said last, however silent: it may still serve.
 11. A commit that asks for all nodes to hold is made only where every registered node has said so, in the same step.
+    Nor is it made for a while (`roll_call`) after a change that was written whole: what has lost the state has lost
+    nodes with it, of which each registers again at its next beat.
 
 **Keyspace** in Redis, all of one fleet under one hash tag, so that a script's keys live in one slot:
 
@@ -32,6 +34,7 @@
     bgproxy:{FLEET}:flips   hash    epoch → a flip's record (JSON); EPOCH:moved, :ended, :lost, :turns_cut → counts
     bgproxy:{FLEET}:held    hash    node id → the revision of the newest state at which it holds new admissions
     bgproxy:{FLEET}:topic:NAME  hash  node id → what it tells of that topic (JSON), see topics.py
+    bgproxy:{FLEET}:roll    there while nodes may be missing from the list, as the store had lost something
     bgproxy:{FLEET}:once    hash    digests of idempotency keys → what came of them first, see once.lua
     bgproxy:{FLEET}:bell    channel the revision that has just been written, nothing else
 
@@ -58,6 +61,7 @@ from typing import Any, Final, Protocol, runtime_checkable
 from bgproxy.errors import BgproxyError, ConfigError
 from bgproxy.rules.chain import Head
 from bgproxy.rules.fleet import Change, FleetState
+from bgproxy.rules.lease import CLOCK_RATE
 from bgproxy.store.address import SCHEMES, redacted
 from bgproxy.store.flips import FlipRecord
 from bgproxy.store.once import Done, Once
@@ -73,6 +77,9 @@ RELEASE_FIELD: Final = "release:"
 
 OLDEST: Final = "0"
 """In place of an entry's id: from the oldest entry on."""
+
+ROLL_CALL: Final = 4.0
+"""Seconds in which each node that reaches the store beats, should one beat be lost: twice their interval."""
 
 DEAD_TTL: Final = 3600
 """Seconds; a kernel goes on sending what a dead process has written for a quarter of an hour at most (tcp(7))."""
@@ -99,6 +106,12 @@ class StoreOptions:
     fence_after: float = 0.0  # without a beat for so long a node admits nothing new to it; 0: it goes on
     snapshot: str = ""  # a file's path, memory only; memory:///path says the same
     handover: str = ""  # likewise, where there is no snapshot: for a worker's successor, so not synced to the disk
+
+    @property
+    def roll_call(self) -> float:
+        """Seconds after which each node is registered again in a store that had lost them, or has fenced itself. One
+        that is stopped or cut off for longer than that and keeps no fence is not known of."""
+        return max(ROLL_CALL, self.fence_after * (1 + CLOCK_RATE))
 
     def __repr__(self) -> str:
         return f"StoreOptions(url={redacted(self.url)!r}, fleet={self.fleet!r}, command_timeout={self.command_timeout})"
@@ -175,10 +188,11 @@ class Held:
 
 
 class Waiting(BgproxyError):
-    """A commit that was not made: these nodes, by id, have not said that they hold new admissions."""
+    """A commit that was not made: these nodes, by id, have not said that they hold new admissions. None of them: which
+    nodes there are is not known yet, as the store had lost it."""
 
     def __init__(self, nodes: Sequence[str]) -> None:
-        super().__init__(f"not every node holds: {', '.join(nodes)}")
+        super().__init__(f"not every node holds: {', '.join(nodes) or 'not all are known yet'}")
         self.nodes = tuple(nodes)
 
 

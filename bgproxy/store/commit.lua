@@ -1,7 +1,7 @@
 -- The one way in which the fleet's state is written: compare, write, put on record, ring. Whole or not at all.
 --
 -- KEYS  1 state hash   2 audit stream   3 pins' counts hash   4 flips hash   5 hash of once.lua
---       6 nodes hash   7 held hash
+--       6 nodes hash   7 held hash   8 the key that is there while nodes may be missing from the list
 -- ARGV  1 our schema          2 what must stand: the revision and the pointer's epoch, color and time (or the
 --       revision alone), or "" where nothing may stand
 --       3 the bell's channel  4 about how many audit entries to keep
@@ -13,13 +13,14 @@
 --       18 the digest of an idempotency key, or ""  19 what comes of it, as once.lua keeps it; "" where that is not to be kept
 --       20 the revision at which every node must hold, or ""  21 an object of nodes' ids that need not (JSON): true, or
 --       the serial that their last beat must have for that
---       22 "whole": what is written takes the place of all fields that stand, or ""
+--       22 where what is written takes the place of all fields that stand, as what stood had lost something: for how
+--       many milliseconds nodes may be missing from the list; or ""
 --       then, for each field to write: its name, its value, and "stamp", a number of seconds or "".
 --       A value to be stamped is a JSON object without its closing brace: the time of this Redis is its last member,
 --       before it, with a number of seconds, the deadline that is so far away.
 --
 -- Answers {"done", time, audit id, seq, prev, hash}, {"newer", schema}, {"known", record, answer or ""},
--- {"waiting", node, ...} with those that do not hold, or {"conflict", field, value, ...} with what stands.
+-- {"waiting", node, ...} with those that do not hold, none where they are not all known, or {"conflict", field, value, ...} with what stands.
 
 local standing = redis.call('HMGET', KEYS[1], 'schema', 'revision', 'pointer')
 local schema = tonumber(standing[1] or '0')
@@ -75,7 +76,7 @@ if ARGV[20] ~= '' then
     end
   end
 end
-if #asleep > 0 then
+if #asleep > 0 or ARGV[20] ~= '' and redis.call('EXISTS', KEYS[8]) == 1 then
   table.sort(asleep)
   table.insert(asleep, 1, 'waiting')
   return asleep
@@ -121,6 +122,7 @@ for i = 23, #ARGV, 3 do
 end
 if ARGV[22] ~= '' then
   redis.call('DEL', KEYS[1])
+  redis.call('SET', KEYS[8], '1', 'PX', ARGV[22])
 end
 redis.call('HSET', KEYS[1], unpack(write))
 

@@ -90,7 +90,7 @@ class MemoryStore:
         self._audit: deque[AuditEntry] = deque(maxlen=max(1, options.audit_keep))  # oldest first
         self._last_id = 0
         self._head: Head | None = None  # of the audit's chain; None before its first entry
-        self._nodes = NodeTable(options.fleet, options.node_ttl, clock)
+        self._nodes = NodeTable(options, clock)
         self._bells: set[RevisionBell] = set()
         self._writing = asyncio.Lock()
         self._flips = FlipTable()
@@ -272,8 +272,8 @@ class MemoryStore:
         standing = self._state
         if not (standing is None if create else change.fits(standing)):
             raise Conflict(standing)
-        if held is not None and (late := self._nodes.waited_for(held)):
-            raise Waiting(late)
+        if held is not None:
+            self._nodes.must_hold(held)
         state = change.stamped(now)
         before = self._head or EMPTY
         head = before.after(now, entry_content(change)[1])
@@ -293,6 +293,8 @@ class MemoryStore:
         self._state, self._head, self._once = state, step.head, step.once
         self._audit.append(entry)
         self._last_id = int(entry.id)
+        if step.change.whole:
+            self._nodes.call_roll()
         for bell in self._bells:
             bell.ring(state.revision)
         return state, entry

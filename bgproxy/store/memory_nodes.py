@@ -7,18 +7,20 @@ from collections.abc import Callable
 from dataclasses import replace
 from math import inf
 
-from bgproxy.store.base import DEAD_TTL, Held, NodeReport
+from bgproxy.store.base import DEAD_TTL, Held, NodeReport, StoreOptions, Waiting
 from bgproxy.store.node_record import cannot_join, has_died
 
 
 class NodeTable:
     """See `Store.beat`, `Store.nodes`, `Store.leave`, `Store.hold` and `Store.asleep`."""
 
-    def __init__(self, fleet: str, node_ttl: float, clock: Callable[[], float] = time.monotonic) -> None:
-        """`node_ttl` in seconds, by `clock`."""
-        self._fleet = fleet
-        self._ttl = node_ttl
+    def __init__(self, options: StoreOptions, clock: Callable[[], float] = time.monotonic) -> None:
+        """Times by `clock`."""
+        self._fleet = options.fleet
+        self._ttl = options.node_ttl
+        self._roll_call = options.roll_call
         self._clock = clock
+        self._missing_until = -inf  # nodes may be missing from the list
         self._heard: dict[str, tuple[NodeReport, float]] = {}
         self._held: dict[str, int] = {}  # revisions
         self._dead: dict[str, float] = {}  # until when they are known to be
@@ -43,8 +45,15 @@ class NodeTable:
         return [replace(node, age=age, live=age <= self._ttl) for node, age in aged]
 
     def ids(self) -> list[str]:
-        """Of all of them, sorted."""
-        return sorted(self._heard)
+        """Of all of them, sorted; with "?" while others may be missing."""
+        return [*sorted(self._heard), *(["?"] if self._is_calling() else [])]
+
+    def call_roll(self) -> None:
+        """Some may be missing from now on, as the store had lost something."""
+        self._missing_until = self._clock() + self._roll_call
+
+    def _is_calling(self) -> bool:
+        return self._clock() < self._missing_until
 
     def leave(self, node_id: str, serial: int | None, dead: bool) -> bool:
         """It is registered no more, if `serial` is its last beat's or None; whether it was."""
@@ -67,6 +76,8 @@ class NodeTable:
         late = (node for node in self._heard if self._held.get(node, 0) < held.revision)
         return sorted(node for node in late if node not in held.without)
 
-    def waited_for(self, held: Held) -> list[str]:
-        """Those for which a commit waits."""
-        return [node for node in self.asleep(held) if held.fenced.get(node) != self._heard[node][0].serial]
+    def must_hold(self, held: Held) -> None:
+        """Raises `Waiting` where a commit has to wait."""
+        late = [node for node in self.asleep(held) if held.fenced.get(node) != self._heard[node][0].serial]
+        if late or self._is_calling():
+            raise Waiting(late)

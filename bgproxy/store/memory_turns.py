@@ -14,7 +14,7 @@ class NodeTurns:
     """See `PinStore.applied` and `PinStore.idle`."""
 
     def __init__(self, nodes: Callable[[], Iterable[str]]) -> None:
-        """`nodes`: the registered nodes' ids."""
+        """`nodes`: the registered nodes' ids, and others' of whom nothing is known."""
         self._nodes = nodes
         self.states: dict[str, tuple[int, int]] = {}  # epoch and revision by node
         self.under_way: dict[tuple[bytes, str], int] = {}  # serials by pin and node

@@ -2,7 +2,8 @@
 -- registered node has applied the state that says so, and none has a turn of the session under way. Else it runs where
 -- the session is, and counts as under way from now on: in the same step, so that no other node can find it idle.
 --
--- KEYS  3 nodes hash  4 turns hash  5 flips hash   6... the pins' keys
+-- KEYS  3 nodes hash  4 turns hash  5 flips hash  6 the key that is there while nodes may be missing from the list
+--       7... the pins' keys
 -- ARGV  3 this node's id, "": orders only are carried out, and no turn begins   4... for each turn its serial, and the
 --       epoch of the pin that its node knows
 --
@@ -18,6 +19,9 @@ local target, node = label(active), ARGV[3]
 local nodes = redis.call('HKEYS', KEYS[3])
 if node ~= '' and redis.call('HEXISTS', KEYS[3], node) == 0 then
   nodes[#nodes + 1] = node
+end
+if redis.call('EXISTS', KEYS[6]) == 1 then
+  nodes[#nodes + 1] = '?' -- of whom nothing is known
 end
 -- The lowest epoch and revision that any of them routes by.
 local low_epoch, low_revision = math.huge, math.huge
@@ -62,7 +66,7 @@ local function goal(pin, decided)
 end
 
 local answer = {}
-for turn, id in ipairs(ids(6, #KEYS)) do
+for turn, id in ipairs(ids(7, #KEYS)) do
   local pin = find(id)
   if pin and (node == '' or pin.id == id) then
     local color, release, everywhere = goal(pin, ARGV[3 + 2 * turn])

@@ -73,7 +73,7 @@ class RedisStore:
         self._counts_key = prefix + "n"
         self._flips_key = prefix + "flips"
         self._once_key = prefix + "once"
-        self._held_key = prefix + "held"
+        self._held_key, self._roll_key = prefix + "held", prefix + "roll"
         self._bell, self._topic_key = prefix + "bell", prefix + "topic:"
         address = store_address(options.url)
         self._lines: set[PubSub] = set()
@@ -123,11 +123,17 @@ class RedisStore:
     ) -> tuple[FleetState, AuditEntry]:
         """See `Store.commit`."""
         arguments = commit_arguments(
-            change, create=create, once=once, held=held, bell=self._bell, keep=self._options.audit_keep
+            change,
+            create=create,
+            once=once,
+            held=held,
+            bell=self._bell,
+            keep=self._options.audit_keep,
+            roll_call=self._options.roll_call,
         )
         async with self._border(doing="whether the change was made is not known"):
             keys = [self._state_key, self._audit_key, self._counts_key, self._flips_key, self._once_key]
-            keys += [self._nodes_key, self._held_key]
+            keys += [self._nodes_key, self._held_key, self._roll_key]
             answer = await cast("Any", self._commit_script(keys=keys, args=arguments))
         verdict, *rest = answer
         if verdict == b"newer":

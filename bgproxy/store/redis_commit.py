@@ -16,9 +16,10 @@ from bgproxy.store.run_document import run_document
 
 
 def commit_arguments(
-    change: Change, *, create: bool, once: Once | None, held: Held | None, bell: str, keep: int
+    change: Change, *, create: bool, once: Once | None, held: Held | None, bell: str, keep: int, roll_call: float
 ) -> list[str | bytes | int]:
-    """For a change on what it was decided on, or on nothing (`create`). `keep`: so many audit entries."""
+    """For a change on what it was decided on, or on nothing (`create`). `keep`: so many audit entries; `roll_call` in
+    seconds."""
     state = change.state
     facts, content = entry_content(change)
     return [
@@ -42,7 +43,7 @@ def commit_arguments(
         outcome_text(Done.of(once.request, state, changed=True)) if once is not None and once.is_kept else "",
         held.revision if held is not None else "",
         orjson.dumps({**held.fenced, **dict.fromkeys(held.without, True)}) if held is not None else "",
-        "whole" if change.whole else "",
+        round(roll_call * 1000) if change.whole else "",
         *_fields(change, everything=create or change.whole),
     ]
 

@@ -40,7 +40,7 @@ class RedisPins:
         self._prefix = (prefix + "k:").encode()
         self._state_key, self._counts_key = prefix + "state", prefix + "n"
         self._nodes_key, self._turns_key, self._flips_key = prefix + "nodes", prefix + "turns", prefix + "flips"
-        self._bell = prefix + "pins"
+        self._bell, self._roll_key = prefix + "pins", prefix + "roll"
         common = _script("pin.lua")
         self._scripts = {verb: client.register_script(common + _script(f"pin_{verb}.lua")) for verb in _VERBS}
         self._applied_script = client.register_script(_script("pin_applied.lua"))
@@ -92,7 +92,7 @@ class RedisPins:
         if not turns:
             return []
         arguments = (node, *chain.from_iterable((turn.serial, turn.epoch) for turn in turns))
-        tables = (self._nodes_key, self._turns_key, self._flips_key)
+        tables = (self._nodes_key, self._turns_key, self._flips_key, self._roll_key)
         answer = await self._run("migrate", (turn.pin_id for turn in turns), arguments, tables)
         if answer == [b"none"]:
             raise self._no_pointer()

@@ -102,7 +102,7 @@ async def test_it_comes_back_empty_and_what_is_held_is_written_back(serve, own_r
     _, audit = await serve.api("GET", "/v1/audit")
     [entry] = [one for one in audit["entries"] if one["verb"] == "restore"]  # one of the two workers did it
     assert (entry["facts"]["found"], entry["facts"]["restored"]["epoch"]) == (None, 2)
-    assert (await serve.flip("blue"))["epoch"] == 3
+    assert (await serve.flip("blue", strategy="swap"))["epoch"] == 3
     await until(lambda: serve.all_say("v1"), "both workers follow")
 
 
@@ -170,7 +170,7 @@ async def test_a_worker_that_is_replaced_meanwhile_begins_with_the_last_known_po
     assert (facts["epoch"], facts["degraded"]) == (2, True)
     own_redis.start()
     await serve.said("ALARM")
-    assert (await serve.flip("blue"))["epoch"] == 3
+    assert (await serve.flip("blue", strategy="swap"))["epoch"] == 3
     await until(lambda: serve.all_say("v1"))
 
 

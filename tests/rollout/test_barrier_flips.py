@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from bgproxy.rollout.barrier import Barrier, FlipOptions
 from bgproxy.rules.barrier import Move
 from bgproxy.rules.fleet import FleetState
 from bgproxy.rules.release import Phase, Release
+from bgproxy.rules.restore import Contradiction, Verdict, restored
 from bgproxy.store.base import Held, NodeReport, Store, StoreOptions, open_store
 from bgproxy.store.ledger import Ledger, Outcome
 from bgproxy.store.mirror import Mirror
@@ -190,6 +192,17 @@ async def test_a_node_that_is_silent_makes_it_be_given_up_and_is_named(fleet: Fl
     await fleet.store.leave("n3")
     await fleet.nodes[1].barrier.move(Move("flip", "blue", "ada", ""))
     await fleet.agree("blue", 3)
+
+
+async def test_where_not_every_node_is_known_nobody_is_held_up_for_long(fleet: Fleet) -> None:
+    found = fleet.nodes[0].state
+    lost = replace(found, revision=found.revision + 1)
+    await fleet.store.commit(restored(Contradiction(Verdict.BEHIND, lost, found), actor="bgproxy", reason="lost"))
+    await fleet.come(lambda: all(node.state.revision == 3 for node in fleet.nodes))
+    with pytest.raises(FlipAbandoned, match=r"blue stays active: the store had lost its data, .* flip again"):
+        await fleet.nodes[0].barrier.move(FLIP)
+    assert await fleet.verbs() == ["restore", "prepare", "abandon"]
+    await fleet.agree("blue", 1)
 
 
 async def test_one_that_has_fenced_itself_is_left_behind(fleet: Fleet) -> None:

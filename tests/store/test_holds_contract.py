@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -9,6 +11,8 @@ import pytest
 from bgproxy.rules import barrier
 from bgproxy.rules.barrier import Move
 from bgproxy.rules.fleet import FleetState
+from bgproxy.rules.restore import Contradiction, Verdict, restored
+from bgproxy.store import base
 from bgproxy.store.base import Conflict, Held, NodeReport, Store, Waiting
 from bgproxy.store.once import AlreadyDone, Once
 from bgproxy.store.pinning import Want
@@ -125,6 +129,45 @@ async def test_one_that_joins_meanwhile_is_waited_for(store: Store) -> None:
     await store.hold("one", state.revision)
     await joined(store, "late")
     assert await store.asleep(Held(state.revision)) == ["late"]
+
+
+async def loses_a_flip(store: Store, flips: Any) -> None:
+    """Somebody holds a flip that the store has lost, and writes it back."""
+    found = await standing(store)
+    lost = replace(flips.flip(found).state, pending=None)
+    await store.commit(restored(Contradiction(Verdict.BEHIND, lost, found), actor="bgproxy", reason="lost"))
+
+
+async def test_a_store_that_has_lost_something_may_not_know_every_node(store: Store, flips: Any) -> None:
+    await loses_a_flip(store, flips)
+    await joined(store, "one")
+    change = flips.flip(await standing(store))
+    with pytest.raises(Waiting, match="not all are known yet") as refused:
+        await store.commit(change, held=Held(1, frozenset({"one"})))
+    assert refused.value.nodes == ()
+    assert (await standing(store)).pointer.active == "green"
+    await store.commit(change)  # a swap asks nobody
+
+
+async def test_until_each_has_had_time_to_register(
+    url: str, opened: Opened, flips: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(base, "ROLL_CALL", 0.001)
+    store = await opened(url)
+    await store.commit(flips.first(), create=True)
+    await loses_a_flip(store, flips)
+    await joined(store, "one")
+    await asyncio.sleep(0.01)
+    with pytest.raises(Waiting) as refused:
+        await store.commit(flips.flip(await standing(store)), held=Held(1))
+    assert refused.value.nodes == ("one",)
+    done, _ = await store.commit(flips.flip(await standing(store)), held=Held(1, frozenset({"one"})))
+    assert done.pointer.active == "blue"
+
+
+def test_a_fence_has_to_have_closed_by_then() -> None:
+    assert base.StoreOptions().roll_call == 4.0
+    assert base.StoreOptions(fence_after=10.0).roll_call == pytest.approx(12.0)
 
 
 async def test_a_node_that_is_alone_need_ask_nobody(store: Store, flips: Any) -> None:

@@ -13,6 +13,7 @@ import pytest
 
 from bgproxy.errors import BadInput, StoreUnavailable
 from bgproxy.rules.pin import Pin, bucket_seconds
+from bgproxy.rules.restore import Contradiction, Verdict, restored
 from bgproxy.store.base import NodeReport, Store
 from bgproxy.store.pinning import KEPT_ALIASES, Learned, PinStore, Resolved, Turn, Want
 
@@ -610,6 +611,18 @@ class TestMigrate:
         await store.leave("two")
         [moved] = await store.pins.migrate("one", [Turn(pin.id, 2)])
         assert cast("Pin", moved).color == "green"
+
+    async def test_nothing_moves_while_nodes_may_be_missing_from_the_list(
+        self, store: Any, pins: PinStore, flips: Any, nodes: tuple[str, str]
+    ) -> None:
+        pin = (await ask(pins, "a")).pin
+        epoch = await flip(store, flips)
+        found = await store.read()
+        held = replace(found, revision=found.revision + 1)
+        await store.commit(restored(Contradiction(Verdict.BEHIND, held, found), actor="bgproxy", reason="lost"))
+        for node in nodes:
+            await pins.applied(node, epoch, held.revision + 1, [])
+        assert await pins.migrate("one", [Turn(pin.id, 1)]) == [pin]
 
     async def test_a_node_that_has_not_applied_moves_nothing(
         self, store: Any, pins: PinStore, flips: Any, nodes: tuple[str, str]
