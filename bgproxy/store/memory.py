@@ -272,8 +272,7 @@ class MemoryStore:
         standing = self._state
         if not (standing is None if create else change.fits(standing)):
             raise Conflict(standing)
-        if held is not None:
-            self._nodes.must_hold(held)
+        self._nodes.must_hold(held)
         state = change.stamped(now)
         before = self._head or EMPTY
         head = before.after(now, entry_content(change)[1])
@@ -293,8 +292,7 @@ class MemoryStore:
         self._state, self._head, self._once = state, step.head, step.once
         self._audit.append(entry)
         self._last_id = int(entry.id)
-        if step.change.whole:
-            self._nodes.call_roll()
+        self._nodes.wrote(step.change)
         for bell in self._bells:
             bell.ring(state.revision)
         return state, entry

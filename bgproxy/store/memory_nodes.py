@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from math import inf
 
+from bgproxy.rules.fleet import Change
 from bgproxy.store.base import DEAD_TTL, Held, NodeReport, StoreOptions, Waiting
 from bgproxy.store.node_record import cannot_join, has_died
 
@@ -48,9 +49,10 @@ class NodeTable:
         """Of all of them, sorted; with "?" while others may be missing."""
         return [*sorted(self._heard), *(["?"] if self._is_calling() else [])]
 
-    def call_roll(self) -> None:
-        """Some may be missing from now on, as the store had lost something."""
-        self._missing_until = self._clock() + self._roll_call
+    def wrote(self, change: Change) -> None:
+        """Written whole, as the store had lost something, it says that some may be missing from now on."""
+        if change.whole:
+            self._missing_until = self._clock() + self._roll_call
 
     def _is_calling(self) -> bool:
         return self._clock() < self._missing_until
@@ -76,8 +78,10 @@ class NodeTable:
         late = (node for node in self._heard if self._held.get(node, 0) < held.revision)
         return sorted(node for node in late if node not in held.without)
 
-    def must_hold(self, held: Held) -> None:
-        """Raises `Waiting` where a commit has to wait."""
+    def must_hold(self, held: Held | None) -> None:
+        """Raises `Waiting` where a commit that asks for that has to wait."""
+        if held is None:
+            return
         late = [node for node in self.asleep(held) if held.fenced.get(node) != self._heard[node][0].serial]
         if late or self._is_calling():
             raise Waiting(late)
