@@ -317,26 +317,22 @@ def parsed(raw: bytes | str, where: str) -> Any:
         return orjson.loads(raw)
 
 
-def write_safely(path: Path, document: Mapping[str, Any], *, synced: bool = True) -> None:
+def write_safely(path: Path, document: Mapping[str, Any]) -> None:
     """Replace a file by a document such that a crash leaves the old or the new one, whole. Blocks; raises `OSError`.
 
-    Not `synced`: a crash of this process only, which is a hundred times quicker. The file is readable by its owner
-    alone: metadata of releases may be nobody else's business.
+    The file is readable by its owner alone: metadata of releases may be nobody else's business.
     """
     descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".new")
     try:
         with os.fdopen(descriptor, "wb") as file:
             file.write(orjson.dumps(document))
-            if synced:
-                file.flush()
-                os.fsync(file.fileno())
+            file.flush()
+            os.fsync(file.fileno())
         Path(temporary).replace(path)
     except BaseException:
         with contextlib.suppress(OSError):
             Path(temporary).unlink()
         raise
-    if not synced:
-        return
     directory = os.open(path.parent, os.O_RDONLY)
     try:
         os.fsync(directory)  # the rename itself is only then on the disk

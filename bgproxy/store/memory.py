@@ -15,6 +15,7 @@ import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -41,6 +42,7 @@ from bgproxy.store.document import (
     write_safely,
 )
 from bgproxy.store.flips import FlipRecord, FlipTable, record_of
+from bgproxy.store.handover import Handover
 from bgproxy.store.logged_pins import LoggedPins
 from bgproxy.store.memory_bell import RevisionBell
 from bgproxy.store.memory_nodes import NodeTable
@@ -84,8 +86,9 @@ class MemoryStore:
     def __init__(self, options: StoreOptions, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._options = options
         snapshot = snapshot_path(options.url, options.snapshot)
-        self._synced = snapshot is not None  # else a process's death is all that the file has to survive
         self._path = snapshot or (Path(options.handover) if options.handover else None)  # None: no file
+        # Without a snapshot, a process's death is all that has to be survived.
+        self._handover = Handover(self._path) if self._path is not None and snapshot is None else None
         self._state: FleetState | None = None
         self._audit: deque[AuditEntry] = deque(maxlen=max(1, options.audit_keep))  # oldest first
         self._last_id = 0
@@ -119,6 +122,8 @@ class MemoryStore:
         async with self._writing:
             if self._pin_log is not None:
                 self._pin_log.close()
+            if self._handover is not None:
+                self._handover.close()
             if self._lock is not None:
                 lock.release(self._lock)
                 self._lock = None
@@ -131,8 +136,8 @@ class MemoryStore:
         async with self._writing:
             try:
                 if self._path is not None and self._state is not None:
-                    document = self._document(self._state, _ALL)
-                    await asyncio.to_thread(write_safely, self._path, document, synced=self._synced)
+                    write = self._handover.write if self._handover is not None else partial(write_safely, self._path)
+                    await asyncio.to_thread(write, self._document(self._state, _ALL))
                 if self._pin_log is not None:
                     self._pin_log.flush()
             except OSError as error:
@@ -155,10 +160,10 @@ class MemoryStore:
     ) -> _Written:
         """See `Store.commit`. With a snapshot, a caller that gives up does not stop a write half-way."""
         await self._loaded()
-        if self._path is None or not self._synced:
+        if self._path is None or self._handover is not None:
             step = self._next(change, create, once, held)
             if self._path is not None:
-                await self._hand_over(step, self._path)
+                await self._leave(step, self._path)
             return self._take(step)
         writing = tasks.spawn(self._commit_on_disk(change, create, once, held, self._path), "store.snapshot")
         outcome: _Written | BgproxyError = await asyncio.shield(writing)
@@ -312,7 +317,7 @@ class MemoryStore:
                 return StoreUnavailable(f"store: {path} cannot be written: {error.strerror}; nothing changed")
             return self._take(step)
 
-    async def _hand_over(self, step: _Step, path: Path) -> None:
+    async def _leave(self, step: _Step, path: Path) -> None:
         """Write for a successor."""
         try:
             await self._write(path, step.state, step)
@@ -321,12 +326,12 @@ class MemoryStore:
             log.error("store: %s cannot be written: %s; a worker's successor will not know", path, error.strerror)
 
     async def _write(self, path: Path, state: FleetState, step: _Step | None = None) -> None:
-        """The file as of this state. What is not synced is written before anything else runs: it is little, and a
-        thread would take longer. Raises `OSError`."""
-        if self._synced:
-            await asyncio.to_thread(write_safely, path, self._document(state, _SNAPSHOT_AUDIT, step))
+        """The file as of this state. A handover is written before anything else runs: it is little, and a thread
+        would take longer. Raises `OSError`."""
+        if self._handover is not None:
+            self._handover.write(self._document(state, _HANDOVER_AUDIT, step))
         else:
-            write_safely(path, self._document(state, _HANDOVER_AUDIT, step), synced=False)
+            await asyncio.to_thread(write_safely, path, self._document(state, _SNAPSHOT_AUDIT, step))
 
     def _document(self, state: FleetState, entries: int, step: _Step | None = None) -> dict[str, Any]:
         """With so many audit entries and records of each kind; `step`: the change that leads to `state`."""
@@ -348,7 +353,7 @@ class MemoryStore:
             try:
                 self._lock = lock.take(path)
             except OSError as error:
-                if not self._synced:  # nobody asked for this file
+                if self._handover is not None:  # nobody asked for this file
                     log.warning("store: %s cannot be locked: %s", path, error.strerror)
                     return
                 if isinstance(error, FileNotFoundError | NotADirectoryError):
@@ -369,7 +374,7 @@ class MemoryStore:
         where = str(self._path)
         await self._hold(self._path)
         try:
-            raw = await asyncio.to_thread(self._path.read_bytes)
+            raw = await asyncio.to_thread(self._path.read_bytes if self._handover is None else self._handover.read)
         except FileNotFoundError:
             await self._restore_pins(keep=False)  # pins without a state are of no fleet
             self._is_loaded = True

@@ -22,6 +22,7 @@ from typing import Any
 from bgproxy import __version__, app, orders
 from bgproxy.config import Settings
 from bgproxy.errors import ConfigError
+from bgproxy.store import handover
 from bgproxy.telemetry import logs
 from bgproxy.workers import notify, resume
 from bgproxy.workers.crew import Crew, Seat, empty_seats, how_it_ended
@@ -324,8 +325,8 @@ def _runtime_dir(configured: str) -> tuple[Path, bool]:
     path = Path(configured)
     try:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
-        for left in (*path.glob("worker-*.sock"), *path.glob(app.HANDOVER)):
-            left.unlink()
+        for left in (*path.glob("worker-*.sock"), *handover.slots(path / app.HANDOVER)):
+            left.unlink(missing_ok=True)
     except OSError as error:
         raise ConfigError(f"runtime_dir: cannot use {configured}: {error.strerror}: choose another directory") from None
     return path, False

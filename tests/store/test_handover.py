@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 from pathlib import Path
 
 import pytest
@@ -9,6 +11,7 @@ import pytest
 from bgproxy.errors import StoreUnavailable
 from bgproxy.store import document
 from bgproxy.store.base import StoreOptions, open_store
+from bgproxy.store.handover import Handover, slots
 from bgproxy.store.mirror import Mirror
 
 
@@ -39,7 +42,7 @@ async def test_a_snapshot_that_was_asked_for_goes_first_and_is_synced(tmp_path, 
     store = open_store(StoreOptions(url=f"memory://{snapshot}", handover=str(handover)))
     await store.open()
     await store.commit(flips.first(), create=True)
-    assert (snapshot.exists(), handover.exists()) == (True, False)
+    assert [snapshot.exists(), *(path.exists() for path in slots(handover))] == [True, False, False]
     assert len(synced) == 2, "the file and its directory"
 
 
@@ -48,7 +51,49 @@ async def test_a_full_disk_stops_only_a_snapshot(tmp_path, flips, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("bgproxy.store.memory.write_safely", full)
+    monkeypatch.setattr(Handover, "write", full)
     await _commits(tmp_path, flips)
+
+
+def test_the_newest_whole_document_is_found_and_gone_on_from(tmp_path):
+    first = Handover(tmp_path / "memory.json")
+    with pytest.raises(FileNotFoundError):
+        first.read()
+    for number in range(5):
+        first.write({"n": number, "long": "x" * (100 - 20 * number)})  # shorter ones leave no rest behind
+    first.close()
+    found = Handover(tmp_path / "memory.json")
+    assert json.loads(found.read()) == {"n": 4, "long": "x" * 20}
+    found.write({"n": 5})
+    assert json.loads(Handover(tmp_path / "memory.json").read()) == {"n": 5}
+    assert {path.stat().st_mode & 0o777 for path in slots(tmp_path / "memory.json")} == {0o600}
+
+
+@pytest.mark.parametrize("left", [0, 1, 23, 24, 30])
+def test_what_a_death_in_the_middle_left_is_passed_over(tmp_path, left):
+    """The last document is written over the one before the last: bytes of both stand in that file."""
+    store = Handover(tmp_path / "memory.json")
+    for number in range(3):
+        store.write({"n": number, "text": "abc"[number] * 9})
+    store.close()
+    [newest] = [path for path in slots(tmp_path / "memory.json") if b"ccc" in path.read_bytes()]
+    whole = newest.read_bytes()
+    older = whole.replace(b"ccc", b"aaa")
+    newest.write_bytes(whole[:left] + older[left:])
+    assert json.loads(Handover(tmp_path / "memory.json").read()) == {"n": 1, "text": "bbbbbbbbb"}
+
+
+def test_of_a_disk_that_is_full_the_one_before_is_left(tmp_path, monkeypatch):
+    store = Handover(tmp_path / "memory.json")
+    store.write({"n": 1})
+    pwrite = os.pwrite
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "pwrite", lambda file, data, at: pwrite(file, data[:-3], at))
+        with pytest.raises(OSError, match="No space left"):
+            store.write({"n": 2})
+    assert json.loads(Handover(tmp_path / "memory.json").read()) == {"n": 1}
+    store.write({"n": 3})
+    assert json.loads(Handover(tmp_path / "memory.json").read()) == {"n": 3}
 
 
 async def _commits(directory: Path, flips) -> None:

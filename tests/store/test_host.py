@@ -218,7 +218,7 @@ async def test_where_it_cannot_be_written_down_it_stays(processes, flips, monkey
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patched:
-        patched.setattr("bgproxy.store.memory.write_safely", full)
+        patched.setattr("bgproxy.store.handover.Handover.write", full)
         with pytest.raises(StoreUnavailable, match=r"memory\.json cannot be written: No space left on device"):
             await processes()
     assert has_it(first)
@@ -289,11 +289,11 @@ async def test_a_door_that_cannot_be_had_is_told_of_and_the_store_works(short_di
 
 async def test_what_is_opened_late_is_opened_by_the_first_call(short_directory):
     store = HostStore(StoreOptions(handover=f"{short_directory}/memory.json"), short_directory)
-    (short_directory / "memory.json").write_text("broken")
+    (short_directory / "memory.json.0").write_text("broken")
     for _ in range(2):
-        with pytest.raises(StoreUnavailable, match=r"memory\.json cannot be understood"):
+        with pytest.raises(StoreUnavailable, match=r"memory\.json\.0 cannot be understood"):
             await store.read()
-    (short_directory / "memory.json").unlink()
+    (short_directory / "memory.json.0").unlink()
     assert await store.read() is None
     await store.close()
     assert not (short_directory / NAME).exists()

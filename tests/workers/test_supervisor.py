@@ -193,7 +193,7 @@ def test_a_directory_of_our_own_is_private_and_ours_to_remove():
 def test_a_directory_that_was_given_keeps_counters_and_pointer_but_no_memory(directory):
     run = directory / "run"
     assert module._runtime_dir(os.fspath(run)) == (run, False)
-    for name in ("worker-0.json", "state-default.json", "worker-0.sock", app.HANDOVER):
+    for name in ("worker-0.json", "state-default.json", "worker-0.sock", f"{app.HANDOVER}.1"):
         (run / name).write_text("")
     module._runtime_dir(os.fspath(run))
     assert sorted(path.name for path in run.iterdir()) == ["state-default.json", "worker-0.json"]
