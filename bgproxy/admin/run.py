@@ -99,6 +99,16 @@ def run_json(run: Run) -> dict[str, Any]:
         "why": run.why,
         "step": run.next if run.is_open and run.next else None,
         "waits_for": run.next.removeprefix(APPROVAL) if run.is_open and run.next.startswith(APPROVAL) else None,
+        "waits_text": _what_to_look_at(run),
         "approvals": dict(run.approvals),
         "steps": steps,
     }
+
+
+def _what_to_look_at(run: Run) -> str:
+    """What the plan tells whoever has to approve something now; empty where that is nobody."""
+    written: Any = run.plan.get("gate", ()) if run.is_open else ()
+    for number, gate in enumerate(written, start=1):
+        if run.next == APPROVAL + (gate.get("name") or f"manual-{number}"):
+            return str(gate.get("text", ""))
+    return ""

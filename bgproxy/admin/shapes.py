@@ -136,6 +136,7 @@ _RUN: dict[str, Schema] = {
     "why": {**TEXT, "description": "Why it was stopped, aborted or rolled back."},
     "step": {**_TEXT_OR_NOTHING, "description": "The one that is under way."},
     "waits_for": {**_TEXT_OR_NOTHING, "description": "The gate that somebody has to approve now."},
+    "waits_text": {**TEXT, "description": "What the plan has for whoever approves it."},
     "approvals": {"type": "object", "additionalProperties": TEXT, "description": "By gate, who gave it."},
     "steps": {
         "type": "array",

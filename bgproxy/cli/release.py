@@ -32,7 +32,7 @@ Plan = Annotated[
 
 def release(
     color: Annotated[
-        str, typer.Argument(metavar="[COLOR]", show_default=False, help="An idle color, such as green.")
+        str, typer.Argument(metavar="COLOR", show_default=False, help="An idle color, such as green.")
     ] = "",
     label: Annotated[
         str, typer.Option("--release", metavar="LABEL", show_default=False, help="The version's label, such as v2.")
@@ -100,7 +100,7 @@ def validate(
 
 
 def approve(
-    gate: Annotated[str, typer.Argument(metavar="[GATE]", show_default=False, help="By name; else what waits.")] = "",
+    gate: Annotated[str, typer.Argument(metavar="GATE", show_default=False, help="By name; else what waits.")] = "",
     reason: Reason = "",
     admin: AdminUrl = ADMIN,
     token: Token = "",
@@ -113,8 +113,8 @@ def approve(
         if as_json:
             print_line(answer)
         else:
-            names = ", ".join(f"{name} by {actor}" for name, actor in answer["approvals"].items())
-            typer.echo(clean(f"{answer['id']}, {answer['release']} on {answer['color']}: approved are {names}"))
+            names = "; ".join(f"{name} is approved by {actor}" for name, actor in answer["approvals"].items())
+            typer.echo(clean(f"{answer['id']}, {answer['release']} on {answer['color']}: {names}"))
 
 
 def abort(reason: Reason = "", admin: AdminUrl = ADMIN, token: Token = "", as_json: Json = False) -> None:

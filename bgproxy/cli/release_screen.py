@@ -53,13 +53,19 @@ class Lines:
         gate = document.get("waits_for")
         if self._waiting and gate and f"? {gate}" not in self._told:
             self._told.add(f"? {gate}")
-            typer.echo(clean(f"waiting: bgproxy approve {gate}"))
+            typer.echo(clean(waiting(document)))
 
 
 def line(step: Mapping[str, Any]) -> str:
     """A step that is done."""
     took = step.get("took") or 0.0
     return clean(f"{step.get('verdict'):<9} {step.get('name')} ({took:.1f} s): {step.get('why')}")
+
+
+def waiting(document: Mapping[str, Any]) -> str:
+    """What somebody has to do."""
+    text = document.get("waits_text")
+    return f"waiting: bgproxy approve {document.get('waits_for')}" + (f"  ({text})" if text else "")
 
 
 def picture(document: Mapping[str, Any]) -> Group:
@@ -78,7 +84,7 @@ def picture(document: Mapping[str, Any]) -> Group:
         took = f"{step['took']:.1f} s" if step.get("took") is not None else _since(document) if under_way else ""
         rows.add_row(sign, clean(name), clean(took), Text(clean(step.get("why") or ""), overflow="fold"))
     waits = document.get("waits_for")
-    more = [Text(clean(f"waiting: bgproxy approve {waits}"), style="yellow")] if waits else []
+    more = [Text(clean(waiting(document)), style="yellow")] if waits else []
     return Group(title, rows, *more)
 
 

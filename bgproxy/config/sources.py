@@ -86,7 +86,7 @@ def read_toml(path: FilePath) -> dict[str, Any]:
     try:
         text = path.read_bytes().decode("utf-8-sig")
     except OSError as error:
-        raise ConfigError(f"{path}: cannot be read: {error.strerror}; give --config a file that can") from None
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}; name a file that can be") from None
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path}: byte {error.start} is not UTF-8; save the file as UTF-8") from None
     try:

@@ -74,6 +74,8 @@ def _words(kind: Any) -> list[str]:
     """The words that a key takes, if it takes words only."""
     if isinstance(kind, type) and issubclass(kind, StrEnum):
         return [word.value for word in kind]
+    if get_origin(kind) is tuple:  # a list of words: pydantic tells of the one that is at fault
+        kind = get_args(kind)[0]
     return [str(word) for word in get_args(kind)] if get_origin(kind) is Literal else []
 
 

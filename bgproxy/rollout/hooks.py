@@ -54,7 +54,7 @@ async def _call(hook: Hook, step: str, event: Mapping[str, Any], trial: Trial, r
     evidence = {"url": hook.url, "status": told.status, "attempts": told.attempts}
     if told.trouble or not 200 <= told.status <= 299:
         why = told.trouble or f"the status is {told.status}"
-        return Finding(Verdict.FAIL, f"{hook.url}: {why}, {told.attempts} attempts", evidence)
+        return Finding(Verdict.FAIL, f"{hook.url}: {why}, {told.tries}", evidence)
     verdict, why = _said(told)
     return Finding(verdict, f"{hook.url}: {why or verdict}", evidence)
 

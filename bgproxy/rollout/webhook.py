@@ -43,6 +43,11 @@ class Told:
     trouble: str
     attempts: int
 
+    @property
+    def tries(self) -> str:
+        """How often it was called, in words."""
+        return "1 attempt" if self.attempts == 1 else f"{self.attempts} attempts"
+
 
 async def call(
     url: str, event: bytes, *, event_id: str, secret: str, fields: Mapping[str, str], timeout: float, attempts: int

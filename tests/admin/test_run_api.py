@@ -13,7 +13,8 @@ from bgproxy.admin.options import Token
 from bgproxy.admin.shapes import ANSWERS
 from bgproxy.errors import Problem
 
-BEGIN = {"color": "violet", "release": "v3", "upstreams": ["http://127.0.0.1:9103"], "plan": {"gate": []}}
+LOOK = {"kind": "manual", "name": "look", "text": "the answers"}
+BEGIN = {"color": "violet", "release": "v3", "upstreams": ["http://127.0.0.1:9103"], "plan": {"gate": [LOOK]}}
 ANN = "ann-0123456789abcdefghijklmnopqrstuv"
 
 
@@ -43,12 +44,12 @@ async def test_it_is_begun_and_looked_at_step_by_step(client, plane: Plane):
     assert (body["actor"], body["reason"], body["open"], body["changed"]) == ("admin@loopback", "why", True, True)
     assert [step["name"] for step in body["steps"]] == ["ready", "parity", "approval:look", "flip"]
     assert {step["verdict"] for step in body["steps"]} == {None}
-    assert (body["step"], body["waits_for"], body["outcome"]) == ("ready", None, None)
+    assert (body["step"], body["waits_for"], body["waits_text"], body["outcome"]) == ("ready", None, "", None)
     await plane.runs.passes(2)
     body = await look(client)
     assert [step["verdict"] for step in body["steps"]] == ["pass", "pass", None, None]
     assert body["steps"][0] == {"name": "ready", "verdict": "pass", "why": "fine", "at": 6.0, "took": 0.5}
-    assert (body["step"], body["waits_for"]) == ("approval:look", "look")
+    assert (body["step"], body["waits_for"], body["waits_text"]) == ("approval:look", "look", "the answers")
     state = plane.mirror.state
     assert state is not None
     assert state.releases["violet"].metadata == {"image": "a:3"}

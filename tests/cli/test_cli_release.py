@@ -121,9 +121,9 @@ def test_the_same_again_follows_what_is_under_way(run, admin):
 
 
 def test_a_manual_gate_is_told_once(run, admin):
-    waiting = run_at(2, waits_for="look")
+    waiting = run_at(2, waits_for="look", waits_text="the staging run")
     begins(admin, waiting, waiting, SETTLED)
-    assert run(*GREEN).stdout.count("waiting: bgproxy approve look") == 1
+    assert run(*GREEN).stdout.count("waiting: bgproxy approve look  (the staging run)\n") == 1
 
 
 def test_a_bad_plan_is_found_before_anything_is_asked(run, admin, tmp_path):
@@ -186,7 +186,7 @@ def test_without_a_plan_it_is_the_proxy_s_own(run, admin):
 def test_approve_and_abort(run, admin):
     admin.answers["POST", "/v1/run/approve"] = run_at(2, approvals={"look": "bob"})
     result = run("approve", "look", "--reason", "good")
-    assert (result.exit_code, "approved are look by bob" in result.stdout) == (0, True)
+    assert (result.exit_code, "look is approved by bob" in result.stdout) == (0, True)
     assert admin.asked[-1] == ("POST", "/v1/run/approve", {"gate": "look", "reason": "good"})
     assert run("approve").exit_code == 0
     assert admin.asked[-1][2] == {}

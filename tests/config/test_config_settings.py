@@ -226,7 +226,7 @@ def test_a_secret_that_changed_in_its_file_is_a_change_that_names_no_secret(writ
 
 
 def test_a_missing_file_is_told_by_name(tmp_path):
-    with pytest.raises(ConfigError, match=r"no\.toml: cannot be read: No such file or directory; give --config"):
+    with pytest.raises(ConfigError, match=r"no\.toml: cannot be read: No such file or directory; name a file"):
         load(tmp_path / "no.toml")
 
 

@@ -9,6 +9,7 @@ import json
 import os
 import signal
 import tomllib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -71,9 +72,9 @@ def role(agent: Chatty) -> None:
     agent.role = "system"
 
 
-async def brought_out(serve: Serve, agent: Agent, plan: str, kind: str = "release") -> dict[str, Any]:
+async def brought_out(serve: Serve, agent: Agent, plan: Mapping[str, Any], kind: str = "release") -> dict[str, Any]:
     """By HTTP, which is quicker than a command: what it came to."""
-    asked: dict[str, Any] = {"color": "green", "kind": kind, "plan": tomllib.loads(plan)}
+    asked: dict[str, Any] = {"color": "green", "kind": kind, "plan": plan}
     asked |= {"release": agent.label, "upstreams": [agent.url]} if kind == "release" else {}
     code, body = await serve.api("POST", "/v1/run", asked)
     assert code == 200, body
@@ -207,6 +208,27 @@ BAD = [
 ]
 
 
+NOBODY = "http://127.0.0.1:1/"
+SHELL = ["/bin/sh", "-c", "sleep 60"]
+NO = [
+    ({"hook": [{"when": "before", "at": ["flip"], "command": SHELL, "timeout": 0.3}]}, "did not end within 0.3 s"),
+    ({"hook": [{"when": "before", "at": ["gates"], "url": NOBODY, "attempts": 1}]}, "connection refused, 1 attempt"),
+    ({"gate": [{"kind": "webhook", "url": NOBODY, "attempts": 1}]}, "the judge did not answer: connection refused"),
+    ({"gate": [{"kind": "manual", "expires": 1}]}, "nobody approved it within 1 s"),
+]
+
+
+async def test_what_hangs_fails_or_does_not_answer_before_the_flip_is_a_no(town, v1, v2):
+    serve = await town.serve(v1, BGPROXY_ROLLOUT__COMMANDS="/bin/sh", BGPROXY_ROLLOUT__WEBHOOKS=NOBODY)
+    for number, (plan, why) in enumerate(NO):
+        v2.label = f"v2.{number}"
+        run = await brought_out(serve, v2, plan)
+        assert (run["outcome"], why in run["why"]) == ("stopped", True), run
+        status = await serve.status()
+        assert (status["active"], status["epoch"]) == ("blue", 1)
+    assert await serve.all_say("v1", 3)
+
+
 async def test_bad_plans_do_nothing_and_validating_flips_nothing(town, v1, v2, tmp_path):
     serve = await town.serve(v1)
     for plan, said in BAD:
@@ -221,5 +243,5 @@ async def test_bad_plans_do_nothing_and_validating_flips_nothing(town, v1, v2, t
     assert (code, out.splitlines()[-1]) == (0, "validated: v2 on green is ready, nothing was flipped"), err
     assert (await serve.status())["epoch"] == 1
     role(v2)
-    run = await brought_out(serve, v2, SMALLEST, kind="validate")
+    run = await brought_out(serve, v2, tomllib.loads(SMALLEST), kind="validate")
     assert (run["outcome"], await serve.phase("green")) == ("stopped", "rejected"), "it may be asked for again"

@@ -66,7 +66,7 @@ async def test_what_may_pass_is_repeated_under_the_same_id(judge, status, attemp
     judge.says(status)
     finding = await ask(judge)
     assert finding.verdict is Verdict.UNDECIDED
-    assert f"the status is {status}, {attempts} attempts" in finding.why
+    assert f"the status is {status}, {attempts} attempt" in finding.why
     assert len(judge.asked) == attempts
     assert len({fields["webhook-id"] for _, _, fields, _ in judge.asked}) == 1
 

@@ -69,7 +69,7 @@ async def test_a_call_tells_what_was_found_out_under_an_id_that_stays(there):
         (200, '{"verdict": ["fail"]}', Verdict.PASS, "pass"),
         (200, '{"verdict": "fail", "why": "change freeze"}', Verdict.FAIL, "change freeze"),
         (200, '{"verdict": "undecided"}', Verdict.UNDECIDED, "undecided"),
-        (403, "", Verdict.FAIL, "the status is 403, 1 attempts"),
+        (403, "", Verdict.FAIL, "the status is 403, 1 attempt"),
         (503, "", Verdict.FAIL, "the status is 503, 3 attempts"),
     ],
 )

@@ -32,7 +32,7 @@ async def try_webhook(gate: WebhookGate, trial: Trial) -> Finding:
     evidence["begins"] = told.body[:300].decode(errors="replace")
     if told.trouble or not 200 <= told.status <= 299:
         why = told.trouble or f"the status is {told.status}"
-        return Finding(Verdict.UNDECIDED, f"the judge did not answer: {why}, {told.attempts} attempts", evidence)
+        return Finding(Verdict.UNDECIDED, f"the judge did not answer: {why}, {told.tries}", evidence)
     try:
         said = json.loads(told.body)
         verdict = Verdict(said["verdict"]) if isinstance(said, Mapping) else None
