@@ -30,6 +30,7 @@ HOT = [
     "bgproxy/proxy/routing.py",
     "bgproxy/proxy/sending.py",
     "bgproxy/proxy/session_rules.py",
+    "bgproxy/proxy/tap.py",
     "bgproxy/proxy/tunnel.py",
     "bgproxy/proxy/turn.py",
     "bgproxy/proxy/upload.py",

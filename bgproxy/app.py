@@ -26,6 +26,7 @@ from bgproxy.config import Settings
 from bgproxy.config.plan import plan_from
 from bgproxy.config.reloading import outcome, reload_diff
 from bgproxy.errors import BgproxyError, ConfigError, Problem, StoreUnavailable
+from bgproxy.onlookers import Onlookers
 from bgproxy.orders import Place
 from bgproxy.proxy.listener import Listener
 from bgproxy.proxy.plane import DataPlane
@@ -113,6 +114,7 @@ class Worker:
         told = settings.rollout(), settings.health(), settings.plan()
         self.conductor = Conductor(*parts, plan_from, lambda: self.plane.routes, *told)
         self.reporter = Reporter(self.node_id, self.store, Windows(self.metrics))
+        self.onlookers = Onlookers(self.plane, self.mirror)
         self.admin = AdminServer(place.admin)
         self._line = orders.Line(place.supervisor)
         self._started = asyncio.Event()
@@ -217,8 +219,8 @@ class Worker:
         self.estate.save()
         await self.admin.stop()
         await self.peers.stop()
-        rollout = (self.conductor, self.reporter, self.barrier, self.validator, self.drainer, self.health)
-        for part in (*rollout, self.restorer, self.membership):
+        parts = (self.onlookers, self.conductor, self.reporter, self.barrier, self.validator, self.drainer, self.health)
+        for part in (*parts, self.restorer, self.membership):
             await part.stop()
         await self.pins.stop()
         await self.losses.stop()
@@ -317,6 +319,7 @@ class Worker:
             serial=self.membership.serial,
             fence_after=self.fence.fence_after,
             finishing=self.plane.draining,
+            mirrored=self.onlookers.mirrored(),
         )
 
     def _collect(self) -> dict[str, Any]:

@@ -32,6 +32,7 @@ from bgproxy.rules.plan import (
     LoadGate,
     ManualGate,
     McpGate,
+    Mirror,
     Parity,
     Plan,
     Slo,
@@ -67,6 +68,7 @@ _ROOT = Table(
     keys={
         "ready_timeout": Leaf(float, Plan().ready_timeout),
         "parity": table_of(Parity),
+        "mirror": table_of(Mirror),
         "gate": Table(),  # by kind
         "hook": table_of(Hook),
         "bake": table_of(Bake),
@@ -112,8 +114,9 @@ class _Reading:
         plan = self._built(Plan, {name: known[name] for name in ("ready_timeout",) if name in known}, _ROOT, ())
         parity = self._section(Parity, known.get("parity", {}), "parity")
         bake = self._section(Bake, known["bake"], "bake") if "bake" in known else None
+        mirror = self._section(Mirror, known["mirror"], "mirror") if "mirror" in known else None
         gates, hooks = self._gates(known.get("gate", [])), self._hooks(known.get("hook", []))
-        return replace(plan or Plan(), parity=parity or Parity(), bake=bake, gates=gates, hooks=hooks)
+        return replace(plan or Plan(), parity=parity or Parity(), bake=bake, gates=gates, hooks=hooks, mirror=mirror)
 
     def _hooks(self, written: Any) -> tuple[Hook, ...]:
         found = []

@@ -11,6 +11,7 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 
 from bgproxy.config.keys import Path, table_of
+from bgproxy.config.mirror_checks import mirror_faults
 from bgproxy.config.wording import number_fault, shown
 from bgproxy.rules import assertion
 from bgproxy.rules.plan import VARIABLE, Bake, Gate, Hook, LoadGate, Plan, WebsocketGate
@@ -26,7 +27,7 @@ _HOST = re.compile(r"(?:[A-Za-z0-9._-]{1,253}|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})
 
 MOST_GATES: Final = 32
 MOST_HOOKS: Final = 16
-_STEPS: Final = "ready, parity, gates, flip, bake, end"
+_STEPS: Final = "ready, parity, gates, mirror, flip, bake, end"
 LONGEST_LOAD: Final = 600.0  # seconds
 
 _FRAMING: Final = frozenset({"host", "content-length", "transfer-encoding", "connection", "upgrade", "te", "trailer"})
@@ -41,6 +42,13 @@ _BOUNDS: Final[Mapping[str, tuple[float, float]]] = {
     "repeat": (1, 100),
     "expect_events": (0, 1_000),
     "max_error_rate": (0, 1),
+    "share": (0, 1),
+    "max_rate": (0.01, 500),
+    "max_in_flight": (1, 256),
+    "max_differing": (0, 1),
+    "max_failed": (0, 1),
+    "max_slow": (0, 1),
+    "latency_tolerance": (0, 60),
     "agents": (1, 64),
     "rate": (0, 2_000),
     "think": (0, 600),
@@ -65,6 +73,9 @@ def faults(plan: Plan) -> Found:
     if plan.bake is not None:
         yield from _common(plan.bake, ("bake",))
         yield from _bake(plan.bake)
+    if plan.mirror is not None:
+        yield from _common(plan.mirror, ("mirror",))
+        yield from mirror_faults(plan.mirror)
     yield from _hooks(plan)
 
 
@@ -237,8 +248,8 @@ def _hooks(plan: Plan) -> Found:
                     (*path, "at"),
                     f'before {step} there is nothing to veto; write when = "after", or at = ["flip"]',
                 )
-            if step == "bake" and plan.bake is None:
-                yield (*path, "at"), "this plan has no [bake]; write one, or leave that step out"
+            if step in ("mirror", "bake") and getattr(plan, step) is None:
+                yield (*path, "at"), f"this plan has no [{step}]; write one, or leave that step out"
 
 
 def _asked(hook: Hook, path: Path) -> Found:

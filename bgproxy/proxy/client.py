@@ -108,7 +108,7 @@ class ClientConnection:
         if limit and request.length > limit:
             self._refuse_connection("body_too_large", f"the body is longer than {limit} bytes")
             return
-        exchange = self.exchange = Exchange(self, request)
+        exchange = self.exchange = Exchange(self, request) if plane.tap is None else plane.tap.exchange(self, request)
         if wish:
             exchange.wish = wish
             group = routing.groups.get((group.route, wish)) or group

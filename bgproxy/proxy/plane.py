@@ -37,6 +37,7 @@ from bgproxy.telemetry.metrics import Metrics
 if TYPE_CHECKING:
     from bgproxy.proxy.client import ClientConnection
     from bgproxy.proxy.exchange import Exchange
+    from bgproxy.proxy.tap import Tap
     from bgproxy.proxy.tunnel import Tunnel
 
 log = logging.getLogger(__name__)
@@ -74,6 +75,7 @@ class DataPlane:
         self.state: FleetState | None = None
         self.fenced: Callable[[], bool] | None = None  # whether nothing new is admitted: what is known may be too old
         self.hold: Hold | None = None  # where new admissions wait now
+        self.tap: Tap | None = None  # copies what passes; None: nobody looks
         self.pins = pins
         self.busy: dict[bytes, int] = {}  # turns under way by their session's pin
         self.attended: dict[bytes, int] = {}  # streams on which clients only listen, by their session's pin: no turns

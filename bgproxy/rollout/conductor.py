@@ -29,6 +29,7 @@ from bgproxy.errors import (
 from bgproxy.rollout.flip import Switch
 from bgproxy.rollout.gates import Trial, try_gate
 from bgproxy.rollout.hooks import run_hook
+from bgproxy.rollout.mirroring import watch_mirror
 from bgproxy.rollout.options import RolloutOptions
 from bgproxy.rollout.parity import try_parity
 from bgproxy.rollout.ready import await_ready
@@ -39,7 +40,7 @@ from bgproxy.rules.health import HealthOptions
 from bgproxy.rules.plan import ManualGate, Plan
 from bgproxy.rules.release import Release
 from bgproxy.rules.route import RouteTable
-from bgproxy.rules.run import AFTER, APPROVAL, BAKE, BEFORE, END, FLIP, PARITY, READY, Run, step_of
+from bgproxy.rules.run import AFTER, APPROVAL, BAKE, BEFORE, END, FLIP, MIRROR, PARITY, READY, Run, step_of
 from bgproxy.store.base import Store
 from bgproxy.store.ledger import Ledger, Outcome
 from bgproxy.store.mirror import Mirror
@@ -286,6 +287,8 @@ class Conductor:
     async def _found(self, state: FleetState, run: Run, name: str, plan: Plan) -> Finding:
         if name == FLIP:
             return await self._flip(run, plan)
+        if name == MIRROR and plan.mirror is not None:
+            return await watch_mirror(run, plan.mirror, self._store)
         if name == BAKE:
             return await self._watch(run, plan)
         trial = self._trial(state, run)

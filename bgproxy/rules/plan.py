@@ -224,6 +224,35 @@ class Parity:
 
 
 @dataclass(frozen=True, slots=True)
+class Mirror:
+    """Live requests that are asked of the idle color too, before the flip; its answers are compared and thrown away.
+
+    What is safe to repeat: `methods`, or JSON-RPC methods in POST (`rpc`), below one of `paths`. All limits of the load
+    count per node.
+    """
+
+    methods: tuple[str, ...] = ("GET", "HEAD")
+    rpc: tuple[str, ...] = ()
+    paths: tuple[str, ...] = ("/",)
+    sessions: bool = False  # requests of a session too, without its id where that stands in a field
+    credentials: tuple[str, ...] = ("authorization", "x-api-key", "api-key")  # fields that go along
+    headers: dict[str, str] = field(default_factory=dict)  # sent along, in place of the client's
+    share: float = 1.0  # of those that could be mirrored
+    max_rate: float = 10.0  # per second
+    max_in_flight: int = 8
+    timeout: float = 10.0  # of one request
+    duration: float = 60.0
+    min_samples: int = 50
+    compare: tuple[Literal["status", "shape"], ...] = ("status", "shape")
+    ignore: tuple[str, ...] = ()  # JSON pointers; * stands for any member or item
+    max_latency_ratio: float | None = None  # slower than the live answer by this factor is slow …
+    latency_tolerance: float = 0.05  # … and by these seconds beyond
+    max_differing: float = 0.0  # shares
+    max_failed: float = 0.0
+    max_slow: float = 0.05
+
+
+@dataclass(frozen=True, slots=True)
 class Bake:
     """What is watched after the flip. Ratios compare with the old release's answers before it."""
 
@@ -252,7 +281,8 @@ class Hook:
 
     name: str = ""
     when: Literal["before", "after"] = "after"
-    at: tuple[Literal["ready", "parity", "gates", "flip", "bake", "end"], ...] = ()  # the end: whatever it came to
+    # The end: whatever it came to.
+    at: tuple[Literal["ready", "parity", "gates", "mirror", "flip", "bake", "end"], ...] = ()
     command: tuple[str, ...] = ()  # the program by its absolute path, and its arguments; or
     url: str = ""  # an address, told by POST
     env: dict[str, str] = field(default_factory=dict)
@@ -269,6 +299,7 @@ class Plan:
     ready_timeout: float = 60.0
     parity: Parity = field(default_factory=Parity)
     gates: tuple[Gate, ...] = ()
+    mirror: Mirror | None = None
     bake: Bake | None = None
     hooks: tuple[Hook, ...] = ()
 
@@ -278,6 +309,9 @@ class Plan:
         yield f"parity: {', '.join(self.parity.contracts) or 'no contract'} compared with the active color"
         for gate in self.gates:
             yield f"gate {gate.name}: {_about(gate)}"
+        if (mirror := self.mirror) is not None:
+            what = ", ".join((*mirror.methods, *mirror.rpc))
+            yield f"mirror: {what}, {mirror.duration:g} s, at most {mirror.max_rate:g} per second on each node"
         yield "flip"
         if self.bake is not None:
             limits = ", ".join(f"{name} {limit:g}" for name, limit in self.bake.limits())

@@ -3,7 +3,7 @@
 It stands in the fleet's state, so whoever leads it may die at any point: another node goes on with the first step that
 is not done. How it changes: `running.py`.
 
-    ready, parity, gate:NAME …, approval:NAME
+    ready, parity, gate:NAME …, approval:NAME, mirror
                                     VALIDATING; the last one that passes makes the release READY, one that does not
                                     REJECTED, and the run is over with nothing flipped
     before:STEP:HOOK, after:STEP:HOOK
@@ -33,6 +33,7 @@ APPROVAL: Final = "approval:"
 BEFORE: Final = "before:"
 AFTER: Final = "after:"
 GATES: Final = "gates"
+MIRROR: Final = "mirror"
 END: Final = "end"
 FLIP: Final = "flip"
 BAKE: Final = "bake"
@@ -111,6 +112,7 @@ def steps(plan: Plan, kind: Kind) -> tuple[str, ...]:
     groups: list[tuple[str, tuple[str, ...]]] = [(READY, (READY,)), (PARITY, (PARITY,))]
     groups.append((GATES, tuple(map(step_of, plan.gates))))
     if kind == "release":
+        groups += [(MIRROR, (MIRROR,))] if plan.mirror is not None else []
         groups.append((FLIP, (FLIP,)))
         groups += [(BAKE, (BAKE,))] if plan.bake is not None else []
     found: list[str] = []

@@ -144,8 +144,9 @@ class NodeReport:
     `epoch` and `revision`: of the state that it routes by. `oldest`: seconds since the oldest of what is in flight on a
     color began. `serial`: the number of this beat, growing as long as the node lives. `schema`, `protocol`: what it
     speaks, see `SCHEMA` and `PROTOCOL`. `fence_after`: as this node keeps it, in seconds. `finishing`: it accepts
-    nobody any more, as at an upgrade or its end. The store says the rest: `age`, seconds since it heard this by its own
-    clock, and `live`, whether that is within `node_ttl`; else the node is silent, dead or not.
+    nobody any more, as at an upgrade or its end. `mirrored`: what it has seen for the run that is open.
+    The store says the rest: `age`, seconds since it heard this by its own clock, and `live`, whether that is within
+    `node_ttl`; else the node is silent, dead or not.
     """
 
     id: str
@@ -165,6 +166,7 @@ class NodeReport:
     live: bool = True
     fence_after: float = 0.0
     finishing: bool = False
+    mirrored: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Conflict(BgproxyError):

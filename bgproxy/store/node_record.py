@@ -21,6 +21,8 @@ def node_document(node: NodeReport) -> dict[str, Any]:
     """What a node says itself; what the store knows of it is left out."""
     document = asdict(node)
     del document["age"], document["live"]
+    if not node.mirrored:
+        del document["mirrored"]
     return document
 
 
@@ -90,6 +92,7 @@ def _report(document: Mapping[str, Any]) -> NodeReport:
         protocol=_of(int, document.get("protocol", 0)),
         fence_after=float(_of((int, float), document.get("fence_after", 0))),
         finishing=_of(bool, document.get("finishing", False)),
+        mirrored=_of(dict, document.get("mirrored", {})),
     )
 
 

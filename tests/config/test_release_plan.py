@@ -77,10 +77,26 @@ def test_limits_of_a_load_stand_in_a_table_of_their_own():
 
 
 WRONG = [
+    ('[mirror]\nmethods = ["POST"]', '"POST" is not safe to repeat'),
+    ("[mirror]\nmethods = []", "nothing would be mirrored"),
+    ('[mirror]\nrpc = ["tools list"]', '"tools list" is no JSON-RPC method'),
+    ('[mirror]\npaths = ["v1"]', '"v1" is no path'),
+    ("[mirror]\npaths = []", 'write paths = ["/"] for all'),
+    ('[mirror]\ncredentials = ["x-user"]', '"x-user" is none of the fields that are left out'),
+    ('[mirror]\nignore = ["usage"]', '"usage" is no JSON pointer'),
+    ('[mirror]\nignore = [""]', "is the whole document"),
+    ('[mirror]\ncompare = ["body"]', "mirror.compare"),
+    ("[mirror]\ncompare = []", "nothing would be compared"),
+    ("[mirror]\nshare = 0", "nothing would be mirrored"),
+    ("[mirror]\nmax_rate = 1000", "the most is 500"),
+    ("[mirror]\nmin_samples = 0", "with no answer nothing is known"),
+    ("[mirror]\nduration = 1", "one node mirrors at most 10 requests"),
+    ("[mirror]\nmax_rat = 1", "did you mean mirror.max_rate?"),
+    ('[mirror.headers]\nAuthorization = "Bearer x"', "no secret may stand in it"),
     ('gates = "x"', "gates: there is no such key; did you mean gate?"),
     (
         "[canary]\npercent = 5",
-        "canary: there is no such key; the keys here are ready_timeout, parity, gate, hook",
+        "canary: there is no such key; the keys here are ready_timeout, parity, ",
     ),
     ("duration = 5", "duration: there is no such key; did you mean bake.duration?"),
     ("gate = 5", "gate: this is not a list of tables; write [[gate]]"),

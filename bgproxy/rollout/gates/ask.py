@@ -41,7 +41,7 @@ class Upstream:
         method: str,
         path: str,
         *,
-        fields: Mapping[str, str],
+        fields: Mapping[str, str] | Sequence[tuple[str, str]],
         body: bytes = b"",
         timeout: float,
         enough: Enough | None = None,

@@ -1,0 +1,205 @@
+"""Copies of requests and answers, for whoever has asked to see them: made as the bytes pass, handed over afterwards.
+
+Promises that the live exchange waits for nothing here, that no more is kept than `HELD` exchanges and `HELD_BYTES` at
+any time, and that what does not fit is left out and counted. Where nobody looks there is no tap: a connection asks for
+it once per request. Must not know what the copies are for.
+"""
+
+from __future__ import annotations
+
+import logging
+from time import monotonic
+from typing import TYPE_CHECKING, Final
+
+from bgproxy.http1.head import CHUNKED, RequestHead, ResponseHead
+from bgproxy.proxy.answer import Answer
+from bgproxy.proxy.exchange import Exchange
+from bgproxy.proxy.routing import Group
+from bgproxy.proxy.turn import Turn
+from bgproxy.sessions.preset import CREDENTIALS
+from bgproxy.telemetry.taken import Take, Taken, Wants
+
+if TYPE_CHECKING:
+    from bgproxy.proxy.client import ClientConnection
+    from bgproxy.proxy.plane import DataPlane
+
+log = logging.getLogger(__name__)
+
+HELD: Final = 128  # exchanges that are copied at once
+HELD_BYTES: Final = 32 * 1024 * 1024  # of all their bodies together
+REQUEST_BYTES: Final = 65_536  # of one request's body; a longer one is not copied
+ANSWER_BYTES: Final = 262_144  # of one answer's body; a longer one is cut
+
+
+class Tap:
+    """See the module. It is on the data path from the first observer to the last."""
+
+    def __init__(self, plane: DataPlane) -> None:
+        self.held = 0  # exchanges
+        self.held_bytes = 0
+        self.dropped = 0  # wished for and not copied, for want of room
+        self._plane = plane
+        self._observers: dict[str, tuple[Wants, Take]] = {}
+
+    def add(self, name: str, wants: Wants, take: Take) -> None:
+        """Show this observer what passes from now on."""
+        self._observers[name] = (wants, take)
+        self._plane.tap = self
+
+    def remove(self, name: str) -> None:
+        """Show it no more."""
+        self._observers.pop(name, None)
+        if not self._observers:
+            self._plane.tap = None
+
+    def exchange(self, client: ClientConnection, request: RequestHead) -> Exchange:
+        """The exchange for a request: one that copies, if anybody wishes to see it."""
+        wishing: list[Take] = []
+        for wants, take in self._observers.values():
+            try:
+                if wants(request):
+                    wishing.append(take)
+            except Exception:
+                log.exception("who looks at the traffic failed")
+        if not wishing or request.upgrade:
+            return Exchange(client, request)
+        if self.held >= HELD or request.length > REQUEST_BYTES:
+            self.dropped += 1
+            return Exchange(client, request)
+        self.held += 1
+        return TappedExchange(client, request, Copy(self), wishing)
+
+
+class Copy:
+    """What is kept of one exchange while it is under way."""
+
+    def __init__(self, tap: Tap) -> None:
+        self.tap = tap
+        self.request = bytearray()
+        self.answer = bytearray()
+        self.answer_head = b""
+        self.is_cut = False
+        self.is_void = False  # of no use: too large, or there is no room
+
+    def keep_request(self, data: bytes) -> None:
+        """A piece of the request's body."""
+        if len(self.request) + len(data) > REQUEST_BYTES:
+            self.drop()
+        elif not self.is_void and self._has_room(len(data)):
+            self.request += data
+
+    def keep_answer(self, data: bytes) -> None:
+        """A piece of the answer's body."""
+        if self.is_void or self.is_cut:
+            return
+        room = ANSWER_BYTES - len(self.answer)
+        if len(data) > room:
+            self.is_cut = True
+            data = data[:room]
+        if self._has_room(len(data)):
+            self.answer += data
+
+    def _has_room(self, size: int) -> bool:
+        if self.tap.held_bytes + size > HELD_BYTES:
+            self.drop()
+            return False
+        self.tap.held_bytes += size
+        return True
+
+    def drop(self) -> None:
+        """Keep nothing of it."""
+        if not self.is_void:
+            self.is_void = True
+            self.tap.dropped += 1
+            self.tap.held_bytes -= len(self.request) + len(self.answer)
+            self.request = bytearray()
+            self.answer = bytearray()
+
+    def over(self) -> None:
+        """The exchange has ended: whoever wished for the copy has it from here on."""
+        self.tap.held_bytes -= len(self.request) + len(self.answer)
+        self.tap.held -= 1
+
+
+class TappedExchange(Exchange):
+    """An exchange whose bytes are copied as they pass."""
+
+    def __init__(self, client: ClientConnection, request: RequestHead, copy: Copy, wishing: list[Take]) -> None:
+        super().__init__(client, request)
+        self.copy = copy
+        self.wishing = wishing
+
+    def start(self, group: Group, rest: bytes, now: float, turn: Turn | None = None) -> None:
+        length = self.request.length
+        if length != CHUNKED and length <= len(rest):  # others come by `look_into`
+            self.copy.keep_request(rest[:length])
+        super().start(group, rest, now, turn)
+
+    def look_into(self, pieces: list[bytes]) -> None:
+        for piece in pieces:
+            self.copy.keep_request(piece)
+        super().look_into(pieces)
+
+    def _begin(self, answer: Answer, response: ResponseHead, data: bytes) -> None:
+        del answer  # it copies nothing, and has done nothing yet
+        self.copy.answer_head = response.fields
+        tapped = TappedAnswer(self, response)
+        tapped.copy = self.copy
+        super()._begin(tapped, response, data)
+
+    def _count(self, now: float) -> None:
+        turn, copy = self.turn, self.copy
+        super()._count(now)
+        copy.over()
+        if copy.is_void or self.end != "complete" or self.answer is None or not self.request_done:
+            return
+        taken = self._taken(turn, now)
+        for take in self.wishing:
+            try:
+                take(taken)
+            except Exception:
+                log.exception("who looks at the traffic failed")
+
+    def _taken(self, turn: Turn | None, now: float) -> Taken:
+        request, group, copy = self.request, self.group, self.copy
+        ids: list[bytes] = []
+        pin = b""
+        if turn is not None:  # credentials name a caller, no conversation
+            ids = [key.value for key in turn.sighting.keys if key.rank != CREDENTIALS]
+            pin = turn.pin.id if turn.pin is not None else b""
+        return Taken(
+            request.method.decode(),
+            request.target.decode("latin-1"),
+            request.fields + self.client.suffix,
+            bytes(copy.request),
+            self.status,
+            copy.answer_head,
+            bytes(copy.answer),
+            not copy.is_cut,
+            now - self.started,
+            group.route,
+            group.color,
+            group.release,
+            tuple(ids),
+            pin,
+        )
+
+
+class TappedAnswer(Answer):
+    """An answer whose payload is copied as it passes."""
+
+    copy: Copy | None = None
+
+    def body(self, data: bytes) -> None:
+        """As `Answer.body`, by the way on which all payload is seen."""
+        data = self._framed(data)
+        client = self._client
+        if client.stream_idle:
+            client.answer_begun(monotonic())
+        if data:
+            self._write(data)
+
+    def _tap(self, payload: bytes) -> None:
+        if self.copy is not None:
+            self.copy.keep_answer(payload)
+        super()._tap(payload)
