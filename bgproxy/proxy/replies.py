@@ -56,7 +56,7 @@ REPLIES: dict[str, Reply] = {
     "connect_timeout": Reply(504, "The agent did not take the connection in time", "agent"),
     "response_timeout": Reply(504, "The agent did not answer in time", "agent"),
     "no_pointer": Reply(503, "No active color is known yet", "us", retry_after=1),
-    "no_preview": Reply(503, "There is no such color to be looked at now", "us"),
+    "no_preview": Reply(503, "There is no such color to be looked at now", "us", retry_after=1),
     "no_upstream": Reply(503, "The active color has no upstream for this route", "us", retry_after=1),
     "no_connection": Reply(503, "All connections to the agents are busy", "us", retry_after=1),
     "out_of_descriptors": Reply(503, "The proxy is out of file descriptors", "us", retry_after=1),

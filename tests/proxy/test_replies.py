@@ -29,7 +29,8 @@ STATUS = {
     501: "method_not_implemented unknown_transfer_encoding",
     502: "bad_response agent_unreachable agent_closed",
     503: "no_pointer no_upstream no_connection session_unavailable out_of_descriptors too_many_connections "
-    "release_ended shutting_down hold_full held_too_long fenced",
+    "release_ended shutting_down hold_full held_too_long fenced no_preview",
+    403: "preview_forbidden",
     504: "connect_timeout response_timeout",
     505: "bad_version",
 }
