@@ -21,7 +21,7 @@ from bgproxy import __version__, orders
 from bgproxy.admin.peers import HostPeers
 from bgproxy.admin.seams import AdminDeps
 from bgproxy.admin.server import AdminServer
-from bgproxy.admin.view import node_json, store_report
+from bgproxy.admin.view import node_json, readiness, store_report
 from bgproxy.config import Settings
 from bgproxy.config.plan import plan_from
 from bgproxy.config.reloading import outcome, reload_diff
@@ -35,6 +35,7 @@ from bgproxy.rollout.conductor import Conductor
 from bgproxy.rollout.drain import Drainer
 from bgproxy.rollout.flip import Switch
 from bgproxy.rollout.health import HealthChecker
+from bgproxy.rollout.retire import Retirer
 from bgproxy.rollout.validate import Validator
 from bgproxy.rollout.watching import Reporter
 from bgproxy.rules.route import RouteTable
@@ -115,6 +116,7 @@ class Worker:
         self.conductor = Conductor(*parts, plan_from, lambda: self.plane.routes, *told)
         self.reporter = Reporter(self.node_id, self.store, Windows(self.metrics))
         self.onlookers = Onlookers(self.plane, self.mirror)
+        self.retirer = Retirer(*parts[:4], plan_from, lambda: self.plane.routes, settings.rollout(), settings.plan())
         self.admin = AdminServer(place.admin)
         self._line = orders.Line(place.supervisor)
         self._started = asyncio.Event()
@@ -151,7 +153,8 @@ class Worker:
         await self.plane.start()
         await self._join_fleet()
         self.losses.cut(held)
-        parts = self.health, self.validator, self.drainer, self.membership, self.pins, self.conductor, self.reporter
+        watching = self.health, self.validator, self.drainer, self.membership, self.pins
+        parts = *watching, self.conductor, self.reporter, self.retirer
         for part in parts:
             part.start()
         await self.peers.start()
@@ -192,6 +195,7 @@ class Worker:
         if self.hosted is not None:
             self.hosted.retire()
         await self.conductor.stop()
+        await self.retirer.stop()
         log.info("worker %d finishes what it holds, others accept", self.place.slot)
         timeout = self.settings.upgrade().finish_timeout or None
         finished = spawn(self.plane.finish(), "finish")
@@ -219,8 +223,9 @@ class Worker:
         self.estate.save()
         await self.admin.stop()
         await self.peers.stop()
-        parts = (self.onlookers, self.conductor, self.reporter, self.barrier, self.validator, self.drainer, self.health)
-        for part in (*parts, self.restorer, self.membership):
+        acting = self.onlookers, self.conductor, self.retirer, self.reporter
+        rollout = *acting, self.barrier, self.validator, self.drainer, self.health
+        for part in (*rollout, self.restorer, self.membership):
             await part.stop()
         await self.pins.stop()
         await self.losses.stop()
@@ -280,6 +285,7 @@ class Worker:
             store=self.store,
             switch=self.switch,
             runs=self.conductor,
+            retirer=self.retirer,
             peers=self.peers,
             ready=self.ready,
             version=__version__,
@@ -290,17 +296,8 @@ class Worker:
         )
 
     def ready(self) -> tuple[bool, dict[str, Any]]:
-        """Whether new requests are taken; a store that is away, or has lost what it knew, makes it degraded only."""
-        state = self.mirror.state
-        facts: dict[str, Any] = {
-            "degraded": not self.mirror.connected or bool(self.mirror.alarm),
-            "alarm": bool(self.mirror.alarm),
-            "pointer_age": round(self.mirror.age, 3),
-            "epoch": state.pointer.epoch if state else None,
-            "draining": self.plane.draining,
-            "fenced": self.mirror.fenced,
-        }
-        return state is not None and not self.plane.draining and not facts["fenced"], facts
+        """Whether new requests are taken."""
+        return readiness(self.mirror, draining=self.plane.draining)
 
     def report(self) -> NodeReport:
         """What this node says of itself."""
@@ -391,6 +388,7 @@ class Worker:
         self.barrier.options = new.flip()
         self.health.options = new.health()
         self.conductor.configure(new.rollout(), new.health(), new.plan())
+        self.retirer.configure(new.rollout(), new.plan())
         self.plane.routes = RouteTable(new.routes())
         if self.mirror.state is not None:
             self.plane.apply(self.mirror.state)

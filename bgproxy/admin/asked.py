@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Final
 
+from bgproxy.admin.parts import TEXT, closed
 from bgproxy.admin.schema import Schema
-from bgproxy.admin.shapes import TEXT, closed
 from bgproxy.rules.barrier import LONGEST_PAUSE
 from bgproxy.rules.deadline import LONGEST
 
@@ -113,6 +113,17 @@ REQUESTS: Final[dict[str, Schema]] = {
         reason=_REASON,
     ),
     "ResumeRequest": closed([], reason=_REASON),
+    "RetireRequest": closed(
+        [],
+        reason=_REASON,
+        when_drained={
+            "type": "boolean",
+            "default": False,
+            "description": "Take it down once it is drained and the rollback window is over; else refuse until then.",
+        },
+        cancel={"type": "boolean", "default": False, "description": "Take such an order back, before it has begun."},
+        force={**_FORCE, "description": "Do not wait for the window, and end the sessions that live there. On record."},
+    ),
     "RollbackRequest": closed(
         [], reason=_REASON, if_epoch=_IF_EPOCH, force=_FORCE, strategy=_STRATEGY, exclude=_EXCLUDE
     ),

@@ -58,6 +58,17 @@ async def stage(call: Call) -> Mapping[str, Any] | web.StreamResponse:
     return await answered(call, ask, tell)
 
 
+async def retire(call: Call) -> dict[str, Any]:
+    """Have a drained release taken down, or not; it answers at once, `retirement` and `phase` tell how far it is."""
+    body, reason = call.body, call.body.get("reason", "")
+    if body.get("cancel", False):
+        outcome = await call.deps.retirer.cancel(call.color, actor=call.actor, reason=reason)
+    else:
+        terms = {"force": body.get("force", False), "when_drained": body.get("when_drained", False)}
+        outcome = await call.deps.retirer.order(call.color, actor=call.actor, reason=reason, **terms)
+    return {**(await look(call.deps)).color(outcome.state, call.color), "changed": outcome.changed}
+
+
 def release_of(body: Any) -> Release:
     """The release that a request describes, as it came."""
     return Release(

@@ -5,16 +5,13 @@ It tells what the drain itself looks at; whether a release is drained is decided
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
 from bgproxy.admin.call import Call
 from bgproxy.admin.seams import AdminDeps
 from bgproxy.admin.view import View, look
-from bgproxy.errors import Problem
-from bgproxy.rules.deadline import LEAVING
 from bgproxy.rules.fleet import FleetState, known
-from bgproxy.rules.release import Release
+from bgproxy.rules.release import LEAVING, Release
 
 
 async def drain(call: Call) -> dict[str, Any]:
@@ -40,7 +37,7 @@ async def _shown(deps: AdminDeps, state: FleetState, color: str) -> dict[str, An
         "release": release and release.label,
         "phase": release and str(release.phase),
         "drained": not blockers,
-        **await _deadline(deps, release),
+        **_deadline(release, view.now),
         "sessions": view.sessions_on(state, color),
         "last_expires": view.last_expires(state, color),
         **view.load(color),
@@ -49,21 +46,11 @@ async def _shown(deps: AdminDeps, state: FleetState, color: str) -> dict[str, An
     }
 
 
-async def _deadline(deps: AdminDeps, release: Release | None) -> dict[str, Any]:
+def _deadline(release: Release | None, now: float) -> dict[str, Any]:
     if release is None or not release.deadline:
         return {"deadline": None, "seconds_left": None, "ended": False}
-    left = 0.0 if release.ended else max(0.0, release.deadline - await _now(deps))
+    left = 0.0 if release.ended else max(0.0, release.deadline - now)
     return {"deadline": release.deadline, "seconds_left": round(left, 3), "ended": release.ended}
-
-
-async def _now(deps: AdminDeps) -> float:
-    """The store's time; while it is away this host's has to do, for a number that only people read."""
-    if deps.mirror.connected:
-        try:
-            return await deps.store.now()
-        except Problem:
-            pass
-    return time.time()
 
 
 def _blockers(state: FleetState, color: str, view: View) -> list[dict[str, Any]]:

@@ -9,7 +9,8 @@ from typing import Any
 
 from bgproxy.admin.asked import IDEMPOTENCY_KEY, IN_PATH, REQUESTS
 from bgproxy.admin.call import Route
-from bgproxy.admin.shapes import ANSWERS, ref
+from bgproxy.admin.parts import ref
+from bgproxy.admin.shapes import ANSWERS
 
 _ALWAYS = (400, 403, 500)
 _WITH_TOKEN = (401, 429)

@@ -42,6 +42,7 @@ async def metrics(call: Call) -> web.Response:
         version=call.deps.version,
         sessions={key: count.live for key, count in (view.sessions or {}).items()},
         flip=view.flip.document() if view.flip is not None else {},
+        now=view.now,
     )
     # In a thread: with many routes this takes long enough to be felt by the requests that share the loop.
     accept = call.request.headers.get("Accept", "")

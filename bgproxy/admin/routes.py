@@ -7,7 +7,7 @@ from typing import Final
 from bgproxy.admin.asked import AUDIT_QUERY, FLIPS_QUERY, FORGET_NODE_QUERY, FORGET_QUERY, SESSIONS_QUERY, VERIFY_QUERY
 from bgproxy.admin.audit import audit, verify_audit
 from bgproxy.admin.call import Route
-from bgproxy.admin.colors import color, colors, stage
+from bgproxy.admin.colors import color, colors, retire, stage
 from bgproxy.admin.drain import drain, set_deadline
 from bgproxy.admin.events import events
 from bgproxy.admin.fleet import status
@@ -53,6 +53,16 @@ ROUTES: Final[tuple[Route, ...]] = (
         "Set, move or cancel the deadline that ends what still lives on a color.",
         "DrainChanged",
         body="DrainRequest",
+        errors=_CHANGE,
+    ),
+    Route(
+        "POST",
+        "/v1/colors/{color}/retire",
+        retire,
+        "operator",
+        "Take down the release on a drained color; what that frees goes on record.",
+        "Retiring",
+        body="RetireRequest",
         errors=_CHANGE,
     ),
     Route(

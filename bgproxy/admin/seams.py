@@ -108,6 +108,18 @@ class Runs(Protocol):
         ...
 
 
+class Retirer(Protocol):
+    """Takes releases down. Raises `Problem`s only."""
+
+    async def order(self, color: str, *, actor: str, reason: str, force: bool, when_drained: bool) -> Outcome:
+        """Order that what a color holds is taken down. Not changed where that is done, or ordered."""
+        ...
+
+    async def cancel(self, color: str, *, actor: str, reason: str) -> Outcome:
+        """Take such an order back. Not changed where there is none."""
+        ...
+
+
 class Peers(Protocol):
     """The workers of this host."""
 
@@ -132,6 +144,7 @@ class AdminDeps:
     store: Store
     switch: Switch
     runs: Runs
+    retirer: Retirer
     peers: Peers
     ready: Callable[[], tuple[bool, dict[str, Any]]]  # facts beside the yes or no stand in the answer of /readyz
     version: str

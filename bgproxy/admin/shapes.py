@@ -5,33 +5,18 @@ The tests hold what goes out to these. What comes in: `asked.py`.
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Final
 
+from bgproxy.admin.leave_shapes import LEAVE
+from bgproxy.admin.parts import ANYTHING as _ANYTHING
+from bgproxy.admin.parts import COUNT as _COUNT
+from bgproxy.admin.parts import NUMBER as _NUMBER
+from bgproxy.admin.parts import SECONDS as _SECONDS
+from bgproxy.admin.parts import TEXT, closed, ref
+from bgproxy.admin.parts import TEXT_OR_NOTHING as _TEXT_OR_NOTHING
+from bgproxy.admin.parts import exactly as _all
 from bgproxy.admin.schema import Schema
 from bgproxy.rules.release import Phase
-
-_NUMBER = {"type": "number"}
-_COUNT = {"type": "integer", "minimum": 0}
-TEXT = {"type": "string"}
-_TEXT_OR_NOTHING = {"type": ["string", "null"]}
-_SECONDS = {"type": "number", "description": "Unix seconds by the store's clock."}
-_ANYTHING = {"type": "object", "additionalProperties": True}
-
-
-def closed(required: list[str], **members: Schema) -> dict[str, Any]:
-    """An object with no members but these."""
-    return {"type": "object", "additionalProperties": False, "properties": members, "required": required}
-
-
-def _all(**members: Schema) -> dict[str, Any]:
-    """An object that always has exactly these members."""
-    return closed(list(members), **members)
-
-
-def ref(name: str) -> Schema:
-    """Points to the schema of that name."""
-    return {"$ref": f"#/components/schemas/{name}"}
-
 
 _PER_COLOR = {"type": "object", "additionalProperties": _COUNT, "description": "By color."}
 
@@ -53,6 +38,7 @@ _COLOR: dict[str, Schema] = {
         "minimum": 0,
         "description": "Live sessions of the release that stands there, of the whole fleet; null: the store is away.",
     },
+    **LEAVE,
 }
 
 _EXPIRES = {"type": "number", "description": "Unix seconds by the store's clock, if it is not used any more."}
@@ -244,6 +230,7 @@ ANSWERS: Final[dict[str, Schema]] = {
         failures=_COUNT,
     ),
     "Color": _all(**_COLOR),
+    "Retiring": _all(**_COLOR, changed={"type": "boolean"}),
     "Staged": _all(**_COLOR, epoch=_COUNT, changed={"type": "boolean"}, took_ms=_NUMBER),
     "Colors": _all(colors={"type": "array", "items": ref("Color")}, epoch=_COUNT, revision=_COUNT),
     "Session": _all(**_SESSION),

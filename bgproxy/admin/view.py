@@ -7,13 +7,15 @@ status that fails or waits.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from bgproxy.admin.seams import AdminDeps
 from bgproxy.errors import Problem
 from bgproxy.rules.fleet import FleetState
+from bgproxy.rules.retire import cost
 from bgproxy.store.base import NodeReport
 from bgproxy.store.flips import FlipRecord
 from bgproxy.store.mirror import Mirror
@@ -31,7 +33,8 @@ class View:
 
     `complete`: the store was there to tell of the other hosts.
     `sessions`: live pins of the whole fleet by color and release; None while the store is away. `flip`: what became of
-    those that the last flip left; None where the pointer has not moved yet, and while the store is away.
+    those that the last flip left; None where the pointer has not moved yet, and while the store is away. `now`: unix
+    seconds by the store's clock; while it is away by this host's, for numbers that only people read.
     """
 
     metrics: Mapping[str, Any]
@@ -42,6 +45,7 @@ class View:
     store: Mapping[str, Any]
     workers: int
     flip: FlipRecord | None
+    now: float
 
     def load(self, color: str) -> dict[str, int]:
         """What runs on a color, on all hosts."""
@@ -91,7 +95,15 @@ class View:
             "metadata": dict(release.metadata) if release else {},
             **self.load(color),
             "sessions": self.sessions_on(state, color),
+            **self._leave(state, color),
         }
+
+    def _leave(self, state: FleetState, color: str) -> dict[str, Any]:
+        """What it costs beside the active one, and how it is taken down."""
+        release = state.releases.get(color)
+        spent = cost(release, self.now) if release is not None and state.pointer.active != color else None
+        order = release.retirement if release is not None else None
+        return {"double_running": spent and spent.document(), "retirement": order and asdict(order)}
 
 
 async def look(deps: AdminDeps) -> View:
@@ -100,8 +112,8 @@ async def look(deps: AdminDeps) -> View:
     # This worker alone where no worker reported.
     stores = [snapshot["store"] for snapshot in snapshots] or [store_report(deps.mirror, deps.store.kind)]
     here = [snapshot["node"] for snapshot in snapshots]
-    told, sessions, flip = await asyncio.gather(
-        _elsewhere(deps, {node["id"] for node in here}), _sessions(deps), _flip(deps)
+    told, sessions, flip, now = await asyncio.gather(
+        _elsewhere(deps, {node["id"] for node in here}), _sessions(deps), _flip(deps), _now(deps)
     )
     elsewhere = told or []
     return View(
@@ -113,6 +125,7 @@ async def look(deps: AdminDeps) -> View:
         store=_store(stores),
         workers=len(snapshots),
         flip=flip,
+        now=now,
     )
 
 
@@ -145,6 +158,30 @@ async def _flip(deps: AdminDeps) -> FlipRecord | None:
     except Problem:
         return None
     return found[0] if found else None
+
+
+async def _now(deps: AdminDeps) -> float:
+    if deps.mirror.connected:
+        try:
+            return await deps.store.now()
+        except Problem:
+            pass
+    return time.time()
+
+
+def readiness(mirror: Mirror, *, draining: bool) -> tuple[bool, dict[str, Any]]:
+    """Whether a worker takes new requests, and what that hangs on; a store that is away, or has lost data, makes
+    it degraded only."""
+    state = mirror.state
+    facts: dict[str, Any] = {
+        "degraded": not mirror.connected or bool(mirror.alarm),
+        "alarm": bool(mirror.alarm),
+        "pointer_age": round(mirror.age, 3),
+        "epoch": state.pointer.epoch if state else None,
+        "draining": draining,
+        "fenced": mirror.fenced,
+    }
+    return state is not None and not draining and not facts["fenced"], facts
 
 
 def store_report(mirror: Mirror, kind: str) -> dict[str, Any]:

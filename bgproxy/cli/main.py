@@ -21,6 +21,7 @@ from bgproxy.cli import (
     nodes,
     plan,
     release,
+    retire,
     serve,
     sessions,
     settings,
@@ -68,6 +69,7 @@ app.command(epilog="Example: bgproxy validate green --plan plan.toml")(release.v
 app.command(epilog='Example: bgproxy approve look --reason "read the answers"')(release.approve)
 app.command(epilog='Example: bgproxy abort --reason "not today"')(release.abort)
 app.command(epilog="Example: bgproxy drain blue --wait --timeout 600 --deadline 300")(drain.drain)
+app.command(epilog='Example: bgproxy retire blue --when-drained --reason "v2 is good"')(retire.retire)
 app.add_typer(sessions.app, name="sessions")
 app.add_typer(nodes.app, name="nodes")
 app.command(epilog="Example: bgproxy flips 7 --json")(flips.flips)

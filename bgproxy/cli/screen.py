@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -35,6 +35,8 @@ def show_status(document: Mapping[str, Any]) -> None:
         console.print(Text(clean(f"{text}; `bgproxy release --watch` follows it"), style="yellow"))
     console.print()
     console.print(_colors(document["colors"], str(document.get("active"))))
+    for line in _idle(document["colors"]):
+        console.print(line)
     console.print()
     console.print(_nodes(document.get("nodes", [])))
     console.print()
@@ -145,6 +147,20 @@ def _colors(colors: Mapping[str, Mapping[str, Any]], active: str) -> Table:
         for upstream in upstreams[1:]:
             table.add_row("", "", "", *_upstream(upstream), "", "", "")
     return table
+
+
+def _idle(colors: Mapping[str, Mapping[str, Any]]) -> Iterator[Text]:
+    """What stands idle, what that costs, and whether it is to be taken down."""
+    for name, color in colors.items():
+        if cost := color.get("double_running"):
+            hours = f"{cost.get('replicas')} replicas idle, {cost.get('replica_hours', 0):.3f} replica-hours so far"
+            said = f"{name}: double running since {time(cost.get('since'))}, {hours}"
+            yield Text(clean(said), style="dim")
+        if order := color.get("retirement"):
+            under_way = f"is being retired by {order.get('leader')}" if order.get("leader") else "is to be retired"
+            failed = f"; {order.get('tries')} failed: {order.get('why')}" if order.get("tries") else ""
+            said = f"{name}: {color.get('release')} {under_way}, asked by {order.get('actor')}{failed}"
+            yield Text(clean(said), style="red" if failed else "yellow")
 
 
 def _upstream(upstream: Mapping[str, Any]) -> tuple[Text, Text]:

@@ -26,6 +26,7 @@ from bgproxy.rules.plan import (
     Bake,
     ChatGate,
     CommandGate,
+    Decommission,
     Gate,
     Hook,
     HttpGate,
@@ -57,6 +58,10 @@ KINDS: Mapping[str, type] = {
 _T = TypeVar("_T")
 
 
+_OPTIONAL: Mapping[str, type] = {"mirror": Mirror, "bake": Bake, "decommission": Decommission}
+"""Sections that a plan may have, each a field of `Plan` by its name."""
+
+
 def _table(cls: type) -> Table:
     table = table_of(cls)
     nested = {"slo": table_of(Slo)} if "slo" in table.keys else {}
@@ -68,10 +73,9 @@ _ROOT = Table(
     keys={
         "ready_timeout": Leaf(float, Plan().ready_timeout),
         "parity": table_of(Parity),
-        "mirror": table_of(Mirror),
         "gate": Table(),  # by kind
         "hook": table_of(Hook),
-        "bake": table_of(Bake),
+        **{name: table_of(cls) for name, cls in _OPTIONAL.items()},
     }
 )
 
@@ -113,10 +117,11 @@ class _Reading:
         known = self._known(tree, _ROOT, ())
         plan = self._built(Plan, {name: known[name] for name in ("ready_timeout",) if name in known}, _ROOT, ())
         parity = self._section(Parity, known.get("parity", {}), "parity")
-        bake = self._section(Bake, known["bake"], "bake") if "bake" in known else None
-        mirror = self._section(Mirror, known["mirror"], "mirror") if "mirror" in known else None
         gates, hooks = self._gates(known.get("gate", [])), self._hooks(known.get("hook", []))
-        return replace(plan or Plan(), parity=parity or Parity(), bake=bake, gates=gates, hooks=hooks, mirror=mirror)
+        more: dict[str, Any] = {
+            name: self._section(cls, known[name], name) for name, cls in _OPTIONAL.items() if name in known
+        }
+        return replace(plan or Plan(), parity=parity or Parity(), gates=gates, hooks=hooks, **more)
 
     def _hooks(self, written: Any) -> tuple[Hook, ...]:
         found = []

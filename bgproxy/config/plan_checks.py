@@ -14,7 +14,7 @@ from bgproxy.config.keys import Path, table_of
 from bgproxy.config.mirror_checks import mirror_faults
 from bgproxy.config.wording import number_fault, shown
 from bgproxy.rules import assertion
-from bgproxy.rules.plan import VARIABLE, Bake, Gate, Hook, LoadGate, Plan, WebsocketGate
+from bgproxy.rules.plan import VARIABLE, Action, Bake, Gate, LoadGate, Plan, WebsocketGate
 from bgproxy.rules.slo import samples_needed, unjudgeable
 
 Found = Iterator[tuple[Path, str]]
@@ -38,6 +38,7 @@ _BOUNDS: Final[Mapping[str, tuple[float, float]]] = {
     "ready_timeout": (0.01, 86_400),
     "duration": (0.1, 86_400),
     "expires": (1, 7 * 86_400),
+    "rollback_window": (0, 30 * 86_400),
     "attempts": (1, 10),
     "repeat": (1, 100),
     "expect_events": (0, 1_000),
@@ -77,6 +78,9 @@ def faults(plan: Plan) -> Found:
         yield from _common(plan.mirror, ("mirror",))
         yield from mirror_faults(plan.mirror)
     yield from _hooks(plan)
+    if plan.decommission is not None:
+        yield from _common(plan.decommission, ("decommission",))
+        yield from _asked(plan.decommission, ("decommission",), needed=False)
 
 
 def _common(section: Any, path: Path) -> Found:
@@ -252,13 +256,15 @@ def _hooks(plan: Plan) -> Found:
                 yield (*path, "at"), f"this plan has no [{step}]; write one, or leave that step out"
 
 
-def _asked(hook: Hook, path: Path) -> Found:
-    if bool(hook.command) == bool(hook.url):
+def _asked(hook: Action, path: Path, *, needed: bool = True) -> Found:
+    if (hook.command and hook.url) or (needed and not (hook.command or hook.url)):
         yield (*path, "command"), "write either command or url: one says what runs, the other who is called"
     elif hook.command:
         yield from _command(path, hook.command)
-    else:
+    elif hook.url:
         yield from _webhook(path, hook.url, hook.secret)
+    elif given := next((name for name in ("env", "headers", "secret") if getattr(hook, name)), ""):
+        yield (*path, given), "nothing is run or called here; write command or url, or leave it out"
 
 
 def _named(name: str, path: Path, names: set[str]) -> Found:

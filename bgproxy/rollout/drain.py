@@ -21,9 +21,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from bgproxy.errors import Problem
-from bgproxy.rules.deadline import LEAVING
 from bgproxy.rules.fleet import FleetState
-from bgproxy.rules.release import Event, Release
+from bgproxy.rules.release import LEAVING, Event, Release
 from bgproxy.store.base import NodeReport, Store
 from bgproxy.store.ledger import Ledger
 from bgproxy.store.mirror import Mirror

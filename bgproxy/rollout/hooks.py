@@ -17,18 +17,22 @@ from bgproxy.rollout.gates.command import run_for
 from bgproxy.rollout.gates.trial import Trial, Unanswerable
 from bgproxy.rollout.webhook import Told, call
 from bgproxy.rules.gate import Finding, Verdict
-from bgproxy.rules.plan import Hook
+from bgproxy.rules.plan import Action, Hook
 from bgproxy.rules.run import Run
 
 
 async def run_hook(hook: Hook, step: str, trial: Trial, run: Run) -> Finding:
     """Tell the hook of the step; what it says to it."""
-    event = _event(step, trial, run)
+    return await act(hook, step, _event(step, trial, run), trial, f"{run.id} {run.began} {step}")
+
+
+async def act(action: Action, step: str, event: Mapping[str, Any], trial: Trial, name: str) -> Finding:
+    """Run the program, or call the address; what it says. `name`: of this event and no other, for its id."""
     try:
-        if hook.command:
+        if action.command:
             told = {"BGPROXY_STEP": step, "BGPROXY_EVENT": json.dumps(event)}
-            return await run_for(trial, hook.command, hook.env, hook.timeout, told)
-        return await _call(hook, step, event, trial, run)
+            return await run_for(trial, action.command, action.env, action.timeout, told)
+        return await _call(action, event, trial, name)
     except Unanswerable as error:
         return error.finding()
 
@@ -39,13 +43,13 @@ def _event(step: str, trial: Trial, run: Run) -> dict[str, Any]:
     return {"event": step, "actor": run.actor, "reason": run.reason, **trial.about, "steps": done, **outcome}
 
 
-async def _call(hook: Hook, step: str, event: Mapping[str, Any], trial: Trial, run: Run) -> Finding:
+async def _call(hook: Action, event: Mapping[str, Any], trial: Trial, name: str) -> Finding:
     if not trial.options.allows_webhook(hook.url):
         raise Unanswerable(f"{hook.url} may not be called from this proxy's host: add it to rollout.webhooks")
     told = await call(
         hook.url,
         json_body(event),
-        event_id=hashlib.sha256(f"{run.id} {run.began} {step}".encode()).hexdigest()[:32],
+        event_id=hashlib.sha256(name.encode()).hexdigest()[:32],
         secret=trial.filled(hook.secret),
         fields=trial.fields(hook.headers),
         timeout=hook.timeout,

@@ -7,7 +7,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
-from bgproxy.rules.plan import Gate, Hook, Plan
+from bgproxy.rules.plan import Action, Gate, Plan
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,9 +39,10 @@ class RolloutOptions:
 
     def refuse(self, plan: Plan) -> str:
         """Why a plan cannot be run here, or nothing."""
-        asked: list[tuple[str, Gate | Hook]]
+        asked: list[tuple[str, Gate | Action]]
         asked = [(f"gate[{number}]", gate) for number, gate in enumerate(plan.gates, start=1)]
         asked += [(f"hook[{number}]", hook) for number, hook in enumerate(plan.hooks, start=1)]
+        asked += [("decommission", plan.decommission)] if plan.decommission is not None else []
         for place, one in asked:
             command, url = getattr(one, "command", ()), getattr(one, "url", "")
             if command and not self.allows_command(command[0]):

@@ -57,8 +57,8 @@ def _configured(state: FleetState, color: str, wanted: Release) -> Release | Non
     if old.origin != "config" or old.same_content(wanted):
         return None
     if old.label == wanted.label:
-        lived = replace(wanted, phase=old.phase, rolled_back=old.rolled_back, left=old.left)
-        return replace(lived, deadline=old.deadline, ended=old.ended, ended_before=old.ended_before)
+        what = {"upstreams": wanted.upstreams, "routes": wanted.routes, "metadata": wanted.metadata}
+        return replace(old, **what, at=wanted.at)  # type: ignore[arg-type]  # each is what it was called
     if old.phase in _LIVE:
         raise Refused(
             f"the configuration puts {wanted.label} on {color}, where {old.label} is {old.phase}: "

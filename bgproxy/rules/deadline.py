@@ -14,10 +14,7 @@ from typing import Final
 
 from bgproxy.errors import BadInput, Refused
 from bgproxy.rules.fleet import Change, FleetState, changed, known, recorded
-from bgproxy.rules.release import Phase, Release
-
-LEAVING: Final = frozenset({Phase.STANDBY, Phase.ROLLED_BACK})
-"""Traffic has left a release in such a phase, and it is not known to be empty: it drains."""
+from bgproxy.rules.release import LEAVING, Release
 
 LONGEST: Final = 30 * 86_400.0
 """Seconds from now to a deadline at most: one that is farther away is a slip of the hand."""

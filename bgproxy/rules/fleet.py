@@ -64,7 +64,7 @@ class Change:
     """
 
     state: FleetState
-    verb: str  # flip, rollback, stage, phase, drain, bootstrap, configure, session, release, restore
+    verb: str  # flip, rollback, stage, phase, drain, retire, bootstrap, configure, session, release, restore
     facts: Mapping[str, object]
     actor: str
     reason: str
@@ -208,6 +208,10 @@ def stage(
                 "drained; force overrides"
             )
         forced.append(f"{color} held {old.label}, {old.phase}")
+    if old is not None and old.is_taken_down:
+        if not force:
+            raise Refused(f"{old.label} on {color} is being taken down: wait until it is retired; force overrides")
+        forced.append(f"{old.label} was being taken down")
     new = new.following(old)
     facts = recorded(state, {color: new}, color=color, release=new.label, upstreams=list(new.upstreams), forced=forced)
     return changed(state, {color: new}, "stage", facts, actor, reason)
@@ -259,16 +263,18 @@ def _move(
     """The change that moves the pointer and both colors' phases, in one."""
     origin = state.pointer.active
     new: dict[str, Release] = {}
+    target = state.releases.get(to)
     if (left := state.releases.get(origin)) is not None:
         rolled_back = state.pointer.epoch + 1 if leaving is Event.ROLL_BACK else left.rolled_back
         departed = replace(left.after(leaving), at=at, rolled_back=rolled_back, left=state.pointer.epoch + 1)
-        new[origin] = replace(departed, deadline=0.0, ended=False)
-    if (target := state.releases.get(to)) is not None:
+        parting = state.run.parting if state.run is not None and state.run.decides(to) else {}
+        new[origin] = departed.turned(target.relieving() if target is not None else None, parting)
+    if target is not None:
         arrived = target.after(_arrival(target, bool(forced)))
         if arrived.phase is Phase.BAKING and not bake:
             arrived = arrived.after(Event.SETTLE)
         # Its sessions that were not told yet that they are over simply go on.
-        new[to] = replace(arrived, at=at, deadline=0.0, ended=False)
+        new[to] = replace(arrived.turned(), at=at)
     facts: dict[str, object] = {"from": origin, "to": to, **recorded(state, new, forced=forced)}
     if target is not None:
         facts["release"] = target.label
@@ -293,6 +299,8 @@ def _overridden(state: FleetState, to: str, problem: str | None, force: bool) ->
         raise NotReady(f"{to} holds {release.label}, which is retired: stage a release there")
     elif release.phase not in (Phase.READY, Phase.STANDBY, Phase.DRAINED):
         reasons.append(f"{to} holds {release.label}, which is {release.phase}")
+    elif release.is_taken_down:
+        reasons.append(f"{to} holds {release.label}, which is being taken down")
     if problem:
         reasons.append(problem)
     if reasons and not force:
@@ -357,7 +365,7 @@ def changed(
     moved: bool = False,
 ) -> Change:
     """The change that puts these releases in place. `moved`: the pointer has, so no order for a session counts."""
-    releases = {**state.releases, **new}
+    releases = {**state.releases, **{color: one.dated(state.releases.get(color)) for color, one in new.items()}}
     stand = {(color, release.label) for color, release in releases.items() if not release.ended}
     orders = {} if moved else {key: order for key, order in state.orders.items() if order.goal in stand}
     after = replace(state, revision=state.revision + 1, releases=releases, orders=orders)

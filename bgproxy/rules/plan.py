@@ -276,13 +276,9 @@ class Bake:
 
 
 @dataclass(frozen=True, slots=True)
-class Hook:
-    """A program or an address that is told of steps; before them it may veto, after them it is informed."""
+class Action:
+    """A program that is run, or an address that is called, with the event as JSON."""
 
-    name: str = ""
-    when: Literal["before", "after"] = "after"
-    # The end: whatever it came to.
-    at: tuple[Literal["ready", "parity", "gates", "mirror", "flip", "bake", "end"], ...] = ()
     command: tuple[str, ...] = ()  # the program by its absolute path, and its arguments; or
     url: str = ""  # an address, told by POST
     env: dict[str, str] = field(default_factory=dict)
@@ -290,6 +286,24 @@ class Hook:
     secret: str = ""  # signs what is sent (HMAC-SHA256)
     timeout: float = 30.0
     attempts: int = 3  # of a call
+
+
+@dataclass(frozen=True, slots=True)
+class Hook(Action):
+    """One that is told of steps; before them it may veto, after them it is informed."""
+
+    name: str = ""
+    when: Literal["before", "after"] = "after"
+    # The end: whatever it came to.
+    at: tuple[Literal["ready", "parity", "gates", "mirror", "flip", "bake", "end"], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Decommission(Action):
+    """How the old release is taken down: the action scales it to zero, or says no; without one it only is RETIRED."""
+
+    rollback_window: float = 600.0  # since traffic left it; before that it stays, drained or not
+    automatic: bool = False  # else `bgproxy retire`
 
 
 @dataclass(frozen=True, slots=True)
@@ -302,6 +316,7 @@ class Plan:
     mirror: Mirror | None = None
     bake: Bake | None = None
     hooks: tuple[Hook, ...] = ()
+    decommission: Decommission | None = None
 
     def lines(self) -> Iterator[str]:
         """What the plan does, in its order, in words."""
@@ -316,6 +331,10 @@ class Plan:
         if self.bake is not None:
             limits = ", ".join(f"{name} {limit:g}" for name, limit in self.bake.limits())
             yield f"bake: {self.bake.duration:g} s, at least {self.bake.min_samples} answers; {limits}"
+        if (down := self.decommission) is not None:
+            how = down.url or " ".join(down.command) or "nothing is run"
+            when = "by itself" if down.automatic else "by `bgproxy retire`"
+            yield f"decommission: the old release, once drained and {down.rollback_window:g} s old, {when}: {how}"
         for hook in self.hooks:
             what = hook.url or " ".join(hook.command)
             yield f"hook {hook.name}, {hook.when} {', '.join(hook.at)}: {what}"

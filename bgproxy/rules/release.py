@@ -57,6 +57,9 @@ POINTER_EVENTS: Final = frozenset({Event.ACTIVATE, Event.LEAVE, Event.ROLL_BACK,
 # Never had traffic of their own, so nothing drains there and they may be staged anew without force.
 UNTRIED: Final = frozenset({Phase.STAGED, Phase.VALIDATING, Phase.READY})
 
+# Traffic has left a release in such a phase, and it is not known to be empty: it drains.
+LEAVING: Final = frozenset({Phase.STANDBY, Phase.ROLLED_BACK})
+
 # Nothing of theirs is alive any more.
 ENDED: Final = frozenset({Phase.DRAINED, Phase.REJECTED, Phase.RETIRED})
 
@@ -120,6 +123,43 @@ def advance(phase: Phase, event: Event) -> Phase:
 
 
 @dataclass(frozen=True, slots=True)
+class Relief:
+    """The release that took a release's place, whose `replicas` stood idle beside it from `since` on (unix seconds,
+    store's clock). `began`, `spent`: since when one of the two was idle, and the replica-seconds before `since`.
+    """
+
+    label: str
+    replicas: int
+    since: float
+    began: float
+    spent: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Retirement:
+    """An order to take a release down, which stands until that is done. `due`: not before that, unix seconds by the
+    store's clock. `leader`: the node that carries it out now; empty: none does.
+
+    `again`: it is tried again where it fails, else it is over then; `tries` and `why`: how often it failed, and why at
+    last. `forced`: the rollback window was not waited for.
+    """
+
+    actor: str
+    reason: str
+    due: float
+    leader: str = ""
+    forced: bool = False
+    again: bool = False
+    tries: int = 0
+    why: str = ""
+
+    @property
+    def is_over(self) -> bool:
+        """Whether it failed, and is not tried again."""
+        return bool(self.tries) and not self.again
+
+
+@dataclass(frozen=True, slots=True)
 class Release:
     """What a color holds: a version's label, where its agents listen, and its phase.
 
@@ -130,6 +170,10 @@ class Release:
     `deadline`: unix seconds by the store's clock, when the sessions that still live here are ended; 0: none.
     `ended`: it has passed, they are over. `ended_before`: the labels of releases that stood on this color earlier and
     whose sessions were ended, newest first: a session of theirs that comes back is told so too.
+
+    `staged`, `departed`: when it was staged, and when traffic left it last, once a later change has taken `at`.
+    `relief`: for whom. `parting`: of the plan by which that came, what is to be done once this is drained.
+    `retirement`: the order to take it down.
     """
 
     label: str
@@ -144,6 +188,50 @@ class Release:
     deadline: float = 0.0
     ended: bool = False
     ended_before: tuple[str, ...] = ()
+    staged: float = 0.0
+    departed: float = 0.0
+    relief: Relief | None = None
+    parting: Mapping[str, object] = field(default_factory=dict)
+    retirement: Retirement | None = None
+
+    @property
+    def replicas(self) -> int:
+        """How many addresses it has: what its idle time is counted in."""
+        return len({*self.upstreams, *(url for some in self.routes.values() for url in some)})
+
+    @property
+    def idle_since(self) -> float:
+        """Since when (unix seconds, store's clock) it stands idle beside the active one; 0: it does not."""
+        if self.phase in (Phase.BAKING, Phase.ACTIVE, Phase.RETIRED):
+            return 0.0
+        return self.departed or self.staged or self.at
+
+    @property
+    def is_taken_down(self) -> bool:
+        """Whether an order to retire it is carried out now, so that nobody knows what of it still runs."""
+        return self.retirement is not None and bool(self.retirement.leader)
+
+    def dated(self, old: Release | None) -> Release:
+        """This release, in the place of what it was before: `at` tells of the newest change only, so when it was staged
+        and when traffic left it is kept."""
+        if old is None or old.label != self.label or self.phase in (Phase.STAGED, Phase.BAKING, Phase.ACTIVE):
+            return self
+        if old.phase in UNTRIED:
+            return replace(self, staged=old.staged or old.at)
+        return self if self.phase in UNTRIED else replace(self, departed=old.idle_since)
+
+    def relieving(self) -> Relief:
+        """What it is to the release whose place it takes now."""
+        since, before = self.idle_since, self.relief
+        if before is None:
+            return Relief(self.label, self.replicas, since, since)
+        spent = before.spent + before.replicas * max(0.0, since - before.since)
+        return Relief(self.label, self.replicas, since, before.began, spent)
+
+    def turned(self, relief: Relief | None = None, parting: Mapping[str, object] | None = None) -> Release:
+        """This release as traffic comes to it or leaves it: what was about its last leaving is over."""
+        after = replace(self, deadline=0.0, ended=False, staged=0.0, departed=0.0, retirement=None)
+        return replace(after, relief=relief, parting=parting or {})
 
     def upstreams_for(self, route: str) -> tuple[str, ...]:
         """The addresses that serve `route`; empty where this release does not serve it."""

@@ -37,6 +37,8 @@ MIRROR: Final = "mirror"
 END: Final = "end"
 FLIP: Final = "flip"
 BAKE: Final = "bake"
+PARTING: Final = ("decommission",)
+"""The parts of a plan that outlive its run."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +93,11 @@ class Run:
     def has_flipped(self) -> bool:
         """Whether it has moved the pointer."""
         return any(step.name == FLIP and step.verdict is Verdict.PASS for step in self.done)
+
+    @property
+    def parting(self) -> Mapping[str, object]:
+        """Of its plan what is to be done once the release that it replaces is drained."""
+        return {name: self.plan[name] for name in PARTING if name in self.plan}
 
     @property
     def has_failed(self) -> bool:

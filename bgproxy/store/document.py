@@ -26,6 +26,7 @@ from bgproxy.rules.pointer import Pointer
 from bgproxy.rules.release import Phase, Release
 from bgproxy.store.base import SCHEMA, AuditEntry
 from bgproxy.store.flips import COUNTS, FlipRecord
+from bgproxy.store.leave_document import leave_from
 from bgproxy.store.once import Done, OnceTable
 from bgproxy.store.run_document import run_document, run_from
 
@@ -47,7 +48,8 @@ def pointer_document(pointer: Pointer) -> dict[str, Any]:
 def release_document(release: Release) -> dict[str, Any]:
     """The release's members, `deadline` and `at` last; `metadata` must be plain JSON values."""
     members = {name: getattr(release, name) for name in _RELEASE_MEMBERS}
-    return {**members, "deadline": release.deadline, "at": release.at}
+    nested = {name: members[name] and asdict(members[name]) for name in ("relief", "retirement")}
+    return {**members, **nested, "deadline": release.deadline, "at": release.at}
 
 
 def orders_document(orders: Mapping[bytes, Order]) -> list[dict[str, Any]]:
@@ -181,6 +183,7 @@ def release_from(document: Any, where: str) -> Release:
             deadline=float(document.get("deadline", 0.0)),
             ended=_flag(document.get("ended", False)),
             ended_before=_texts(document.get("ended_before", [])),
+            **leave_from(document),
         )
 
 

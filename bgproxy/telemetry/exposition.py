@@ -19,6 +19,7 @@ from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
 from bgproxy.rules.fleet import FleetState
+from bgproxy.rules.retire import cost
 from bgproxy.telemetry import session_families
 
 CLASSES = ("none", "1xx", "2xx", "3xx", "4xx", "5xx")  # "none": no answer was begun
@@ -31,7 +32,8 @@ Snapshot = Mapping[str, Any]
 class Facts:
     """What stands beside the counters. `store_alarm`: the store contradicts what is held; `pointer_age`: seconds since
     it was last heard; `fenced`: workers that admit nothing new; `sessions`: live ones of the fleet by color and
-    release, none while the store is away; `flip`: the ledger of the last flip, likewise."""
+    release, none while the store is away; `flip`: the ledger of the last flip, likewise; `now`: unix
+    seconds by the store's clock."""
 
     state: FleetState | None
     store_up: bool
@@ -42,6 +44,7 @@ class Facts:
     version: str
     sessions: Mapping[tuple[str, str], int] = field(default_factory=dict)
     flip: Mapping[str, Any] = field(default_factory=dict)
+    now: float = 0.0
 
 
 def expose(snapshot: Snapshot, facts: Facts, accept: str = "") -> tuple[bytes, str]:
@@ -169,6 +172,21 @@ def _fleet(facts: Facts) -> Iterator[Metric]:
     for color, release in facts.state.releases.items():
         info.add_metric([color, release.label, release.phase], 1)
     yield info
+    yield from _double_running(facts.state, facts.now)
+
+
+def _double_running(state: FleetState, now: float) -> Iterator[Metric]:
+    """What stands idle beside the active release; `rules/retire.py` defines it."""
+    idle = GaugeMetricFamily("bgproxy_idle_replicas", "Addresses that run and are not active.", labels=_SERIES[1:])
+    text = "Idle addresses times seconds, for a release that waits or was left, its successor's before the flip too."
+    spent = GaugeMetricFamily("bgproxy_double_running_replica_seconds", text, labels=_SERIES[1:])
+    for color, release in state.releases.items():
+        found = cost(release, now) if color != state.pointer.active else None
+        if found is not None:
+            idle.add_metric([color, release.label], found.replicas)
+            spent.add_metric([color, release.label], found.replica_seconds)
+    yield idle
+    yield spent
 
 
 def _flip(ledger: Mapping[str, Any]) -> Iterator[Metric]:

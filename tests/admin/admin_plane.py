@@ -9,7 +9,7 @@ from typing import Any
 from bgproxy.admin.app import AdminDeps
 from bgproxy.admin.options import AdminOptions, Token
 from bgproxy.admin.view import node_json
-from bgproxy.rules import barrier, running
+from bgproxy.rules import barrier, retire, running
 from bgproxy.rules.fleet import Change, FleetState
 from bgproxy.rules.gate import Finding, Verdict
 from bgproxy.rules.plan import ManualGate, Plan
@@ -97,6 +97,28 @@ class LedgerRuns:
         return running.record(state, state.run.id, "here-1", state.run.next, found, at=6.0, took=0.5)
 
 
+class LedgerRetirer:
+    """A retirer that runs nothing: straight to the ledger. `window`: the rollback window."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self.ledger = ledger
+        self.window = 0.0
+
+    async def order(self, color: str, **terms: Any) -> Outcome:
+        at = time.time()
+        return await self.ledger.make(lambda state: retire.order(state, color, window=self.window, at=at, **terms))
+
+    async def cancel(self, color: str, **who: str) -> Outcome:
+        return await self.ledger.make(lambda state: retire.cancel(state, color, at=time.time(), **who))
+
+    async def finishes(self, color: str, finding: Finding) -> None:
+        """The order is carried out."""
+        at = time.time() + 1
+        label = (await self.ledger.make(lambda _: None)).state.releases[color].label
+        await self.ledger.make(lambda state: retire.lead(state, color, label, "", "n1", at=at))
+        await self.ledger.make(lambda state: retire.finish(state, color, label, "n1", finding, at=at))
+
+
 def worker(
     name: str, *, up: bool = True, age: float = 0.0, upstreams: Any = (), sessions: Any = None
 ) -> tuple[Metrics, dict[str, Any]]:
@@ -143,6 +165,7 @@ class Plane:
     ledger: Ledger
     switch: LedgerSwitch
     runs: LedgerRuns
+    retirer: LedgerRetirer
     peers: Workers
     moved: list[tuple[str, str]] = field(default_factory=list)
     fenced: set[str] = field(default_factory=set)
@@ -157,6 +180,7 @@ class Plane:
             store=self.store,
             switch=self.switch,
             runs=self.runs,
+            retirer=self.retirer,
             peers=self.peers,
             ready=lambda: self.ready,
             version="9.9.9",

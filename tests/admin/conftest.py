@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
-from admin_plane import LedgerRuns, LedgerSwitch, Plane, Workers, release, worker
+from admin_plane import LedgerRetirer, LedgerRuns, LedgerSwitch, Plane, Workers, release, worker
 from aiohttp.test_utils import TestClient, TestServer
 
 from bgproxy.admin.app import AdminDeps, build
@@ -26,7 +26,8 @@ async def empty_plane() -> Plane:
     store = MemoryStore(StoreOptions())
     mirror = Mirror(store)
     ledger = Ledger(store, mirror, time.time)
-    return Plane(store, mirror, ledger, LedgerSwitch(ledger), LedgerRuns(ledger), Workers([worker("here-1")]))
+    acting = LedgerSwitch(ledger), LedgerRuns(ledger), LedgerRetirer(ledger)
+    return Plane(store, mirror, ledger, *acting, Workers([worker("here-1")]))
 
 
 @pytest.fixture

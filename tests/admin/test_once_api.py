@@ -167,5 +167,6 @@ async def test_a_long_answer_is_told_anew(client, plane, monkeypatch):
     answer = await client.put("/v1/colors/violet", json=STAGE, headers=KEY)
     again = await answer.json()
     assert replayed(answer)
-    assert {**again, "took_ms": 0} == {**first, "took_ms": 0}
+    now = {"took_ms": 0, "double_running": None}
+    assert {**again, **now} == {**first, **now}
     assert await verbs(client) == ["bootstrap", "stage"]

@@ -59,6 +59,7 @@ def test_the_operations_are_all_there():
         ("POST", "/v1/resume"),
         ("GET", "/v1/colors/{color}/drain"),
         ("POST", "/v1/colors/{color}/drain"),
+        ("POST", "/v1/colors/{color}/retire"),
         ("GET", "/v1/run"),
         ("POST", "/v1/run"),
         ("POST", "/v1/run/approve"),

@@ -28,6 +28,7 @@ VERBS = [
     "status",
     "stage",
     "release",
+    "retire",
     "validate",
     "approve",
     "abort",

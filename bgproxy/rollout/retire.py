@@ -1,0 +1,235 @@
+"""Takes down what is drained: the hook is run (scale to zero), and what that freed goes on record.
+
+Orders stand in the fleet's state (`rules/retire.py`). Every node looks at them; the first one that finds one due leads
+it, and where that is not live any more another goes on. So an order is carried out once; what it runs may be run twice,
+under the same id, where a node died meanwhile. Where the plan says so, what is drained is ordered down by itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from functools import partial
+from typing import Any
+
+from bgproxy.errors import ConfigError, Problem, Refused, StoreUnavailable
+from bgproxy.rollout.gates.trial import Trial
+from bgproxy.rollout.hooks import act
+from bgproxy.rollout.options import RolloutOptions
+from bgproxy.rules import retire
+from bgproxy.rules.fleet import Change, FleetState
+from bgproxy.rules.gate import Finding, Verdict
+from bgproxy.rules.plan import Decommission, Plan
+from bgproxy.rules.release import Phase, Release, Retirement
+from bgproxy.rules.route import RouteTable
+from bgproxy.store.base import Store
+from bgproxy.store.ledger import Ledger, Outcome
+from bgproxy.store.mirror import Mirror
+from bgproxy.tasks import spawn, stop
+
+log = logging.getLogger(__name__)
+
+INTERVAL = 1.0  # seconds between two looks where nothing rings
+LOOKS = 2  # in a row that must not find the leader live before it is taken over
+PAUSE = 1.0  # seconds before something is asked of the store again
+ACTOR = "bgproxy"
+STEP = "retire"
+
+ReadPlan = Callable[[Mapping[str, Any]], Plan]
+
+
+class Retirer:
+    """This node's part in taking releases down."""
+
+    def __init__(
+        self,
+        node_id: str,
+        ledger: Ledger,
+        mirror: Mirror,
+        store: Store,
+        read_plan: ReadPlan,
+        routes: Callable[[], RouteTable],
+        options: RolloutOptions,
+        default: Mapping[str, Any],
+    ) -> None:
+        """`read_plan`: a plan as it is written → as it is meant, raises ConfigError. `default`: the configured one; its
+        decommission counts where the plan that brought the successor has none, and after a flip by hand."""
+        self._node_id = node_id
+        self._ledger = ledger
+        self._mirror = mirror
+        self._store = store
+        self._read_plan = read_plan
+        self._routes = routes
+        self.configure(options, default)
+        self._changed = asyncio.Event()
+        self._absent: dict[tuple[str, str], int] = {}  # by color and leader: looks in a row that did not find it
+        self._leading: dict[str, asyncio.Task[None]] = {}  # by color
+        self._task: asyncio.Task[None] | None = None
+        mirror.listen(self._heard)
+
+    def configure(self, options: RolloutOptions, default: Mapping[str, Any]) -> None:
+        """Take new options and another configured plan, for everything that begins from now on."""
+        self._options, self._default = options, default
+
+    def start(self) -> None:
+        self._task = spawn(self._run(), "retire releases")
+
+    async def stop(self) -> None:
+        """Lead no more, and let another node go on at once."""
+        await stop(self._task)
+        for color, task in list(self._leading.items()):
+            await stop(task)
+            release = self._release(color)
+            if self._mine(release) is not None and release is not None:
+                with suppress(Problem):
+                    await self._lead(color, release.label, self._node_id, "")
+        self._leading.clear()
+
+    # What is asked for
+
+    async def order(
+        self, color: str, *, actor: str, reason: str, force: bool = False, when_drained: bool = False
+    ) -> Outcome:
+        """See `rules.retire.order`."""
+
+        def decide(state: FleetState) -> Change | None:
+            policy = self.policy(state.releases.get(color))
+            terms = {"force": force, "when_drained": when_drained, "again": policy.automatic}
+            return retire.order(state, color, window=policy.rollback_window, actor=actor, reason=reason, at=at, **terms)
+
+        at = await self._store.now()
+        return await self._ledger.make(decide)
+
+    async def cancel(self, color: str, *, actor: str, reason: str) -> Outcome:
+        """See `rules.retire.cancel`."""
+        at = await self._store.now()
+        return await self._ledger.make(lambda state: retire.cancel(state, color, actor=actor, reason=reason, at=at))
+
+    def policy(self, release: Release | None) -> Decommission:
+        """How a release is taken down: by the plan that brought its successor, by the configured one, or as is usual.
+
+        Raises `Refused` where this node does not understand the first.
+        """
+        parting = release.parting if release is not None else {}
+        written = parting if "decommission" in parting else self._default
+        if "decommission" not in written:
+            return Decommission()
+        try:
+            return self._read_plan({"decommission": written["decommission"]}).decommission or Decommission()
+        except ConfigError as error:  # a newer node took it over, with a key that this one does not know
+            raise Refused(f"this node does not understand how it is to be taken down: {error}") from None
+
+    # Carrying it out
+
+    def _heard(self, _state: FleetState) -> None:
+        self._changed.set()
+
+    async def _run(self) -> None:
+        while True:
+            self._changed.clear()
+            try:
+                await self.look()
+            except Problem as error:
+                log.debug("what is to be retired cannot be looked at now: %s", error)
+            except Exception:
+                log.exception("a look at what is to be retired failed")
+            with suppress(TimeoutError):
+                async with asyncio.timeout(INTERVAL):
+                    await self._changed.wait()
+
+    async def look(self) -> None:
+        """One look at all colors: what is due is begun, what a dead node has left is taken over."""
+        state = self._mirror.state
+        for color, task in list(self._leading.items()):
+            if task.done() or self._mine(self._release(color)) is None:
+                await stop(self._leading.pop(color))
+        if state is None:
+            return
+        for color in state.colors:
+            release = state.releases.get(color)
+            if release is None or color == state.pointer.active:
+                continue
+            standing = release.retirement
+            if standing is None or standing.is_over:
+                await self._order_by_itself(color, release)
+            elif standing.leader == self._node_id:
+                if color not in self._leading:
+                    self._leading[color] = spawn(self._carry_out(color, release.label), f"retire {color}")
+            elif standing.leader:
+                await self._watch_over(color, release, standing)
+            elif release.phase is Phase.DRAINED and retire.is_due(state, color, await self._store.now()):
+                await self._lead(color, release.label, "", self._node_id)
+
+    async def _order_by_itself(self, color: str, release: Release) -> None:
+        """Where the plan says so: once it is drained and the window is over."""
+        if release.phase is not Phase.DRAINED or release.retirement is not None or not self.policy(release).automatic:
+            return
+        if await self._store.now() >= release.idle_since + self.policy(release).rollback_window:
+            with suppress(Refused):  # what it came from is still watched, or somebody was faster
+                await self.order(color, actor=ACTOR, reason="drained, and the rollback window has passed")
+
+    async def _watch_over(self, color: str, release: Release, standing: Retirement) -> None:
+        key = color, standing.leader
+        if any(node.id == standing.leader and node.live for node in await self._store.nodes()):
+            self._absent.pop(key, None)
+            return
+        self._absent[key] = self._absent.get(key, 0) + 1
+        if self._absent[key] >= LOOKS:
+            self._absent.pop(key)
+            if (await self._lead(color, release.label, standing.leader, self._node_id)).changed:
+                log.warning("%s is gone, this node retires %s from now on", standing.leader, release.label)
+
+    async def _lead(self, color: str, label: str, before: str, leader: str) -> Outcome:
+        at = await self._store.now()
+        return await self._ledger.make(lambda state: retire.lead(state, color, label, before, leader, at=at))
+
+    async def _carry_out(self, color: str, label: str) -> None:
+        """Run the hook, and put on record what came of it, whatever the store does meanwhile."""
+        state, release = self._mirror.state, self._release(color)
+        if state is None or release is None or release.label != label or self._mine(release) is None:
+            return
+        finding = await self._tell(state, color, release)
+        log.info("%s on %s, retire: %s (%s)", label, color, finding.verdict, finding.why)
+        while self._mine(self._release(color)) is not None:
+            try:
+                at = await self._store.now()
+                await self._ledger.make(
+                    partial(retire.finish, color=color, label=label, leader=self._node_id, finding=finding, at=at)
+                )
+            except (StoreUnavailable, Refused) as error:
+                log.warning("what became of %s cannot be put on record now: %s", label, error)
+                await asyncio.sleep(PAUSE)
+
+    async def _tell(self, state: FleetState, color: str, release: Release) -> Finding:
+        try:
+            action, spent = self.policy(release), retire.cost(release, await self._store.now())
+            if not (action.command or action.url):
+                return Finding(Verdict.PASS, "no hook takes it down: its replicas are whoever's who deploys")
+            event = {**about(state, color, release), "event": STEP}
+            event |= {"double_running": spent.document() if spent is not None else None}
+            trial = Trial(color, release, state.active, self._routes(), self._options, event)
+            return await act(action, STEP, event, trial, f"{STEP} {color} {release.label} {release.left}")
+        except Problem as error:
+            return Finding(Verdict.UNDECIDED, str(error))
+        except Exception as error:
+            log.exception("the retirement of %s failed in itself", release.label)
+            return Finding(Verdict.UNDECIDED, f"it failed in itself: {type(error).__name__}; the proxy's log says more")
+
+    def _release(self, color: str) -> Release | None:
+        return self._mirror.state.releases.get(color) if self._mirror.state is not None else None
+
+    def _mine(self, release: Release | None) -> Retirement | None:
+        """The order that this node carries out on a release."""
+        standing = release.retirement if release is not None else None
+        return standing if standing is not None and standing.leader == self._node_id else None
+
+
+def about(state: FleetState, color: str, release: Release) -> dict[str, object]:
+    """What a hook is told of a release that has left."""
+    standing = release.retirement
+    by = {"actor": standing.actor, "reason": standing.reason} if standing is not None else {}
+    active = state.active.label if state.active is not None else None
+    told: dict[str, object] = {"color": color, "release": release.label, "active": active, **by}
+    return told | {"upstreams": list(release.upstreams), "metadata": dict(release.metadata)}

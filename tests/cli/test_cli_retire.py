@@ -1,0 +1,89 @@
+"""retire: which color it means, what it says there is no way back from, and the exit codes with the reason."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from aiohttp import web
+from fake_admin import FakeAdmin, problem
+
+from bgproxy.cli import retire as module
+
+ORDER = {"actor": "ada", "reason": "", "due": 1.0, "leader": "n1", "forced": False, "again": False, "tries": 0}
+FREED = {"since": 1.0, "replicas": 3, "replica_hours": 1.25, "successor": "v2"}
+AUDIT = {"entries": [{"verb": "retire", "facts": {"color": "blue", "freed": FREED}}], "next": None}
+
+
+def blue(phase: str = "drained", order: dict[str, Any] | None = None, label: str = "v1") -> dict[str, Any]:
+    return {"color": "blue", "release": label, "phase": phase, "retirement": order, "double_running": None}
+
+
+@pytest.fixture(autouse=True)
+def no_naps(monkeypatch):
+    monkeypatch.setattr(module.clock, "sleep", lambda _: None)
+
+
+def looked_at(admin: FakeAdmin, *looks: dict[str, Any]) -> None:
+    """What a look at blue finds: first before it is asked, then one after the other, the last for ever."""
+    left = list(looks)
+
+    async def answer(_: web.Request) -> web.StreamResponse:
+        return web.json_response(left.pop(0) if len(left) > 1 else left[0])
+
+    admin.answers["GET", "/v1/colors/blue"] = answer
+    admin.answers["GET", "/v1/audit"] = AUDIT
+    admin.answers["GET", "/v1/colors"] = {"colors": [looks[0], {"color": "green", "release": "v2", "phase": "active"}]}
+    admin.answers["POST", "/v1/colors/blue/retire"] = {**blue(order=ORDER), "changed": True}
+
+
+@pytest.mark.parametrize("words", [["blue"], []], ids=["named", "the one that was left"])
+def test_it_is_followed_to_its_end_and_says_what_it_frees(run, admin, words):
+    looked_at(admin, blue(), blue(order=ORDER), blue("retired"))
+    result = run("retire", *words, "--reason", "why", "--admin", admin.url)
+    assert result.exit_code == 0, result.output
+    assert result.stderr == "v1 on blue is taken down; after that there is no rollback to it\n"
+    assert result.stdout == "v1 on blue is retired: 3 replicas freed, 1.25 replica-hours run double\n"
+    assert [body for method, _, body in admin.asked if method == "POST"] == [{"reason": "why"}]
+
+
+@pytest.mark.parametrize(
+    ("after", "why"),
+    [
+        (blue(order={**ORDER, "tries": 1, "why": "it is needed"}), "stays drained: it is needed"),
+        (blue(order={**ORDER, "again": True, "tries": 2, "why": "no"}), "it is tried again, 2 failed so far"),
+        (blue("active"), "the order is void, blue holds v1, active by now"),
+        (blue("staged", label="v3"), "the order is void, blue holds v3, staged by now"),
+    ],
+)
+def test_what_does_not_come_to_an_end_is_refused_with_the_reason(run, admin, after, why):
+    looked_at(admin, blue(), blue(order=ORDER), after)
+    result = run("retire", "blue", "--yes", "--admin", admin.url)
+    assert (result.exit_code, why in result.stderr) == (1, True), result.stderr
+
+
+def test_for_later_it_only_orders_and_takes_back(run, admin):
+    looked_at(admin, blue("standby"))
+    result = run("retire", "blue", "--when-drained", "--yes", "--admin", admin.url)
+    assert (result.exit_code, "is retired once it is drained" in result.stdout) == (0, True)
+    admin.answers["POST", "/v1/colors/blue/retire"] = {**blue("standby"), "changed": True}
+    result = run("retire", "blue", "--cancel", "--admin", admin.url)
+    assert (result.exit_code, result.stdout) == (0, "v1 on blue stays, nothing is ordered\n")
+    assert [body for method, _, body in admin.asked if method == "POST"] == [{"when_drained": True}, {"cancel": True}]
+    assert run("retire", "blue", "--cancel", "--force", "--admin", admin.url).exit_code == 2
+
+
+def test_which_color_must_be_clear(run, admin):
+    looked_at(admin, blue("active"))
+    result = run("retire", "--admin", admin.url)
+    assert (result.exit_code, "traffic has left none" in result.stderr) == (1, True)
+
+
+def test_as_json(run, admin):
+    looked_at(admin, blue(), blue("retired"))
+    result = run("retire", "blue", "--json", "--admin", admin.url)
+    assert json.loads(result.stdout)["phase"] == "retired"
+    admin.answers["POST", "/v1/colors/blue/retire"] = problem(409, "refused", "the window is open")
+    result = run("retire", "blue", "--json", "--admin", admin.url)
+    assert (result.exit_code, json.loads(result.stdout)["detail"]) == (1, "the window is open")
