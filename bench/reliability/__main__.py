@@ -1,0 +1,86 @@
+"""Thousands of flips under faults, and the table of what both sides saw.
+
+    python -m bench.reliability                       # all faults, about 20 minutes; writes RELIABILITY.md
+    python -m bench.reliability --quick               # some of them, shortly: about a minute; writes nothing
+    python -m bench.reliability --only kill_workers,slow_store --seconds 10 --write
+
+Exit code 1 if a guarantee was broken or a fleet did not find itself again. It needs a redis-server and two cores.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+
+import uvloop
+
+from bench.reliability import faults
+from bench.reliability.stage import Fault, Seen, Size, see, told
+from bench.reliability.table import HEAD, row, written
+from bench.report import machine, table
+
+PAGE = Path(__file__).resolve().parents[1] / "RELIABILITY.md"
+FENCED: dict[str, object] = {"store": "node_ttl = 4.0\nfence_after = 4.5"}
+TWO_HOSTS: dict[str, object] = {"hosts": 2, "workers": 2}
+REFUSES: dict[str, object] = {"outage": "refuse"}
+
+CASES: dict[str, tuple[Fault, dict[str, object], float]] = {
+    # the fault, what is different of its stage, how many times as long as the others it takes
+    "nothing": (faults.nothing, {}, 1),
+    "kill_workers": (faults.kill_workers, {}, 1),
+    "kill_coordinators": (faults.kill_coordinators, {}, 1),
+    "kill_at_each_step": (faults.kill_at_each_step, {}, 1),
+    "stop_workers_shortly": (faults.stop_workers_shortly, {}, 1),
+    "stop_workers_long": (faults.stop_workers_long, {}, 1),
+    "stop_workers_fenced": (faults.stop_workers_very_long, {**TWO_HOSTS, **FENCED}, 1),
+    "kill_redis": (faults.kill_redis, {}, 1),
+    "kill_redis_refuse": (faults.kill_redis, REFUSES, 1),
+    "empty_redis": (faults.empty_redis, {}, 1),
+    "fail_over": (faults.fail_over, {"pair": True}, 1),
+    "stop_redis": (faults.stop_redis, {}, 1),
+    "slow_store": (faults.slow_store, {}, 1),
+    "cut_off_all": (faults.cut_off_all, {}, 1),
+    "cut_off_one": (faults.cut_off_one, TWO_HOSTS, 1),
+    "cut_off_one_refuse": (faults.cut_off_one, {**TWO_HOSTS, **REFUSES}, 1),
+    "cut_off_one_fenced": (faults.cut_off_one, {**TWO_HOSTS, **FENCED}, 1.5),
+    "lose_bells": (faults.lose_bells, {}, 1),
+    "reset_lines": (faults.reset_lines, {}, 1),
+    "reset_lines_refuse": (faults.reset_lines, REFUSES, 1),
+    "everything": (faults.everything, {}, 2),
+    "everything_refuse": (faults.everything, {**TWO_HOSTS, **REFUSES}, 2),
+}
+QUICK = "nothing,kill_workers,kill_at_each_step,kill_redis,slow_store,cut_off_one,reset_lines_refuse,everything"
+
+
+def main() -> int:
+    """The command; its exit status."""
+    parser = argparse.ArgumentParser(prog="python -m bench.reliability", description=__doc__.partition("\n")[0])
+    parser.add_argument("--only", default="", metavar="NAME,…", help=f"of {', '.join(CASES)}")
+    parser.add_argument("--seconds", type=float, default=0.0, help="how long each fault goes on (40, quick: 4)")
+    parser.add_argument("--quick", action="store_true", help="some faults, shortly")
+    parser.add_argument("--write", action="store_true", help="into RELIABILITY.md too where it is not all of them")
+    parser.add_argument("--python", default=sys.executable, help="an interpreter that has the bgproxy to be tried")
+    options = parser.parse_args()
+    names = [name for name in (options.only or (QUICK if options.quick else "")).split(",") if name] or list(CASES)
+    if unknown := sorted(set(names) - CASES.keys()):
+        raise SystemExit(f"bench.reliability: there is no {unknown[0]!r}; there are {', '.join(CASES)}")
+    seconds = options.seconds or (4.0 if options.quick else 40.0)
+    seen: dict[str, Seen] = {}
+    rows = []
+    for name in names:
+        fault, different, longer = CASES[name]
+        size = Size(python=options.python, **different)  # type: ignore[arg-type]
+        seen[name] = uvloop.run(see(fault, size, seconds * longer))
+        rows.append(row(fault, different, seen[name]))
+        print(f"== {name}: {'well' if seen[name].went_well else 'NOT WELL'}\n{told(seen[name])}\n", flush=True)
+        if options.write or len(names) == len(CASES):
+            date = datetime.now(UTC).strftime("%Y-%m-%d")
+            PAGE.write_text(written(PAGE.read_text(), rows, machine(), date))
+    print(table(HEAD, rows))
+    return 0 if all(one.went_well for one in seen.values()) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,144 @@
+"""An operator who flips to and fro, as a careful one would: with a key, and again where nothing was heard.
+
+Each attempt is noted: when it was asked, when it was told, what came of it, and on which connection it was, so that a
+fault can take away the very worker that has it in hand.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import secrets
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from math import inf
+from typing import Any
+
+from bench.history import Flip
+
+OTHER = {"blue": "green", "green": "blue"}
+ANSWER_TIMEOUT = 10.0  # seconds for one call
+
+
+@dataclass(slots=True)
+class Operator:
+    """Calls the admin API of hosts, one after the other."""
+
+    doors: list[tuple[str, int]]
+    pause: float = 0.0  # seconds between two flips
+    terms: dict[str, Any] = field(default_factory=dict)  # further members of each flip
+    outcomes: Counter[str] = field(default_factory=Counter)
+    took: list[float] = field(default_factory=list)  # seconds of those that were made
+    flips: dict[int, Flip] = field(default_factory=dict)
+    over: bool = False
+    waits: bool = False  # told to leave the pointer alone for a moment
+    busy: bool = False  # a flip is under way
+    asked: Callable[[tuple[int, int]], None] | None = None  # hears of each call that is under way, see `fleet.End`
+    told: dict[str, str] = field(default_factory=dict)  # the last refusal of each kind, in its own words
+
+    async def flip_on(self) -> None:
+        """Flip until told to stop."""
+        to, number = "green", 0
+        while not self.over:
+            if self.waits:
+                await asyncio.sleep(0.01)
+                continue
+            number += 1
+            self.busy = True
+            epoch, active = await self._flip(to, self.doors[number % len(self.doors)])
+            if epoch:
+                to = OTHER[active]
+            self.busy = False
+            await asyncio.sleep(self.pause)
+
+    async def rests(self) -> None:
+        """No flip is under way, and none will be until `waits` is taken back."""
+        self.waits = True
+        while self.busy:  # noqa: ASYNC110 - a bench may look again and again
+            await asyncio.sleep(0.005)
+
+    async def _flip(self, to: str, door: tuple[str, int]) -> tuple[int, str]:
+        """One flip, made or not; the epoch that stands then, where that was told, and its color."""
+        key, began = secrets.token_hex(8), time.monotonic()
+        for _ in range(100):
+            sent = time.monotonic()
+            try:
+                status, answer = await self.call(door, "POST", "/v1/flip", {"to": to, **self.terms}, key)
+            except (OSError, EOFError, TimeoutError, ValueError):
+                self.outcomes["no answer, asked again"] += 1
+                await asyncio.sleep(0.02)
+                continue
+            now = time.monotonic()
+            if status == 200:
+                self._made(int(answer["epoch"]), answer, began if answer["changed"] else -inf, now, now - sent)
+                return int(answer["epoch"]), str(answer["active"])
+            code = str(answer.get("code", status))
+            self.outcomes[f"{status} {code}"] += 1
+            self.told[f"{status} {code}"] = str(answer.get("detail", ""))
+            if code == "store_unavailable":  # whether it was made is not known
+                await asyncio.sleep(0.05)
+                continue
+            await asyncio.sleep(0.01)
+            return 0, ""
+        return 0, ""
+
+    def _made(self, epoch: int, answer: Any, began: float, now: float, seconds: float) -> None:
+        if epoch not in self.flips:
+            self.outcomes["made"] += 1
+            self.took.append(seconds)
+            self.flips[epoch] = Flip(epoch, str(answer["active"]), began, now)
+
+    async def call(
+        self, door: tuple[str, int], method: str, path: str, body: object = None, key: str = ""
+    ) -> tuple[int, Any]:
+        """One call on a connection of its own. Raises `OSError`, `EOFError`, `TimeoutError`, `ValueError`."""
+        async with asyncio.timeout(ANSWER_TIMEOUT):
+            reader, writer = await asyncio.open_connection(*door)
+            try:
+                content = json.dumps(body).encode() if body is not None else b""
+                lines = [f"{method} {path} HTTP/1.1", f"Host: {door[0]}:{door[1]}", "Connection: close"]
+                lines += [f"Content-Length: {len(content)}", "Content-Type: application/json"]
+                lines += [f"Idempotency-Key: {key}"] if key else []
+                if self.asked is not None and method == "POST":
+                    self.asked((writer.get_extra_info("sockname")[1], door[1]))
+                writer.write("\r\n".join(lines).encode() + b"\r\n\r\n" + content)
+                head = await reader.readuntil(b"\r\n\r\n")
+                rest = await reader.read()
+                return int(head[9:12]), json.loads(_unchunked(rest) if b"chunked" in head.lower() else rest)
+            finally:
+                writer.close()
+
+    async def epochs(self) -> list[Flip]:
+        """Every epoch that ever was, as far as the audit and the operator know."""
+        known = {1: Flip(1, "blue")}
+        before = ""
+        while True:
+            query = f"?limit=1000{f'&before={before}' if before else ''}"
+            _, page = await self.call(self.doors[0], "GET", f"/v1/audit{query}")
+            for entry in page["entries"]:
+                if "to" in entry["facts"] and entry["verb"] in ("flip", "rollback"):
+                    known[entry["epoch"]] = Flip(entry["epoch"], entry["facts"]["to"])
+            if not page["entries"] or not page.get("next"):
+                break
+            before = page["next"]
+        return sorted((known | self.flips).values())
+
+
+def _unchunked(data: bytes) -> bytes:
+    """A body in chunks, taken apart (RFC 9112 §7.1)."""
+    body = b""
+    while data:
+        size, _, data = data.partition(b"\r\n")
+        count = int(size, 16)
+        body, data = body + data[:count], data[count + 2 :]
+        if not count:
+            break
+    return body
+
+
+def percentile(values: list[float], share: float) -> float:
+    """The value below which that share of them lies; NaN of none."""
+    ordered = sorted(values)
+    return ordered[min(len(ordered) - 1, int(len(ordered) * share))] if ordered else float("nan")

@@ -1,0 +1,227 @@
+"""A fleet, its clients and its operator put together for one fault, and what both sides saw of it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import random
+import sys
+import time
+from collections import Counter, defaultdict
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from bench.history import History, Verdict, check
+from bench.reliability.agent import Agent
+from bench.reliability.client import RELEASES, Clients, Notes
+from bench.reliability.fleet import Host, config, directory
+from bench.reliability.line import FaultyLine
+from bench.reliability.operator import Operator, percentile
+from bench.reliability.stores import Pair, Redis
+
+WARM_UP = 1.5  # seconds before the fault
+AFTER = 1.0  # seconds of load after the fleet has found itself again
+LONGEST = 60.0  # seconds in which it must have
+NOTICED = 2.0  # seconds after which every node is on the store again, and has told it of its sessions
+
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    """How large the stage is. Connections of clients by what they do."""
+
+    hosts: int = 1
+    workers: int = 4  # of each host
+    asking: int = 36
+    conversing: int = 16
+    streaming: int = 8
+    talking: int = 4
+    think: float = 0.03
+    python: str = sys.executable
+    outage: str = "admit"  # on_store_outage
+    store: str = ""  # further keys of [store]
+    pair: bool = False  # a primary, a replica and a sentinel, reached without a line
+
+
+@dataclass(slots=True)
+class Seen:
+    """What came of one fault. Times in seconds."""
+
+    verdict: Verdict
+    operator: Operator
+    seconds: float  # that the fault lasted
+    recovery: float  # from its end to the next flip that was made
+    slowest: float  # of the slowest answer's head
+    pause: float  # the longest time between two flips that were made
+    strays: int = 0  # sessions that ran on two releases where the store was away, as `admit` lets them
+    notes: Counter[str] = field(default_factory=Counter)  # what the fault has to say of itself
+
+    @property
+    def went_well(self) -> bool:
+        """No guarantee was broken, and flips were made again."""
+        return not self.verdict.broken and self.recovery < LONGEST
+
+
+class Stage:
+    """Everything that a fault can take hold of."""
+
+    def __init__(self, size: Size, directory: Path) -> None:
+        self.size = size
+        self.notes = Notes()
+        self.agents: dict[str, Agent] = {}
+        self.hosts: list[Host] = []
+        self.lines: list[FaultyLine] = []
+        self.redis = Redis(directory / "redis")
+        self.pair = Pair(directory) if size.pair else None
+        self.operator = Operator([])
+        self.outages: list[tuple[float, float]] = []  # when a node may have been without the store
+        self.marks: Counter[str] = Counter()
+        self.dice = random.Random(1)
+        self._directory = directory
+
+    async def start(self) -> None:
+        """Agents, Redis, hosts, each with a line of its own, clients and the operator's doors."""
+        size = self.size
+        for color, release in RELEASES.items():
+            self.agents[color] = await Agent(release, self.notes.executions.append).start()
+        await (self.redis if self.pair is None else self.pair).start()
+        agents = {color: f"http://127.0.0.1:{agent.port}" for color, agent in self.agents.items()}
+        for number in range(size.hosts):
+            line = await FaultyLine("127.0.0.1", self.redis.port).start()
+            host = Host(f"h{number}", self._directory, size.python)
+            self.lines.append(line)
+            self.hosts.append(host)
+            text = config(
+                listen="127.0.0.1",
+                store=line.url if self.pair is None else self.pair.url,
+                agents=agents,
+                workers=size.workers,
+                directory=host.directory,
+                outage=size.outage,
+                keys=f"audit_keep = 100000\n{size.store}",
+            )
+            await host.start(text, size.workers)
+        self.operator.doors = [host.admin for host in self.hosts]
+        self.clients = Clients(self.notes, [host.address for host in self.hosts], think=size.think)
+
+    async def close(self) -> None:
+        """End all of it."""
+        for host in self.hosts:
+            await asyncio.to_thread(host.close)
+        for line in self.lines:
+            await line.stop()
+        (self.redis if self.pair is None else self.pair).kill()
+        for agent in self.agents.values():
+            await agent.stop()
+
+    # What faults do
+
+    def worker(self) -> tuple[Host, int]:
+        """Any worker that lives."""
+        host = self.dice.choice([one for one in self.hosts if one.workers])
+        return host, self.dice.choice(host.workers)
+
+    def kill(self, host: Host, worker: int) -> None:
+        """SIGKILL; its clients are excused."""
+        self.notes.kill(*host.kill_worker(worker))
+
+    @contextlib.contextmanager
+    def away(self) -> Iterator[None]:
+        """Nodes may be without the store from here on, and for a moment after."""
+        began = time.monotonic()
+        try:
+            yield
+        finally:
+            self.outages.append((began, time.monotonic() + NOTICED))
+
+    def unsure(self) -> set[str]:
+        """The sessions with a turn while a node may have been without the store, where those are admitted: one node
+        serves what another has not been told."""
+        if self.size.outage != "admit":
+            return set()
+        turns = [(one.sent, one.answered, one.session) for one in self.notes.requests if one.session]
+        return {
+            session
+            for sent, answered, session in turns
+            if any(sent <= end and answered >= began for began, end in self.outages)
+        }
+
+
+Fault = Callable[[Stage, float], Awaitable[None]]
+"""Goes wrong for about so many seconds, and mends it."""
+
+
+async def see(fault: Fault, size: Size, seconds: float) -> Seen:
+    """Play one fault under load and flips, and judge what was seen."""
+    with directory() as name:
+        stage = Stage(size, Path(name))
+        try:
+            await stage.start()
+            return await _see(stage, fault, seconds)
+        finally:
+            await stage.close()
+
+
+async def _see(stage: Stage, fault: Fault, seconds: float) -> Seen:
+    size, operator, notes = stage.size, stage.operator, stage.notes
+    stage.clients.start(asking=size.asking, conversing=size.conversing, streaming=size.streaming, talking=size.talking)
+    flipping = asyncio.get_running_loop().create_task(operator.flip_on())
+    await asyncio.sleep(WARM_UP)
+    began = time.monotonic()
+    await fault(stage, seconds)
+    mended = time.monotonic()
+    recovery = await _recovered(operator, mended)
+    await asyncio.sleep(AFTER)
+    operator.over = True
+    await flipping
+    await stage.clients.stop()
+    await asyncio.sleep(0.2)  # agents hear of the last connections' ends
+    unsure = stage.unsure()
+    history = History(notes.requests, await operator.epochs(), notes.executions, dead=notes.dead, unsure=unsure)
+    told = sorted(flip.told for flip in operator.flips.values())
+    return Seen(
+        verdict=check(history),
+        operator=operator,
+        seconds=mended - began,
+        recovery=recovery,
+        slowest=max((one.answered - one.sent for one in notes.requests if one.release), default=0.0),
+        pause=max((later - earlier for earlier, later in itertools.pairwise(told)), default=0.0),
+        strays=_strays(notes, unsure),
+        notes=stage.marks,
+    )
+
+
+def _strays(notes: Notes, unsure: set[str]) -> int:
+    """Of these sessions, those that ran on more than one release."""
+    sessions = {one.id: one.session for one in notes.requests if one.session in unsure}
+    ran = defaultdict[str, set[str]](set)
+    for run in notes.executions:
+        if run.request in sessions:
+            ran[sessions[run.request]].add(run.release)
+    return sum(len(releases) > 1 for releases in ran.values())
+
+
+async def _recovered(operator: Operator, mended: float) -> float:
+    """Seconds until the first flip that was asked for after that is made."""
+    while time.monotonic() < mended + LONGEST:
+        for flip in reversed(operator.flips.values()):
+            if flip.asked >= mended:
+                return flip.told - mended
+        await asyncio.sleep(0.005)
+    return LONGEST
+
+
+def told(seen: Seen) -> str:
+    """A few lines for whoever looks on."""
+    operator = seen.operator
+    outcomes = ", ".join(f"{what}: {count}" for what, count in operator.outcomes.most_common())
+    took = f"p50 {percentile(operator.took, 0.5) * 1e3:.1f} ms, p99 {percentile(operator.took, 0.99) * 1e3:.1f} ms"
+    lines = [
+        seen.verdict.told(),
+        f"flips: {outcomes}; {took}; the next {seen.recovery:.2f} s after the fault, the longest time without one "
+        f"{seen.pause:.2f} s; slowest answer {seen.slowest * 1e3:.0f} ms; sessions strayed: {seen.strays}",
+        *(f"{what}: {count}" for what, count in sorted(seen.notes.items())),
+        *(f"{code}: {text}" for code, text in sorted(operator.told.items())),
+    ]
+    return "\n".join(lines)
