@@ -21,28 +21,23 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from bgproxy import tasks
-from bgproxy.errors import BadInput, BgproxyError, StoreBroken, StoreUnavailable
+from bgproxy.errors import BgproxyError, StoreUnavailable
 from bgproxy.rules.chain import EMPTY, Head
 from bgproxy.rules.fleet import Change, FleetState
 from bgproxy.store import lock
 from bgproxy.store.address import snapshot_path
 from bgproxy.store.base import OLDEST, AuditEntry, Conflict, Held, NodeReport, StoreOptions, Waiting
 from bgproxy.store.document import (
-    entries_from,
     entry_content,
     entry_document,
     entry_number,
     entry_of,
-    flips_from,
-    head_from,
-    once_from,
-    parsed,
     state_document,
-    state_from,
     write_safely,
 )
 from bgproxy.store.flips import FlipRecord, FlipTable, record_of
 from bgproxy.store.handover import Handover
+from bgproxy.store.kept import kept_from
 from bgproxy.store.logged_pins import LoggedPins
 from bgproxy.store.memory_bell import RevisionBell
 from bgproxy.store.memory_nodes import NodeTable
@@ -381,25 +376,15 @@ class MemoryStore:
             return
         except OSError as error:
             raise StoreUnavailable(f"store: {where} cannot be read: {error.strerror}") from error
-        document = parsed(raw, where)
-        state = state_from(document, where)
-        entries = entries_from(document.get("audit", []), where)
-        head = head_from(document["chain"], where) if "chain" in document else None
-        flips = flips_from(document.get("flips", []), where)
-        once = once_from(document.get("once", {}), where)
-        try:
-            last_id = entry_number(entries[-1].id) if entries else 0
-        except BadInput:
-            raise StoreBroken(
-                f"{where} cannot be understood (audit id {entries[-1].id!r}); it is left as it is"
-            ) from None
+        kept = kept_from(raw, where)
         await self._restore_pins(keep=True)
         if not self._is_loaded:  # another task may have been faster while the file was read
             self._is_loaded = True
-            self._state = state
-            self._audit.extend(entries)
-            self._last_id = last_id
-            dropped = entries[: -len(self._audit)]  # fewer may be kept by now than were
-            self._head = head and replace(head, first=max([head.first, *(entry.seq + 1 for entry in dropped)]))
-            self._flips = FlipTable(flips)
-            self._once = once
+            self._state = kept.state
+            self._audit.extend(kept.entries)
+            self._last_id = kept.last_id
+            dropped = kept.entries[: -len(self._audit)]  # fewer may be kept by now than were
+            self._head = kept.head and replace(
+                kept.head, first=max([kept.head.first, *(one.seq + 1 for one in dropped)])
+            )
+            self._flips, self._once = kept.flips, kept.once
