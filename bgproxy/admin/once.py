@@ -37,11 +37,14 @@ async def answered(
     once = _once(call)
     if once is None:
         outcome = await ask(None)
-        return await tell(Done.of("", outcome.state, changed=outcome.changed))
+        return {**await tell(Done.of("", outcome.state, changed=outcome.changed)), **_replicas(outcome)}
     found = await call.deps.switch.recall(once)
     outcome = found if found is not None else await ask(once)
     done = outcome.replay or Done.of(once.request, outcome.state, changed=outcome.changed)
-    body = done.body or await _kept(call, once, done, orjson.dumps(await tell(done), default=dict).decode())
+    body = done.body
+    if not body:
+        told = {**await tell(done), **_replicas(outcome)}
+        body = await _kept(call, once, done, orjson.dumps(told, default=dict).decode())
     fields = {REPLAYED: "true"} if outcome.replay is not None else {}
     return web.Response(text=body, content_type="application/json", headers=fields)
 
@@ -56,6 +59,12 @@ async def _kept(call: Call, once: Once, done: Done, body: str) -> str:
         log.warning("the answer under an idempotency key is not kept: %s", error)
         return body
     return kept.body or body
+
+
+def _replicas(outcome: Outcome) -> dict[str, Any]:
+    """How many replicas of the store have it, where they were waited for."""
+    replicas = outcome.entry.replicas if outcome.entry is not None else None
+    return {} if replicas is None else {"replicas": replicas._asdict()}
 
 
 def _once(call: Call) -> Once | None:

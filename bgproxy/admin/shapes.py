@@ -137,15 +137,12 @@ _RUN: dict[str, Schema] = {
     },
 }
 
-_SIDE = _all(
-    revision=_COUNT,
-    epoch=_COUNT,
-    active=TEXT,
-    previous=_TEXT_OR_NOTHING,
-    actor=TEXT,
-    reason=TEXT,
-    at=_NUMBER,
-)
+_SIDE = _all(revision=_COUNT, epoch=_COUNT, active=TEXT, previous=_TEXT_OR_NOTHING, actor=TEXT, reason=TEXT, at=_NUMBER)
+
+_REPLICAS = {
+    **_all(have=_COUNT, wanted=_COUNT),
+    "description": "With store.min_replicas: how many of Redis' replicas have it. It is done with fewer too.",
+}
 
 _STORE = _all(
     state={"enum": ["up", "degraded", "down"], "description": "degraded: some workers of this host do not hear it."},
@@ -168,13 +165,8 @@ _STORE = _all(
     fenced={**_COUNT, "description": "Workers of this host that admit nothing new, as they are cut off (fence_after)."},
 )
 
-_MOVED: dict[str, Schema] = {
-    "active": TEXT,
-    "previous": _TEXT_OR_NOTHING,
-    "epoch": _COUNT,
-    "took_ms": _NUMBER,
-    "changed": {"type": "boolean"},
-}
+_DONE: dict[str, Schema] = {"epoch": _COUNT, "took_ms": _NUMBER, "changed": {"type": "boolean"}}
+_MOVED: dict[str, Schema] = {"active": TEXT, "previous": _TEXT_OR_NOTHING, **_DONE}
 
 _NODE: dict[str, Schema] = {
     "id": TEXT,
@@ -231,7 +223,7 @@ ANSWERS: Final[dict[str, Schema]] = {
     ),
     "Color": _all(**_COLOR),
     "Retiring": _all(**_COLOR, changed={"type": "boolean"}),
-    "Staged": _all(**_COLOR, epoch=_COUNT, changed={"type": "boolean"}, took_ms=_NUMBER),
+    "Staged": closed([*_COLOR, *_DONE], **_COLOR, **_DONE, replicas=_REPLICAS),
     "Colors": _all(colors={"type": "array", "items": ref("Color")}, epoch=_COUNT, revision=_COUNT),
     "Session": _all(**_SESSION),
     "Sessions": _all(sessions={"type": "array", "items": ref("Session")}, next=_TEXT_OR_NOTHING),
@@ -331,7 +323,7 @@ ANSWERS: Final[dict[str, Schema]] = {
     ),
     "Run": _all(**_RUN),
     "RunChanged": _all(**_RUN, changed={"type": "boolean"}),
-    "Moved": closed([*_MOVED], **_MOVED, detail={"type": "string", "description": "Why nothing changed."}),
+    "Moved": closed([*_MOVED], **_MOVED, replicas=_REPLICAS, detail={**TEXT, "description": "Why nothing changed."}),
     "Paused": _all(paused={"type": "boolean"}, max_hold=_NUMBER, epoch=_COUNT, took_ms=_NUMBER),
     "Resumed": _all(paused={"type": "boolean"}, changed={"type": "boolean"}, epoch=_COUNT),
     "AuditEntry": _all(

@@ -117,6 +117,7 @@ def stage(
         api = Admin(admin, token)
         answer = api.put(f"/v1/colors/{quote(color, safe='')}", asked, expect="epoch", key=key)
         _say_if_replayed(api)
+        _say_if_lost_soon(answer)
         if as_json:
             print_json(answer)
         else:
@@ -152,6 +153,7 @@ def _terms(reason: str, if_epoch: int | None, force: bool) -> dict[str, Any]:
 
 def _moved(api: Admin, answer: dict[str, Any], as_json: bool) -> None:
     _say_if_replayed(api)
+    _say_if_lost_soon(answer)
     if as_json:
         print_json(answer)
     elif not answer.get("changed", True):
@@ -160,6 +162,16 @@ def _moved(api: Admin, answer: dict[str, Any], as_json: bool) -> None:
         came = f", came from {answer['previous']}" if answer.get("previous") else ""
         took = answer.get("took_ms", 0.0)
         typer.echo(clean(f"{answer.get('active')} is active{came}, epoch {answer['epoch']}, took {took} ms"))
+
+
+def _say_if_lost_soon(answer: dict[str, Any]) -> None:
+    replicas = answer.get("replicas")
+    if replicas and replicas["have"] < replicas["wanted"]:
+        typer.echo(
+            f"bgproxy: it is done, but {replicas['have']} of {replicas['wanted']} replicas have it: a failover of the "
+            "store now may lose it; see min_replicas",
+            err=True,
+        )
 
 
 def _say_if_replayed(api: Admin) -> None:

@@ -54,6 +54,7 @@ _ABOVE_ZERO: dict[Path, float] = {
     ("store", "command_timeout"): 0.01,
     ("store", "read_interval"): 0.05,
     ("store", "audit_keep"): 1,
+    ("store", "replica_timeout"): 0.001,
     ("store", "node_ttl"): 2 * BEAT_INTERVAL,
     ("store", "node_forget_after"): 1.0,
     ("flip", "hold_timeout"): 0.05,
@@ -242,6 +243,8 @@ def _store(document: Document) -> Found:
             f"{document.store.fence_after:g} is too short: a node beats every {BEAT_INTERVAL:g} s, and one late beat "
             f"would close it; make it more than {2 * BEAT_INTERVAL:g}, such as 10, or 0: off",
         )
+    if document.store.min_replicas and not shared:
+        yield ("store", "min_replicas"), f"the store {url} has no replicas, only Redis has; remove it, or name a Redis"
     if document.store.snapshot and shared:
         yield ("store", "snapshot"), "only the memory store has a snapshot file; remove it, Redis keeps its own"
     first = active(document)

@@ -46,9 +46,9 @@ Sharded pub/sub would end the subscription instead, and needs Redis 7. Sentinel 
 
 An ACL user needs: `~bgproxy:{FLEET}:* &bgproxy:{FLEET}:bell &bgproxy:{FLEET}:pins +ping +exists +hget +hmget +hgetall
 +hkeys +hlen +hexists +hset +hdel +hincrby +get +mget +set +del +pexpireat +scan +xadd +xlen +xrange +xrevrange
-+publish +subscribe +time +evalsha +script|load +select +client|setname`, the last two only for another database than 0
-and for a `client_name`; in a Cluster also `+cluster|slots +asking`; a user of the sentinels `+sentinel|master
-+subscribe &+switch-master`. Each of these is missed by a test that does without it.
++publish +subscribe +time +evalsha +script|load +select +client|setname +wait`, the last three only for another database
+than 0, for a `client_name`, and for `min_replicas`; in a Cluster also `+cluster|slots +asking`; a user of the sentinels
+`+sentinel|master +subscribe &+switch-master`. Each of these is missed by a test that does without it.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ from __future__ import annotations
 import re
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final, Protocol, runtime_checkable
+from typing import Any, Final, NamedTuple, Protocol, runtime_checkable
 
 from bgproxy.errors import BgproxyError, ConfigError
 from bgproxy.rules.chain import Head
@@ -103,6 +103,8 @@ class StoreOptions:
     audit_keep: int = 10_000  # entries; Redis may keep a few more
     node_ttl: float = 10.0  # a node that has not reported for so long is silent; it is registered still
     node_forget_after: float = 3600.0  # one that has not reported for so long is taken off the list
+    min_replicas: int = 0  # of Redis, that are to have a flip, rollback or stage before it is answered
+    replica_timeout: float = 0.5  # how long these are waited for
     fence_after: float = 0.0  # without a beat for so long a node admits nothing new to it; 0: it goes on
     snapshot: str = ""  # a file's path, memory only; memory:///path says the same
     handover: str = ""  # likewise, where there is no snapshot: for a worker's successor, so not synced to the disk
@@ -117,11 +119,19 @@ class StoreOptions:
         return f"StoreOptions(url={redacted(self.url)!r}, fleet={self.fleet!r}, command_timeout={self.command_timeout})"
 
 
+class Replicas(NamedTuple):
+    """How many replicas had a change in time, and how many should have."""
+
+    have: int
+    wanted: int
+
+
 @dataclass(frozen=True, slots=True)
 class AuditEntry:
     """One change on record. `id` is the store's, growing; `at` unix seconds by the store's clock.
 
-    `seq`, `prev`, `hash`: see `rules/chain.py`; 0 and empty in an entry from before the chain.
+    `seq`, `prev`, `hash`: see `rules/chain.py`; 0 and empty in an entry from before the chain. `replicas` is known to
+    who has made the change only, and where they were waited for: it is on no record.
     """
 
     id: str
@@ -135,6 +145,7 @@ class AuditEntry:
     seq: int = 0
     prev: str = ""
     hash: str = ""
+    replicas: Replicas | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,7 +239,8 @@ class Store(Protocol):
 
         Returns the state as written, with the store's times. `once`: the idempotency key under which it was asked for;
         `held`: which nodes must hold. Raises `AlreadyDone` where that key is known, `Conflict`, `Waiting` (looked at in
-        this order), or `StoreUnavailable`: after that it is not known whether the change was made.
+        this order), or `StoreUnavailable`: after that it is not known whether the change was made. Where fewer
+        replicas than `min_replicas` have it in time, it is made all the same, and the entry says so.
         """
 
     async def hold(self, node_id: str, revision: int) -> int:

@@ -24,7 +24,7 @@ from bgproxy.rules.holds import Pause, Pending
 from bgproxy.rules.pin import Order
 from bgproxy.rules.pointer import Pointer
 from bgproxy.rules.release import Phase, Release
-from bgproxy.store.base import SCHEMA, AuditEntry
+from bgproxy.store.base import SCHEMA, AuditEntry, Replicas
 from bgproxy.store.flips import COUNTS, FlipRecord
 from bgproxy.store.leave_document import leave_from
 from bgproxy.store.once import Done, OnceTable
@@ -248,10 +248,12 @@ def entry_content(change: Change) -> tuple[bytes, str]:
     return facts, content({**named, "epoch": change.state.pointer.epoch, "revision": change.state.revision})
 
 
-def entry_of(change: Change, entry_id: str, at: float, link: Head, prev: str) -> AuditEntry:
+def entry_of(
+    change: Change, entry_id: str, at: float, link: Head, prev: str, replicas: Replicas | None = None
+) -> AuditEntry:
     """The entry that a change leaves, as number `link.seq` of the chain behind `prev`."""
     what = change.verb, change.actor, change.reason, change.state.pointer.epoch, change.state.revision, change.facts
-    return AuditEntry(entry_id, at, *what, seq=link.seq, prev=prev, hash=link.hash)
+    return AuditEntry(entry_id, at, *what, seq=link.seq, prev=prev, hash=link.hash, replicas=replicas)
 
 
 def entries_from(documents: Any, where: str) -> list[AuditEntry]:

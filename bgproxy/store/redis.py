@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import re
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from importlib.resources import files
-from typing import Any, cast
+from typing import Any, Final, cast
 
 from redis import exceptions as redis_errors
 from redis.asyncio.client import PubSub
@@ -28,6 +29,7 @@ from bgproxy.store.base import (
     Conflict,
     Held,
     NodeReport,
+    Replicas,
     StoreOptions,
     Waiting,
 )
@@ -48,10 +50,15 @@ from bgproxy.store.node_record import cannot_join, has_died, node_document, node
 from bgproxy.store.once import KEPT_KEYS, KEY_TTL, AlreadyDone, Done, Once
 from bgproxy.store.pinning import PinStore
 from bgproxy.store.redis_border import Border
-from bgproxy.store.redis_client import connect
+from bgproxy.store.redis_client import connect, run_and_wait
 from bgproxy.store.redis_commit import commit_arguments, outcome_text, unclosed
 from bgproxy.store.redis_pins import RedisPins
 from bgproxy.store.topics import TOPIC_TTL
+
+log = logging.getLogger(__name__)
+
+WAITS: Final = frozenset({"flip", "rollback", "stage", "restore"})
+"""What is answered once `min_replicas` have it. What goes before a flip does not wait: clients are held meanwhile."""
 
 _ENTRY_ID = re.compile(r"[0-9]{1,18}-[0-9]{1,18}")
 
@@ -98,6 +105,8 @@ class RedisStore:
         """See `Store.open`."""
         async with self._border(self._options.connect_timeout):
             await cast("Any", self._client.ping())
+            if self._options.min_replicas:
+                await self._client.wait(0, 1)  # whether this user may is to be known before the first flip
         await self.read()
 
     async def close(self) -> None:
@@ -114,7 +123,7 @@ class RedisStore:
 
     async def read(self) -> FleetState | None:
         """See `Store.read`."""
-        async with self._border():
+        async with self._border(key=f"key {self._state_key}"):
             fields = await cast("Any", self._client.hgetall(self._state_key))
         return self._state(fields)
 
@@ -131,10 +140,9 @@ class RedisStore:
             keep=self._options.audit_keep,
             roll_call=self._options.roll_call,
         )
-        async with self._border(doing="whether the change was made is not known"):
-            keys = [self._state_key, self._audit_key, self._counts_key, self._flips_key, self._once_key]
-            keys += [self._nodes_key, self._held_key, self._roll_key]
-            answer = await cast("Any", self._commit_script(keys=keys, args=arguments))
+        keys = [self._state_key, self._audit_key, self._counts_key, self._flips_key, self._once_key]
+        keys += [self._nodes_key, self._held_key, self._roll_key]
+        answer, replicas = await self._committed(keys, arguments, change.verb)
         verdict, *rest = answer
         if verdict == b"newer":
             check_schema(int(rest[0]), self._where(self._state_key))
@@ -146,7 +154,28 @@ class RedisStore:
             raise Conflict(self._state(dict(zip(rest[::2], rest[1::2], strict=True))))
         now = float(rest[0])
         link = Head(int(rest[2]), rest[4].decode())
-        return change.stamped(now), entry_of(change, rest[1].decode(), now, link, rest[3].decode())
+        return change.stamped(now), entry_of(change, rest[1].decode(), now, link, rest[3].decode(), replicas)
+
+    async def _committed(
+        self, keys: list[str], arguments: list[str | bytes | int], verb: str
+    ) -> tuple[Any, Replicas | None]:
+        """What the script answers, and how many replicas have it by then, where these are to be waited for."""
+        unknown, wanted = "whether the change was made is not known", self._options.min_replicas
+        if not wanted or verb not in WAITS:
+            async with self._border(doing=unknown):
+                return await cast("Any", self._commit_script(keys=keys, args=arguments)), None
+        timeout = self._options.replica_timeout
+        async with self._border(self._options.command_timeout + timeout, unknown):
+            answer, have = await run_and_wait(self._client, self._commit_script, keys, arguments, wanted, timeout)
+        if have < wanted and answer[0] == b"done":
+            log.warning(
+                "store: after %g s %d of %d replicas have the %s: a failover now may lose it",
+                timeout,
+                have,
+                wanted,
+                verb,
+            )
+        return answer, Replicas(have, wanted)
 
     async def hold(self, node_id: str, revision: int) -> int:
         """See `Store.hold`."""

@@ -28,7 +28,9 @@ class Border:
         return f"<Border to {self._shown}>"
 
     @contextlib.asynccontextmanager
-    async def __call__(self, timeout: float | None = -1.0, doing: str = "") -> AsyncIterator[None]:
+    async def __call__(
+        self, timeout: float | None = -1.0, doing: str = "", key: str = "a key of this fleet"
+    ) -> AsyncIterator[None]:
         """Bounds a call (seconds, None: no bound, default `command_timeout`) and names what goes wrong in it.
 
         What a primary that is the primary no more could have caused makes it be asked for before the next call.
@@ -44,7 +46,7 @@ class Border:
         except (redis_errors.RedisError, OSError) as error:
             if isinstance(error, redis_errors.ConnectionError | redis_errors.ClusterDownError | OSError):
                 self._doubt()
-            problem = self._named(error)
+            problem = self._named(error, key)
         else:
             return
         text = f"store {self._shown}: {problem.detail}" + (f"; {doing}" if doing else "")
@@ -54,7 +56,7 @@ class Border:
         if self._primary is not None:
             self._primary.doubt()
 
-    def _named(self, error: BaseException) -> StoreUnavailable:
+    def _named(self, error: BaseException, key: str) -> StoreUnavailable:
         while isinstance(error.__cause__, redis_errors.RedisError):  # unix sockets wrap what happened in the greeting
             error = error.__cause__
         if isinstance(error, NoPrimary):
@@ -62,6 +64,8 @@ class Border:
         text = str(error)
         for secret in self._secrets:
             text = text.replace(secret, "***")
+        if "WRONGTYPE" in text:
+            return StoreBroken(f"{key} holds something else, which is left as it is: remove it, or name another fleet")
         return _of_kind(error, self._primary is not None) or _of_text(text, error) or StoreUnavailable(text)
 
 
@@ -89,8 +93,6 @@ def _of_text(text: str, error: BaseException) -> StoreUnavailable | None:
         return StoreAuth(f"the user may not do this ({text}): give it the rights listed in bgproxy/store/base.py")
     if "unknown command" in text.lower():  # such an answer repeats what was sent: it is not passed on
         return NotRedis("it does not know a command that Redis 6 and newer know: use Redis 6 or newer, or Valkey")
-    if "WRONGTYPE" in text:
-        return StoreBroken("a key of this fleet holds something else; remove it, or name another fleet")
     if "CERTIFICATE_VERIFY_FAILED" in text:
         return StoreUnavailable("its certificate is not trusted: name its authority with ?ssl_ca_certs=/path/ca.pem")
     if "Connection closed by server" in text or "reset by peer" in text:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final, cast
 
 from redis import exceptions as redis_errors
@@ -223,6 +223,23 @@ def connect(address: Address, options: StoreOptions, key: str) -> tuple[Redis, P
         host=host[0], port=host[1], single_connection_client=True, ssl=tls, **{**common, "retry": Retry(NoBackoff(), 0)}
     )
     return client, primary
+
+
+async def run_and_wait(
+    client: Redis, script: Any, keys: Sequence[str], arguments: Sequence[Any], replicas: int, timeout: float
+) -> tuple[Any, int]:
+    """What a script answers, and how many replicas have what it wrote: `replicas` of them, or those that have it after
+    `timeout` seconds. Both go by one connection, as WAIT knows of what was written by its own only."""
+    for _ in range(2):
+        pipeline = cast("Any", client).pipeline(transaction=False)
+        pipeline.evalsha(script.sha, len(keys), *keys, *arguments)
+        pipeline.wait(replicas, max(1, round(timeout * 1000)))
+        try:
+            answer, have = await pipeline.execute()
+            return answer, int(have)
+        except redis_errors.NoScriptError:  # the server has forgotten it, or is another one
+            await cast("Any", client).script_load(script.script)
+    raise redis_errors.NoScriptError("NOSCRIPT it forgets scripts as soon as they are loaded")
 
 
 def is_read_only(error: BaseException) -> bool:

@@ -10,6 +10,7 @@ import pytest
 
 from bgproxy.admin import once as once_module
 from bgproxy.errors import StoreUnavailable
+from bgproxy.store.base import Replicas
 
 KEY = {"Idempotency-Key": '"4f1b6c9e"'}
 STAGE = {"release": "v3", "upstreams": ["http://127.0.0.1:9103"], "metadata": {"commit": "abc"}}
@@ -170,3 +171,19 @@ async def test_a_long_answer_is_told_anew(client, plane, monkeypatch):
     now = {"took_ms": 0, "double_running": None}
     assert {**again, **now} == {**first, **now}
     assert await verbs(client) == ["bootstrap", "stage"]
+
+
+@pytest.mark.parametrize("fields", [{}, {"Idempotency-Key": "job-4711"}])
+async def test_how_many_replicas_have_it_is_told_where_they_were_waited_for(client, plane, monkeypatch, fields):
+    commit = plane.store.commit
+
+    async def waiting(*arguments, **named):
+        state, entry = await commit(*arguments, **named)
+        return state, replace(entry, replicas=Replicas(0, 1))
+
+    monkeypatch.setattr(plane.store, "commit", waiting)
+    answers = [await client.post("/v1/flip", json={"to": "green"}, headers=fields) for _ in range(1 + len(fields))]
+    for answer in answers:  # a retry is told what was true the first time
+        assert (await answer.json())["replicas"] == {"have": 0, "wanted": 1}
+    staged = await client.put("/v1/colors/blue", json={**STAGE, "force": True})
+    assert (await staged.json())["replicas"]["wanted"] == 1

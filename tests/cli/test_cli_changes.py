@@ -33,6 +33,14 @@ def test_a_flip_to_the_active_color_says_so_and_is_done(admin, run):
     assert (result.exit_code, result.stdout) == (0, told + "\n")
 
 
+@pytest.mark.parametrize("have", [0, 1])
+def test_that_too_few_replicas_have_it_is_told_beside_what_was_done(admin, run, have):
+    admin.answers["POST", "/v1/flip"] = {**MOVED, "replicas": {"have": have, "wanted": 1}}
+    result = run("flip", "green")
+    assert (result.exit_code, result.stdout.startswith("green is active")) == (0, True)
+    assert ("it is done, but 0 of 1 replicas have it" in result.stderr) is (have == 0)
+
+
 def test_if_epoch_zero_is_sent(admin, run):
     admin.answers["POST", "/v1/rollback"] = MOVED
     run("rollback", "--if-epoch", "0")

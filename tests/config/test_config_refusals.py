@@ -239,6 +239,10 @@ BAD_VALUE = {
         'store = "redis+sentinel://h:1,h:2"',
         "store.url: the URL cannot be used: behind the sentinels stands no name by which they know the store",
     ),
+    "replicas of memory": (
+        "[store]\nmin_replicas = 1",
+        "store.min_replicas: the store memory:// has no replicas, only Redis has",
+    ),
     "store option": ('store = "redis://h/0?dbb=1"', "store.url: the URL cannot be used: it has an option that is not"),
     "store path": ('store = "memory://x"', "write memory:// or memory:///absolute/path"),
     "network": (

@@ -198,7 +198,7 @@ class TestData:
 
     async def test_a_key_that_is_something_else(self, opened: Opened, redis_server: Any, fleet_name: str) -> None:
         redis_server.command("SET", f"bgproxy:{{{fleet_name}}}:state", "x")
-        with pytest.raises(StoreBroken, match="holds something else"):
+        with pytest.raises(StoreBroken, match=rf"key bgproxy:{{{fleet_name}}}:state holds something else"):
             await opened(redis_server.url)
 
     async def test_a_newer_schema(self, opened: Opened, redis_server: Any, flips: Any, fleet_name: str) -> None:

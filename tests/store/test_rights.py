@@ -28,9 +28,14 @@ def server() -> Iterator[RedisServer]:
 
 @pytest.fixture
 async def store(server: RedisServer, fleet_name: str) -> AsyncIterator[Store]:
-    """Not opened yet; it uses another database than the first, and a name of its own."""
+    """Not opened yet; it uses another database than the first, a name of its own, and asks for replicas."""
     url = rights.with_user(server.url).replace("/0", "/1?client_name=us")
-    found = open_store(StoreOptions(url=url, fleet=fleet_name, audit_keep=AUDIT_KEEP))
+    options = {
+        "audit_keep": AUDIT_KEEP,
+        "min_replicas": 1,
+        "replica_timeout": 0.001,
+    }  # there is none: it is not waited long
+    found = open_store(StoreOptions(url=url, fleet=fleet_name, **options))
     yield found
     await found.close()
 
