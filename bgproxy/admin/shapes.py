@@ -271,7 +271,7 @@ ANSWERS: Final[dict[str, Schema]] = {
     "DrainChanged": _all(**_DRAIN, changed={"type": "boolean"}),
     "Flip": _all(
         epoch=_COUNT,
-        verb={"enum": ["flip", "rollback"]},
+        verb={"enum": ["flip", "rollback", "canary"]},
         **{"from": TEXT},
         to=TEXT,
         at=_SECONDS,

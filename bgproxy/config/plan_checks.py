@@ -14,7 +14,7 @@ from bgproxy.config.keys import Path, table_of
 from bgproxy.config.mirror_checks import mirror_faults
 from bgproxy.config.wording import number_fault, shown
 from bgproxy.rules import assertion
-from bgproxy.rules.plan import VARIABLE, Action, Bake, Gate, LoadGate, Plan, WebsocketGate
+from bgproxy.rules.plan import VARIABLE, Action, Bake, Canary, Gate, LoadGate, Plan, WebsocketGate
 from bgproxy.rules.slo import samples_needed, unjudgeable
 
 Found = Iterator[tuple[Path, str]]
@@ -27,7 +27,7 @@ _HOST = re.compile(r"(?:[A-Za-z0-9._-]{1,253}|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})
 
 MOST_GATES: Final = 32
 MOST_HOOKS: Final = 16
-_STEPS: Final = "ready, parity, gates, mirror, flip, bake, end"
+_STEPS: Final = "ready, parity, gates, mirror, canary, flip, bake, end"
 LONGEST_LOAD: Final = 600.0  # seconds
 
 _FRAMING: Final = frozenset({"host", "content-length", "transfer-encoding", "connection", "upgrade", "te", "trailer"})
@@ -71,6 +71,9 @@ def faults(plan: Plan) -> Found:
         yield from _common(gate, path)
         yield from _named(gate.name, path, names)
         yield from _gate(gate, path)
+    if plan.canary is not None:
+        yield from _common(plan.canary, ("canary",))
+        yield from _canary(plan.canary)
     if plan.bake is not None:
         yield from _common(plan.bake, ("bake",))
         yield from _bake(plan.bake)
@@ -252,7 +255,7 @@ def _hooks(plan: Plan) -> Found:
                     (*path, "at"),
                     f'before {step} there is nothing to veto; write when = "after", or at = ["flip"]',
                 )
-            if step in ("mirror", "bake") and getattr(plan, step) is None:
+            if step in ("mirror", "canary", "bake") and getattr(plan, step) is None:
                 yield (*path, "at"), f"this plan has no [{step}]; write one, or leave that step out"
 
 
@@ -273,6 +276,31 @@ def _named(name: str, path: Path, names: set[str]) -> Found:
     if name in names:
         yield (*path, "name"), f'there are two of the name "{name}"; give each its own'
     names.add(name)
+
+
+def _canary(canary: Canary) -> Found:
+    limits = list(canary.limits())
+    if not limits:
+        yield ("canary",), "there is no limit to keep to; write for example max_error_rate = 0.01"
+    if not canary.share and not canary.match:
+        yield ("canary", "share"), "no session begins there; write a share such as 0.05, or [[canary.match]]"
+    for name, wanted in unjudgeable(limits, canary.min_samples):
+        yield (
+            ("canary", name),
+            f"it cannot be judged with min_samples = {canary.min_samples}; the least is {wanted}: raise min_samples, "
+            "or leave it out",
+        )
+    for number, match in enumerate(canary.match, start=1):
+        path = (f"canary.match[{number}]",)
+        name = match.header or match.cookie
+        if bool(match.header) == bool(match.cookie):
+            yield path, "write either header or cookie, by which a request is known"
+        elif not _TOKEN.fullmatch(name):
+            yield (*path, "header" if match.header else "cookie"), f'"{name}" is no name; write letters, digits and -'
+        elif match.header.lower() in _FRAMING | _SECRETS or match.header.lower().startswith("x-bgproxy-"):
+            yield (*path, "header"), f"{name} cannot tell who is listed; write a field of your own, or a cookie"
+        if not match.values:
+            yield (*path, "values"), 'there is no value; write for example values = ["yes"]'
 
 
 def _bake(bake: Bake) -> Found:

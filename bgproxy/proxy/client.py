@@ -90,7 +90,8 @@ class ClientConnection:
         self.buffer = b""
         try:
             request = plane.parser.request(data[: end + 4], self.trusted)
-            wish = wished(plane, request, self.preview) if request.preview_token or self.preview else ""
+            asks = bool(request.preview_token or self.preview or plane.listed)
+            wish = wished(plane, request, self.preview) if asks else ""
         except Malformed as error:
             self._refuse_connection(error.code, error.detail)
             return
@@ -111,7 +112,7 @@ class ClientConnection:
         exchange = self.exchange = Exchange(self, request) if plane.tap is None else plane.tap.exchange(self, request)
         if wish:
             exchange.wish = wish
-            group = routing.groups.get((group.route, wish)) or group
+            group = routing.admit_again(group, wish)
         rest = data[end + 4 :]
         turn = turn_of(exchange, group.sessions, rest) if group.sessions is not None else None
         exchange.start(group, rest, monotonic(), turn)

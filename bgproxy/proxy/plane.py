@@ -26,8 +26,10 @@ from bgproxy.proxy.resolve import Resolver
 from bgproxy.proxy.routing import Group, Routing
 from bgproxy.proxy.session_rules import SessionRules
 from bgproxy.proxy.warming import warm_up
+from bgproxy.rules.canary import canary
 from bgproxy.rules.fleet import FleetState
 from bgproxy.rules.health import Health, HealthOptions
+from bgproxy.rules.plan import Match
 from bgproxy.rules.route import RouteTable
 from bgproxy.store.pins import PinCache
 from bgproxy.tasks import spawn, stop
@@ -76,6 +78,7 @@ class DataPlane:
         self.fenced: Callable[[], bool] | None = None  # whether nothing new is admitted: what is known may be too old
         self.hold: Hold | None = None  # where new admissions wait now
         self.tap: Tap | None = None  # copies what passes; None: nobody looks
+        self.listed: tuple[Match, ...] = ()  # whose new sessions begin on the canary's color
         self.pins = pins
         self.busy: dict[bytes, int] = {}  # turns under way by their session's pin
         self.attended: dict[bytes, int] = {}  # streams on which clients only listen, by their session's pin: no turns
@@ -230,7 +233,10 @@ class DataPlane:
                 )
         before = self.state
         self.hold = hold
-        self.routing = Routing(state.pointer.epoch, state.pointer.active, self.routes, groups)
+        on = canary(state)
+        place = (on.color, on.share) if on is not None else ("", 0.0)
+        self.listed = on.match if on is not None else ()
+        self.routing = Routing(state.pointer.epoch, state.pointer.active, self.routes, groups, *place)
         self.state = state
         metrics.stand({group.release for group in groups.values()})
         if self.pins is not None:
@@ -246,11 +252,9 @@ class DataPlane:
             self.loop.call_soon(before_hold.release)  # whoever flipped is to be told first
 
     def admitting(self, exchange: Exchange) -> Group:
-        """Where an exchange without a session goes now. A route that was taken away serves those it let in."""
-        routing, admitted = self.routing, exchange.group
-        if routing is None:
-            return admitted
-        return routing.groups.get((admitted.route, exchange.wish or routing.active)) or admitted
+        """Where an exchange without a session goes now."""
+        routing = self.routing
+        return routing.admit_again(exchange.group, exchange.wish) if routing is not None else exchange.group
 
     def catch_up(self, done: Callable[[], None]) -> None:
         """A session was found on a release that is not known here: read what the store holds, then call `done`."""

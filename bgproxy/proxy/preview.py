@@ -1,4 +1,4 @@
-"""Who reaches a color on purpose that the pointer does not lead to: by a listener of its own, or by a token.
+"""Who reaches a color on purpose that the pointer does not lead to: by a listener of its own, a token, or a list.
 
 The fields that ask for it are taken off every request (`http1/parser.py`), whether they are honoured or not. A session
 that begins so has a pin like any other; a request of one that has a pin already goes where that leads.
@@ -11,7 +11,10 @@ import hmac
 from typing import TYPE_CHECKING
 
 from bgproxy.errors import NotReady, UnknownColor
+from bgproxy.http1.fields import values
 from bgproxy.http1.head import Malformed, RequestHead
+from bgproxy.rules.canary import LISTED
+from bgproxy.rules.plan import Match
 from bgproxy.rules.preview import preview_color
 
 if TYPE_CHECKING:
@@ -19,8 +22,9 @@ if TYPE_CHECKING:
 
 
 def wished(plane: DataPlane, request: RequestHead, listener: bool) -> str:
-    """The color that a request may begin on by its token, or as it has come in by the preview's listener; empty: the
-    one that the pointer leads to, or that none is known yet.
+    """The color that a request may begin on by its token, or as it has come in by the preview's listener.
+
+    `LISTED`: a canary's list names it; empty: the color that the pointer leads to, or none is known yet.
 
     Raises Malformed, whose code names the answer, where it is not let in, or that color cannot be reached now.
     """
@@ -30,7 +34,7 @@ def wished(plane: DataPlane, request: RequestHead, listener: bool) -> str:
         plane.counted["preview_wrong_token"] += 1
     if not is_known:
         if not listener:
-            return ""
+            return LISTED if any(_has(request, match) for match in plane.listed) else ""
         if options.needs_token:
             raise Malformed("preview_forbidden", "this address takes requests with a preview token only")
     if plane.state is None:
@@ -42,6 +46,18 @@ def wished(plane: DataPlane, request: RequestHead, listener: bool) -> str:
         raise Malformed("no_preview", error.detail) from None
     plane.counted["preview"] += 1
     return color
+
+
+def _has(request: RequestHead, match: Match) -> bool:
+    """Whether the request has one of the values in that field, or in that cookie (RFC 6265 §4.2.1)."""
+    head = request.fields + b"\r\n"
+    name = match.header or "cookie"
+    found = values(head, head.lower(), name.lower().encode())
+    if match.cookie:
+        pairs = [pair.strip(b" \t").partition(b"=") for value in found for pair in value.split(b";")]
+        found = [value.strip(b'"') for cookie, _, value in pairs if cookie == match.cookie.encode()]
+    wanted = {value.encode() for value in match.values}
+    return any(value in wanted for value in found)
 
 
 def _is_known(tokens: tuple[bytes, ...], said: bytes) -> bool:

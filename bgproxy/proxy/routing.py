@@ -10,6 +10,7 @@ from random import random
 from typing import TYPE_CHECKING, Literal
 
 from bgproxy.proxy.pool import Upstream
+from bgproxy.rules.canary import LISTED
 from bgproxy.rules.route import RouteTable
 from bgproxy.telemetry.metrics import Slot
 
@@ -89,20 +90,43 @@ class Group:
 class Routing:
     """The pointer as the data path sees it."""
 
-    def __init__(self, epoch: int, active: str, routes: RouteTable, groups: dict[tuple[str, str], Group]) -> None:
+    def __init__(
+        self,
+        epoch: int,
+        active: str,
+        routes: RouteTable,
+        groups: dict[tuple[str, str], Group],
+        canary: str = "",
+        share: float = 0.0,
+    ) -> None:
+        """`canary`: a color on which a share of what has no session begins; empty: none."""
         self.epoch = epoch
         self.active = active
         self.groups = groups
+        self.canary = canary
+        self._share = share
         self._routes = routes
-        only = routes.routes[0] if len(routes.routes) == 1 else None
+        only = routes.routes[0] if len(routes.routes) == 1 and not share else None
         self._only = groups[only.name, active] if only is not None and not only.host and only.path == "/" else None
 
     def __repr__(self) -> str:
         return f"<Routing {self.active} epoch {self.epoch}>"
 
     def admit(self, host: bytes, target: bytes) -> Group | None:
-        """The active color's group for a request; None where no route takes it."""
+        """The group for a request, the active color's but for a canary's share; None where no route takes it."""
         if self._only is not None:
             return self._only
         route = self._routes.find(host, target)
-        return self.groups[route.name, self.active] if route is not None else None
+        return self.groups[route.name, self._drawn()] if route is not None else None
+
+    def admit_again(self, before: Group, wish: str) -> Group:
+        """The group for a request that was admitted to `before`, by where it wishes to begin (`store.pinning.Want`).
+
+        A route that was taken away serves those it let in.
+        """
+        color = self._drawn() if not wish else wish if wish != LISTED else self.canary or self.active
+        return self.groups.get((before.route, color)) or before
+
+    def _drawn(self) -> str:
+        """The active color, or the canary's. What has no key has nothing to be drawn by but chance."""
+        return self.canary if self._share and random() < self._share else self.active

@@ -60,7 +60,8 @@ class Change:
 
     `moved` and `touched` name what this change wrote, so that the store puts its own time on exactly that. `deadlines`:
     by color the seconds from that time to the deadline that is set. `ended`: to the flip of which epoch how many ended
-    sessions are put by this change. `whole`: the state takes the place of all that stands, whatever that is.
+    sessions are put by this change. `left`: the color whose sessions a higher epoch leaves where the pointer's color is
+    the same. `whole`: the state takes the place of all that stands, whatever that is.
     """
 
     state: FleetState
@@ -73,6 +74,7 @@ class Change:
     deadlines: Mapping[str, float] = field(default_factory=dict)
     ended: tuple[int, int] = (0, 0)
     whole: bool = False
+    left: str = ""
     base: FleetState | None = None
 
     def fits(self, standing: FleetState | None) -> bool:

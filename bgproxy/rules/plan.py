@@ -253,6 +253,39 @@ class Mirror:
 
 
 @dataclass(frozen=True, slots=True)
+class Match:
+    """New sessions whose request has one of these values in a field, or in a cookie."""
+
+    header: str = ""
+    cookie: str = ""
+    values: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Canary:
+    """New sessions that begin on the new release before the flip. Ratios compare with the active color's answers in the
+    same time.
+    """
+
+    share: float = 0.0  # of all new sessions
+    match: tuple[Match, ...] = ()  # and those that are listed
+    duration: float = 300.0
+    min_samples: int = 200  # of the new release's answers: fewer, and it is not let flip
+    max_error_rate: float | None = None  # 5xx, resets, streams broken off
+    max_p50_ratio: float | None = None
+    max_p95_ratio: float | None = None
+    max_p99_ratio: float | None = None
+    max_first_byte_ratio: float | None = None
+    max_p95: float | None = None
+    max_p99: float | None = None
+    max_first_byte: float | None = None  # p95
+
+    def limits(self) -> Iterator[tuple[str, float]]:
+        """Those that are set, by name."""
+        return _limits(self)
+
+
+@dataclass(frozen=True, slots=True)
 class Bake:
     """What is watched after the flip. Ratios compare with the old release's answers before it."""
 
@@ -269,10 +302,14 @@ class Bake:
 
     def limits(self) -> Iterator[tuple[str, float]]:
         """Those that are set, by name."""
-        for one in fields(self):
-            value = getattr(self, one.name)
-            if one.name.startswith("max_") and value is not None:
-                yield one.name, value
+        return _limits(self)
+
+
+def _limits(section: Canary | Bake) -> Iterator[tuple[str, float]]:
+    for one in fields(section):
+        value = getattr(section, one.name)
+        if one.name.startswith("max_") and value is not None:
+            yield one.name, value
 
 
 @dataclass(frozen=True, slots=True)
@@ -295,7 +332,7 @@ class Hook(Action):
     name: str = ""
     when: Literal["before", "after"] = "after"
     # The end: whatever it came to.
-    at: tuple[Literal["ready", "parity", "gates", "mirror", "flip", "bake", "end"], ...] = ()
+    at: tuple[Literal["ready", "parity", "gates", "mirror", "canary", "flip", "bake", "end"], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -314,6 +351,7 @@ class Plan:
     parity: Parity = field(default_factory=Parity)
     gates: tuple[Gate, ...] = ()
     mirror: Mirror | None = None
+    canary: Canary | None = None
     bake: Bake | None = None
     hooks: tuple[Hook, ...] = ()
     decommission: Decommission | None = None
@@ -327,6 +365,10 @@ class Plan:
         if (mirror := self.mirror) is not None:
             what = ", ".join((*mirror.methods, *mirror.rpc))
             yield f"mirror: {what}, {mirror.duration:g} s, at most {mirror.max_rate:g} per second on each node"
+        if self.canary is not None:
+            limits = ", ".join(f"{name} {limit:g}" for name, limit in self.canary.limits())
+            listed = f" and {len(self.canary.match)} lists" if self.canary.match else ""
+            yield f"canary: {self.canary.share:.2%} of new sessions{listed} for {self.canary.duration:g} s; {limits}"
         yield "flip"
         if self.bake is not None:
             limits = ", ".join(f"{name} {limit:g}" for name, limit in self.bake.limits())

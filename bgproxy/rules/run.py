@@ -9,6 +9,7 @@ is not done. How it changes: `running.py`.
     before:STEP:HOOK, after:STEP:HOOK
                                     the first may stop it as a gate does, before a flip with the release READY; the
                                     others change nothing
+    canary                          a share of new sessions begins there (`canary.py`); else as a gate
     flip                            BAKING where the plan has a bake, else ACTIVE
     bake                            ACTIVE, or the rollback that was made
 """
@@ -35,6 +36,7 @@ AFTER: Final = "after:"
 GATES: Final = "gates"
 MIRROR: Final = "mirror"
 END: Final = "end"
+CANARY: Final = "canary"
 FLIP: Final = "flip"
 BAKE: Final = "bake"
 PARTING: Final = ("decommission",)
@@ -104,6 +106,11 @@ class Run:
         """Whether its release was found to be bad after the flip, so that it has to be rolled back."""
         return any(step.name == BAKE and step.verdict is not Verdict.PASS for step in self.done)
 
+    @property
+    def has_had_sessions(self) -> bool:
+        """Whether sessions of clients may have begun on its release before the flip."""
+        return self.next == CANARY or any(step.name == CANARY for step in self.done)
+
     def decides(self, color: str) -> bool:
         """Whether it says what becomes of the release on a color: then nobody else calls that ready, or replaces it."""
         return self.is_open and self.color == color and not self.has_flipped
@@ -120,6 +127,7 @@ def steps(plan: Plan, kind: Kind) -> tuple[str, ...]:
     groups.append((GATES, tuple(map(step_of, plan.gates))))
     if kind == "release":
         groups += [(MIRROR, (MIRROR,))] if plan.mirror is not None else []
+        groups += [(CANARY, (CANARY,))] if plan.canary is not None else []
         groups.append((FLIP, (FLIP,)))
         groups += [(BAKE, (BAKE,))] if plan.bake is not None else []
     found: list[str] = []

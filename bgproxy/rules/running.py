@@ -22,6 +22,7 @@ from bgproxy.rules.run import (
     APPROVAL,
     BAKE,
     BEFORE,
+    CANARY,
     FLIP,
     Kind,
     Outcome,
@@ -217,7 +218,10 @@ def close(state: FleetState, run_id: str, *, at: float) -> Change | None:
 
 def _ended(state: FleetState, run: Run, at: float) -> Change:
     outcome, why = misplaced(state) or ("stopped", "")
-    return _told(state, replace(run, at=at), outcome, why, None, "end", {})
+    release = state.releases.get(run.color)
+    # Nobody will say of the canary's sessions what becomes of them, if not this.
+    is_left = run.next == CANARY and release is not None and release.label == run.label and release.phase in UNTRIED
+    return _told(state, replace(run, at=at), outcome, why, Event.FAILED if is_left else None, "end", {})
 
 
 def _open(state: FleetState) -> Run:
@@ -252,7 +256,19 @@ def _told(
     # A release may be READY before its last gate: an older node's doing, which knows of no plans.
     if event is not None and release is not None and (event, release.phase) != (Event.PASSED, Phase.READY):
         new[run.color] = replace(release.after(event), at=run.at)
+    base, moved = state, False
+    if event is Event.FAILED and base.run is not None and base.run.has_had_sessions and run.color in new:
+        # By the pointer's next epoch every node says which sessions have a turn there, and the others move.
+        state, moved = _leave(base, actor, reason or why, run.at), True
+        new[run.color] = replace(new[run.color], rolled_back=state.pointer.epoch)
     after = replace(run, outcome=outcome, why=why, plan={} if outcome and not run.tell else run.plan)
     facts = recorded(state, new, color=run.color, release=run.label, run=run.id, step=step)
     facts |= {**more, **({"outcome": outcome} if outcome else {})}
-    return changed(replace(state, run=after), new, "release", facts, actor, reason or why)
+    change = changed(replace(state, run=after), new, "release", facts, actor, reason or why, moved=moved)
+    return replace(change, base=base, left=run.color if moved else "")
+
+
+def _leave(state: FleetState, actor: str, reason: str, at: float) -> FleetState:
+    """The pointer where it is, at its next epoch: sessions that live elsewhere are left by it as by a flip."""
+    pointer = state.pointer
+    return replace(state, pointer=replace(pointer, epoch=pointer.epoch + 1, actor=actor, reason=reason, at=at))

@@ -25,8 +25,8 @@
 
 **Keyspace** in Redis, all of one fleet under one hash tag, so that a script's keys live in one slot:
 
-    bgproxy:{FLEET}:state   hash    schema, revision, colors, pointer, release:COLOR, orders, run, pending, pause
-                                    (JSON each but the numbers), chain: the audit's "LAST FIRST HASH"
+    bgproxy:{FLEET}:state   hash    schema, revision, colors, pointer, release:COLOR, orders, run, pending, pause,
+                                    canary (JSON each but the numbers), chain: the audit's "LAST FIRST HASH"
     bgproxy:{FLEET}:audit   stream  one entry per change: verb, actor, reason, epoch, revision, facts, at, seq, prev,
                                     hash
     bgproxy:{FLEET}:dead:NODE  one that is dead, for DEAD_TTL

@@ -55,12 +55,13 @@ class FlipRecord:
 
 
 def record_of(change: Change, at: float, counted: int) -> FlipRecord | None:
-    """The record that a change begins; None for one that does not move the pointer from one color to another."""
+    """The record that a change begins; None for one by which traffic leaves no color."""
     pointer = change.state.pointer
-    if not change.moved or pointer.previous is None:
+    origin = change.left or pointer.previous
+    if not change.moved or origin is None:
         return None
-    place = pointer.previous, pointer.active
-    return FlipRecord(pointer.epoch, change.verb, *place, at, change.actor, change.reason, counted)
+    verb = "canary" if change.left else change.verb
+    return FlipRecord(pointer.epoch, verb, origin, pointer.active, at, change.actor, change.reason, counted)
 
 
 class FlipTable:

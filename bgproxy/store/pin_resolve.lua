@@ -3,13 +3,31 @@
 -- KEYS  3... the keys of all sessions, one session after the other
 -- ARGV  3 the lowest epoch by which a pin may be made: a pointer below it is one that has lost a flip
 --       for each session from 4 on: how many keys, ttl, max_age, route, preset, offered color, offered upstream,
---       "" or the pin to be written again where there is none: its raw id and its text, then "" or the color on which a
---       new one is to be made
+--       "" or the pin to be written again where there is none: its raw id and its text, then "", the color on which a
+--       new one is to be made, or "*" for the canary's
 --
 -- Answers {time, then for each: id, text, created, aliases, conflicts}, or {} where a pin would have to be made and no
 -- pointer stands, or none that may make it; then nothing is written. The id is "" where a pause holds new sessions.
 
-local paused = (redis.call('HGET', KEYS[1], 'pause') or 'null') ~= 'null'
+local held = redis.call('HMGET', KEYS[1], 'pause', 'canary')
+local paused = (held[1] or 'null') ~= 'null'
+local canary = (held[2] or 'null') ~= 'null' and cjson.decode(held[2])
+
+-- Where a new session of that id begins by the pointer: its color, or the canary's. See rules/canary.py.
+local function place(id, wish)
+  local color, epoch = pointed()
+  if wish ~= '' and wish ~= '*' then
+    return label(wish) ~= '' and wish or color, epoch
+  end
+  if canary and string.format('%d', canary.epoch) == epoch and label(canary.color) == canary.release then
+    local a, b, c, d = string.byte(id, 1, 4)
+    if wish == '*' or ((a * 256 + b) * 256 + c) * 256 + d < canary.below then
+      color = canary.color
+    end
+  end
+  return color, epoch
+end
+
 -- Whether the pointer that stands may make pins, and if not, whether one would have to be made.
 local function is_lacking()
   local color, epoch = pointed()
@@ -66,8 +84,7 @@ for arg = 4, #ARGV, 9 do
     end
   end
   if not pin then
-    local color, epoch = pointed()
-    color = wish ~= '' and label(wish) ~= '' and wish or color
+    local color, epoch = place(mine[1], wish)
     pin = not paused and create({id = mine[1], color = color, release = label(color), epoch = epoch,
       created = string.format('%.3f', now), ttl = ttl, max_age = max_age, moved = '0', preset = ARGV[arg + 4],
       route = ARGV[arg + 3], upstream = ARGV[arg + 5] == color and ARGV[arg + 6] or ''})

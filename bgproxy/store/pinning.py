@@ -34,6 +34,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Final, NamedTuple, Protocol, runtime_checkable
 
 from bgproxy.errors import UnknownSession
+from bgproxy.rules.canary import canary
 from bgproxy.rules.fleet import FleetState
 from bgproxy.rules.pin import Pin
 
@@ -59,7 +60,7 @@ class Want(NamedTuple):
 
     `offer`: a color and an upstream; where the pin is made on that color, it remembers the upstream. `was`: the pin as
     this node has known it. Where the store knows none, that one is written again instead of a new one. `wish`: a color
-    on which a new pin is made instead of the active one, if it holds a release.
+    on which a new pin is made instead of the active one, if it holds a release; or `canary.LISTED`.
     """
 
     keys: tuple[bytes, ...]
@@ -95,6 +96,8 @@ def pin_of(one: Want | Learned, pin_id: bytes, color: str, release: str, upstrea
 def place_of(want: Want, state: FleetState) -> tuple[str, str]:
     """The color on which a new session begins, and the label of what stands there; "" where nothing does."""
     color = want.wish if want.wish in state.releases else state.pointer.active
+    if (on := canary(state)) is not None and on.takes(want.keys[0], want.wish):
+        color = on.color
     release = state.releases.get(color)
     return color, release.label if release is not None else ""
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import orjson
 
+from bgproxy.rules.canary import canary
 from bgproxy.rules.fleet import Change
 from bgproxy.store.base import RELEASE_FIELD, SCHEMA, Held
 from bgproxy.store.document import entry_content, hold_document, orders_document, pointer_document, release_document
@@ -74,6 +75,8 @@ def _fields(change: Change, *, everything: bool) -> Iterable[str | bytes]:
     yield from ("run", orjson.dumps(run_document(state.run)), "")
     yield from ("pending", orjson.dumps(hold_document(state.pending)), "")
     yield from ("pause", orjson.dumps(hold_document(state.pause)), "")
+    found = canary(state)  # read off the run: it is written for the scripts on pins alone
+    yield from ("canary", orjson.dumps(found.document() if found is not None else None), "")
     documents = {"pointer": (pointer_document(state.pointer), change.moved)}
     for color, release in state.releases.items():
         documents[RELEASE_FIELD + color] = (release_document(release), color in change.touched)

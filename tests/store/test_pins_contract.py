@@ -12,7 +12,12 @@ from typing import Any, cast
 import pytest
 
 from bgproxy.errors import BadInput, StoreUnavailable
+from bgproxy.rules import fleet, gate, running
+from bgproxy.rules.canary import LISTED
+from bgproxy.rules.fleet import FleetState
 from bgproxy.rules.pin import Pin, bucket_seconds
+from bgproxy.rules.plan import Canary, Plan
+from bgproxy.rules.release import Release
 from bgproxy.rules.restore import Contradiction, Verdict, restored
 from bgproxy.store.base import NodeReport, Store
 from bgproxy.store.pinning import KEPT_ALIASES, Learned, PinStore, Resolved, Turn, Want
@@ -68,6 +73,21 @@ async def flip(store: Any, flips: Any) -> int:
     return int(state.pointer.epoch)
 
 
+async def canary_on(store: Any, flips: Any, **section: Any) -> FleetState:
+    """v3 is brought out on green, and its canary is on."""
+    plan, release = Plan(canary=Canary(max_error_rate=0.1)), Release("v3", ("http://127.0.0.1:9",))
+    change = running.begin(
+        await store.read(), "green", release, plan, {"canary": section}, leader="n", actor="ada", reason="", at=5.0
+    )
+    state, _ = await store.commit(change)
+    while state.run.next != "canary":
+        done = running.record(
+            state, state.run.id, "n", state.run.next, gate.Finding(gate.Verdict.PASS, ""), at=6.0, took=0.1
+        )
+        state, _ = await store.commit(done)
+    return cast("FleetState", state)
+
+
 async def order(store: Any, flips: Any, pin: Pin, to: str) -> int:
     """An operator wants a session elsewhere; the revision of that order."""
     state, _ = await store.commit(flips.order(await store.read(), pin, to))
@@ -117,6 +137,56 @@ class TestResolve:
         assert await live(pins) == {("green", "v2"): 1, ("blue", "v1"): 1}
         await flip(store, flips)
         assert (await ask(pins, "c", wish="blue")).pin.epoch == 2
+
+    @pytest.mark.parametrize(("share", "placed"), [(0.0, "bbbb"), (0.25, "gbbb"), (0.5, "ggbb"), (1.0, "gggg")])
+    async def test_a_share_of_new_ones_begins_on_the_canary_while_it_is_on(
+        self, store: Any, pins: PinStore, flips: Any, share: float, placed: str
+    ) -> None:
+        state = await canary_on(store, flips, share=share)
+        keys = [bytes([first]) + bytes(14) + b"k" for first in (0x00, 0x40, 0x80, 0xFF)]
+        found = await pins.resolve([Want((one, key(str(one))), "chat", "mcp", TTL) for one in keys])
+        assert "".join(one.pin.color[0] for one in found) == placed
+        assert {(one.pin.release, one.pin.epoch) for one in found} <= {("v1", 1), ("v3", 1)}
+        assert (await ask(pins, "listed", wish=LISTED)).pin.color == "green"
+        assert (await ask(pins, "asked", wish="blue")).pin.color == "blue"
+        state, _ = await store.commit(running.abort(state, actor="ada", reason="", at=7.0))
+        late = await pins.resolve([Want((b"\0" * 15 + b"l",), "chat", "mcp", TTL)])
+        assert (late[0].pin.color, late[0].pin.epoch) == ("blue", state.pointer.epoch)
+        assert (await ask(pins, "late", wish=LISTED)).pin.color == "blue"
+        again = await pins.resolve([Want((one,), "chat", "mcp", TTL) for one in keys])
+        assert [one.pin for one in again] == [one.pin for one in found]
+
+    async def test_what_the_canary_took_moves_when_it_ends_badly_and_no_turn_is_under_way(
+        self, store: Any, pins: PinStore, flips: Any, nodes: tuple[str, str]
+    ) -> None:
+        state = await canary_on(store, flips, share=1.0)
+        pin = (await ask(pins, "a")).pin
+        assert pin.color == "green"
+        assert await pins.migrate("one", [Turn(pin.id, 1)]) == [pin]  # it is on
+        state, _ = await store.commit(running.abort(state, actor="ada", reason="", at=7.0))
+        epoch = state.pointer.epoch
+        await pins.applied("one", epoch, state.revision, [Turn(pin.id, 1)])
+        await pins.applied("two", epoch, state.revision, [])
+        assert [one.color for one in await pins.migrate("two", [Turn(pin.id, 1)])] == ["green"]
+        await pins.idle("one", [Turn(pin.id, 1)])
+        await pins.idle("two", [Turn(pin.id, 1)])
+        [moved] = await pins.migrate("two", [Turn(pin.id, 2)])
+        assert (moved.color, moved.release, moved.epoch, moved.moved) == ("blue", "v1", epoch, 1)
+        [record] = await store.flips([epoch])
+        assert (record.verb, record.origin, record.to, record.counted, record.moved) == (
+            "canary",
+            "green",
+            "blue",
+            1,
+            1,
+        )
+
+    async def test_a_flip_by_hand_ends_the_canary_at_once(self, store: Any, pins: PinStore, flips: Any) -> None:
+        state = await canary_on(store, flips, share=1.0)
+        change = fleet.flip(state, "green", actor="ada", reason="", at=7.0, force=True)
+        state, _ = await store.commit(change)
+        back, _ = await store.commit(fleet.rollback(state, actor="ada", reason="", at=8.0))
+        assert ((await ask(pins, "a")).pin.color, back.pointer.active) == ("blue", "blue")
 
     async def test_a_known_one_stays_where_it_is(self, store: Any, pins: PinStore, flips: Any) -> None:
         first = await ask(pins, "a")
