@@ -58,7 +58,7 @@ def audit(
             _tell(_verified_file(file, head) if file else _verified(Admin(admin, token), head), as_json)
         elif export:
             with _written(file) as out:
-                for entry in _entries(Admin(admin, token)):
+                for entry in all_entries(Admin(admin, token)):
                     print(json.dumps(entry, ensure_ascii=False, separators=(",", ":")), file=out)
         else:
             _show(Admin(admin, token), limit, before, as_json)
@@ -74,7 +74,7 @@ def _show(api: Admin, limit: int, before: str, as_json: bool) -> None:
     show_audit(document)
 
 
-def _entries(api: Admin) -> Iterator[dict[str, Any]]:
+def all_entries(api: Admin) -> Iterator[dict[str, Any]]:
     """All entries, the oldest first."""
     after: str | None = "0"
     while after is not None:
@@ -98,6 +98,12 @@ def _written(file: Path | None) -> Iterator[TextIO]:
         raise ConfigError(f"{file} cannot be written: {error.strerror or error}; name another file") from None
     finally:
         part.unlink(missing_ok=True)
+
+
+def put(file: Path, text: str) -> None:
+    """Write a file that is there whole or not at all. Raises ConfigError where it cannot be."""
+    with _written(file) as out:
+        out.write(text)
 
 
 def _verified(api: Admin, head: str) -> dict[str, Any]:

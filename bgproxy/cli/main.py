@@ -21,6 +21,7 @@ from bgproxy.cli import (
     nodes,
     plan,
     release,
+    release_report,
     retire,
     serve,
     sessions,
@@ -74,6 +75,7 @@ app.add_typer(sessions.app, name="sessions")
 app.add_typer(nodes.app, name="nodes")
 app.command(epilog="Example: bgproxy flips 7 --json")(flips.flips)
 app.command(epilog="Example: bgproxy audit --limit 5 --json")(audit.audit)
+app.command(epilog="Example: bgproxy report v2 --html v2.html --json v2.json")(release_report.report)
 app.command(epilog="Example: bgproxy events --follow --json")(events.events)
 app.add_typer(plan.app, name="plan")
 app.command(epilog="Example: bgproxy upgrade --program /opt/bgproxy-2/bin/bgproxy")(upgrade.upgrade)

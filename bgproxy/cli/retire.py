@@ -121,7 +121,7 @@ def _said(api: Admin, document: Mapping[str, Any]) -> str:
 
 def _freed(api: Admin, document: Mapping[str, Any]) -> str:
     """What its retirement says on record."""
-    for entry in api.get("/v1/audit?limit=50", expect="entries")["entries"]:
+    for entry in api.get("/v1/audit", expect="entries", limit=50)["entries"]:
         facts = entry.get("facts", {})
         if entry.get("verb") == "retire" and facts.get("color") == document.get("color") and "freed" in facts:
             freed = facts["freed"]

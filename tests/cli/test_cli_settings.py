@@ -29,6 +29,7 @@ VERBS = [
     "stage",
     "release",
     "retire",
+    "report",
     "validate",
     "approve",
     "abort",
