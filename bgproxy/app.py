@@ -115,7 +115,7 @@ class Worker:
         told = settings.rollout(), settings.health(), settings.plan()
         self.conductor = Conductor(*parts, plan_from, lambda: self.plane.routes, *told)
         self.reporter = Reporter(self.node_id, self.store, Windows(self.metrics))
-        self.onlookers = Onlookers(self.plane, self.mirror)
+        self.onlookers = Onlookers(self.plane, self.mirror, settings.recording())
         self.retirer = Retirer(*parts[:4], plan_from, lambda: self.plane.routes, settings.rollout(), settings.plan())
         self.admin = AdminServer(place.admin)
         self._line = orders.Line(place.supervisor)
@@ -158,6 +158,7 @@ class Worker:
         for part in parts:
             part.start()
         await self.peers.start()
+        await self.onlookers.start()
         self._saver = spawn(self.estate.save_for_ever(), "save counters")
         if self.place.beside:
             self._line.say(orders.READY)

@@ -28,7 +28,7 @@ from bgproxy.proxy.options import (
     Timeouts,
 )
 from bgproxy.rollout.barrier import FlipOptions
-from bgproxy.rollout.options import RolloutOptions
+from bgproxy.rollout.options import RecordingOptions, RolloutOptions
 from bgproxy.rules.health import HealthOptions
 from bgproxy.rules.pin import OnRollback, Policy
 from bgproxy.sessions.presets import DEFAULT_PRESETS
@@ -149,6 +149,7 @@ class Document(BaseSettings):
     hold: HoldOptions = HoldOptions()
     preview: PreviewOptions = PreviewOptions()
     rollout: RolloutOptions = RolloutOptions()
+    recording: RecordingOptions = RecordingOptions()
     access_log: AccessLogOptions = AccessLogOptions()
     log: LogSection = LogSection()
 
@@ -159,8 +160,8 @@ _NAMED: Mapping[str, Table] = {
     "session_preset": named(PresetSection),
     "token": named(TokenSection, repeats=True),  # two secrets of one name: how a secret is replaced without a gap
 }
-# Written at the top, known by the worker alone, written as [[token]], and told by the address.
-_HIDDEN = frozenset({"fleet", "handover", "tokens", "needs_token"})
+# Written at the top, known by the worker alone, written as [[token]], told by the address, and read from elsewhere.
+_HIDDEN = frozenset({"fleet", "handover", "tokens", "needs_token", "key"})
 _SHORT: Mapping[str, str] = {"admin": "listen", "store": "url"}
 
 

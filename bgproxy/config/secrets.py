@@ -56,7 +56,7 @@ def _secret(section: TokenSection, environ: Mapping[str, str]) -> str:
         named = f"there are {' and '.join(given)}" if given else "there is no secret"
         raise ConfigError(f"{named}; write exactly one of secret, secret_file and secret_env")
     if section.secret_file:
-        return _from_file(FilePath(section.secret_file))
+        return from_file("secret_file", FilePath(section.secret_file))
     if not section.secret_env:
         return section.secret
     secret = environ.get(section.secret_env, "").strip()
@@ -65,14 +65,13 @@ def _secret(section: TokenSection, environ: Mapping[str, str]) -> str:
     return secret
 
 
-def _from_file(path: FilePath) -> str:
+def from_file(key: str, path: FilePath) -> str:
+    """The secret that a file holds; `key` says what names it. Raises ConfigError."""
     try:
         with path.open("rb") as file:
             data = file.read(MAX_SECRET_BYTES + 1)
     except OSError as error:
-        raise ConfigError(
-            f"secret_file: {path} cannot be read: {error.strerror}; correct the path or its mode"
-        ) from None
+        raise ConfigError(f"{key}: {path} cannot be read: {error.strerror}; correct the path or its mode") from None
     if len(data) > MAX_SECRET_BYTES:
-        raise ConfigError(f"secret_file: {path} is longer than {MAX_SECRET_BYTES} bytes; name the file of one secret")
+        raise ConfigError(f"{key}: {path} is longer than {MAX_SECRET_BYTES} bytes; name the file of one secret")
     return data.decode("utf-8", "replace").strip()

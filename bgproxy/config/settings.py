@@ -13,7 +13,7 @@ from pathlib import Path as FilePath
 from typing import Any
 
 from bgproxy.admin.options import AdminOptions, Token, is_private
-from bgproxy.config import checks, secrets, sessions
+from bgproxy.config import checks, recording, secrets, sessions
 from bgproxy.config.addresses import Address, parse_address
 from bgproxy.config.document import ROOT, Document, LogSection, UpgradeSection, build
 from bgproxy.config.keys import Path, dotted
@@ -21,7 +21,7 @@ from bgproxy.config.sources import from_environment, from_file, from_flags
 from bgproxy.errors import ConfigError
 from bgproxy.proxy.options import PreviewOptions, ProxyOptions
 from bgproxy.rollout.barrier import FlipOptions
-from bgproxy.rollout.options import RolloutOptions
+from bgproxy.rollout.options import RecordingOptions, RolloutOptions
 from bgproxy.rules.health import HealthOptions
 from bgproxy.rules.release import Release, checked
 from bgproxy.rules.route import Route
@@ -30,7 +30,16 @@ from bgproxy.store.pin_outage import PinOptions
 from bgproxy.telemetry.access import AccessLogOptions
 
 NEEDS_RESTART: frozenset[Path] = frozenset(
-    {("active",), ("admin", "listen"), ("fleet",), ("listen",), ("preview", "listen"), ("runtime_dir",), ("store",)}
+    {
+        ("active",),
+        ("admin", "listen"),
+        ("fleet",),
+        ("listen",),
+        ("preview", "listen"),
+        ("recording",),
+        ("runtime_dir",),
+        ("store",),
+    }
     | {("workers",)}
     | {("sessions", key) for key in sessions.OF_THE_NODE}
 )
@@ -41,7 +50,7 @@ over all others."""
 class Settings:
     """What a proxy was told. Made by `load`, never changed; it can be pickled, with its secrets."""
 
-    __slots__ = ("_document", "_flags", "_previews", "_tokens", "origins", "path")
+    __slots__ = ("_document", "_flags", "_previews", "_recording", "_tokens", "origins", "path")
 
     def __init__(
         self, document: Document, tokens: tuple[Token, ...], previews: tuple[bytes, ...], origins: Mapping[Path, str]
@@ -49,6 +58,7 @@ class Settings:
         self._document = document
         self._tokens = tokens
         self._previews = previews
+        self._recording = document.recording
         self._flags: Mapping[str, Any] = {}
         self.origins = origins  # where each key that was given came from
         self.path = ""  # of the file, as given; empty: none
@@ -80,7 +90,8 @@ class Settings:
         settings = cls(document, tokens, previews, origins)
         settings.path = os.fspath(path) if path is not None else ""
         settings._flags = flags or {}
-        if found := checks.faults(document) + unresolved + checks.open_preview(document, previews):
+        settings._recording, unsealed = recording.resolve(document.recording, environ)
+        if found := checks.faults(document) + unresolved + unsealed + checks.open_preview(document, previews):
             raise _error(found, origins)
         settings.admin().check()
         return settings
@@ -100,7 +111,7 @@ class Settings:
             mine, theirs = getattr(self._document, name), kept.get(name, getattr(new._document, name))
             kept[name] = replace(theirs, **{key: getattr(mine, key) for key in keys}) if keys else mine
         settings = Settings(new._document.model_copy(update=kept), new._tokens, new._previews, new.origins)
-        settings.path, settings._flags = new.path, new._flags
+        settings.path, settings._flags, settings._recording = new.path, new._flags, self._recording
         if found := checks.faults(settings._document) + checks.open_preview(settings._document, new._previews):
             raise _error(found, new.origins)
         settings.admin().check()
@@ -205,6 +216,10 @@ class Settings:
     def rollout(self) -> RolloutOptions:
         """What a release's plan may reach."""
         return self._document.rollout
+
+    def recording(self) -> RecordingOptions:
+        """What is kept of sessions, with the key that seals it."""
+        return self._recording
 
     def store(self) -> StoreOptions:
         """The store and this fleet's place in it."""

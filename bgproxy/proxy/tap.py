@@ -1,14 +1,14 @@
 """Copies of requests and answers, for whoever has asked to see them: made as the bytes pass, handed over afterwards.
 
-Promises that the live exchange waits for nothing here, that no more is kept than `HELD` exchanges and `HELD_BYTES` at
-any time, and that what does not fit is left out and counted. Where nobody looks there is no tap: a connection asks for
-it once per request. Must not know what the copies are for.
+Promises that the live exchange waits for nothing here, that no more is kept than of `HELD` exchanges and `HELD_BYTES`
+at any time, and that of what does not fit no more is told than that it was. Where nobody looks there is no tap: a
+connection asks for it once per request. Must not know what the copies are for.
 """
 
 from __future__ import annotations
 
 import logging
-from time import monotonic
+from time import monotonic, time
 from typing import TYPE_CHECKING, Final
 
 from bgproxy.http1.head import CHUNKED, RequestHead, ResponseHead
@@ -63,11 +63,11 @@ class Tap:
                 log.exception("who looks at the traffic failed")
         if not wishing or request.upgrade:
             return Exchange(client, request)
+        copy = Copy(self)
         if self.held >= HELD or request.length > REQUEST_BYTES:
-            self.dropped += 1
-            return Exchange(client, request)
+            copy.drop()
         self.held += 1
-        return TappedExchange(client, request, Copy(self), wishing)
+        return TappedExchange(client, request, copy, wishing)
 
 
 class Copy:
@@ -151,7 +151,7 @@ class TappedExchange(Exchange):
         turn, copy = self.turn, self.copy
         super()._count(now)
         copy.over()
-        if copy.is_void or self.end != "complete" or self.answer is None or not self.request_done:
+        if self.status == 101:
             return
         taken = self._taken(turn, now)
         for take in self.wishing:
@@ -162,24 +162,29 @@ class TappedExchange(Exchange):
 
     def _taken(self, turn: Turn | None, now: float) -> Taken:
         request, group, copy = self.request, self.group, self.copy
+        complete = not copy.is_void and self.end == "complete" and self.answer is not None and self.request_done
         ids: list[bytes] = []
-        pin = b""
+        pin, preset = b"", ""
         if turn is not None:  # credentials name a caller, no conversation
             ids = [key.value for key in turn.sighting.keys if key.rank != CREDENTIALS]
+            preset = turn.sighting.preset
             pin = turn.pin.id if turn.pin is not None else b""
         return Taken(
             request.method.decode(),
             request.target.decode("latin-1"),
             request.fields + self.client.suffix,
-            bytes(copy.request),
+            bytes(copy.request) if complete else b"",
             self.status,
             copy.answer_head,
-            bytes(copy.answer),
-            not copy.is_cut,
+            bytes(copy.answer) if complete else b"",
+            complete,
+            complete and not copy.is_cut,
+            time() - (now - self.started),
             now - self.started,
             group.route,
             group.color,
             group.release,
+            preset,
             tuple(ids),
             pin,
         )

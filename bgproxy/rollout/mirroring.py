@@ -158,7 +158,13 @@ class Job:
     def _along(self, taken: Taken) -> Fields | None:
         """The fields to send; None where this one is not repeated."""
         state = self._state()
-        if state is None or taken.color != state.pointer.active or taken.status >= 500 or self._fields is None:
+        if (
+            state is None
+            or not taken.complete
+            or taken.color != state.pointer.active
+            or taken.status >= 500
+            or self._fields is None
+        ):
             return None
         streams = value_of(fields_of(taken.answer_head), "content-type").startswith("text/event-stream")
         if streams and taken.method != "POST":

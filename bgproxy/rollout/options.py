@@ -4,7 +4,7 @@ a release could otherwise run programs there, or have the proxy call what only i
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
 from bgproxy.rules.plan import Action, Gate, Plan
@@ -56,3 +56,22 @@ class RolloutOptions:
                     "add it to rollout.webhooks in the proxy's configuration"
                 )
         return ""
+
+
+@dataclass(frozen=True, slots=True)
+class RecordingOptions:
+    """Whether sessions are kept for replays, and how much of them. What is redacted comes beside what always is."""
+
+    directory: str = ""  # an absolute path; empty: nothing is recorded
+    key_file: str = ""  # holds the key: 32 bytes in base64
+    key_env: str = ""  # or the environment variable that does
+    share: float = 1.0  # of sessions
+    max_bytes: int = 268_435_456  # of all files of this host
+    max_sessions: int = 1_000
+    max_age: float = 604_800.0  # seconds since a session's last turn
+    max_turns: int = 200  # of one session, which is forgotten beyond
+    redact_headers: tuple[str, ...] = ()
+    redact_names: tuple[str, ...] = ()  # of parameters and of JSON members
+    redact_pointers: tuple[str, ...] = ()  # JSON pointers; * stands for any member or item
+    redact_patterns: tuple[str, ...] = ()  # regular expressions
+    key: str = field(default="", repr=False)  # as it was found

@@ -12,7 +12,10 @@ Fields = list[tuple[str, str]]
 
 @dataclass(frozen=True, slots=True)
 class Taken:
-    """An exchange that was answered whole. Heads are the first line and the fields, as they went on, with CRLF."""
+    """An exchange that is over. Heads are the first line and the fields, as they went on, with CRLF.
+
+    `complete`: it was answered to its end, and there was room for a copy; else nothing of its bodies is here.
+    """
 
     method: str
     target: str
@@ -21,11 +24,14 @@ class Taken:
     status: int
     answer_head: bytes
     answer: bytes
+    complete: bool
     whole: bool  # whether `answer` is all of the body
+    at: float  # when it began, unix seconds by this host's clock
     latency: float  # seconds to the answer's end
     route: str
     color: str
     release: str
+    preset: str = ""  # by which its session was known
     session_ids: tuple[bytes, ...] = ()  # that the request named
     pin: bytes = b""  # of its session; empty: it has none, as far as is known
 

@@ -1,0 +1,212 @@
+"""Whole sessions of the live traffic, kept for the replay gate: where and by which key, the configuration says.
+
+A session is recorded from its first turn or not at all, and forgotten where one of its turns could not be kept: what is
+replayed must be all that its client has said. Which sessions are drawn follows from the session, so all workers of a
+host draw the same ones. Everything is redacted and sealed before it is written, in a thread; what comes faster than it
+can be written is dropped, and its session with it. The traffic waits for none of this.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+from base64 import b64encode
+from collections.abc import Iterable
+from hashlib import blake2b
+from pathlib import Path
+from secrets import token_hex
+from typing import Any, Final
+
+from bgproxy.http1.head import RequestHead
+from bgproxy.rollout.options import RecordingOptions
+from bgproxy.rollout.records import Bounds, Records, Seal
+from bgproxy.rules.likeness import decoded, pointers
+from bgproxy.rules.redaction import Redaction
+from bgproxy.sessions.presets import PROTOCOLS
+from bgproxy.tasks import spawn, stop
+from bgproxy.telemetry.taken import Fields, Taken, fields_of, value_of
+
+log = logging.getLogger(__name__)
+
+NAME: Final = "recording"
+MOST_WAITING: Final = 512  # exchanges that wait to be written
+MOST_WAITING_BYTES: Final = 16 * 1024 * 1024
+SWEEP_INTERVAL: Final = 10.0  # seconds
+PAUSE: Final = 30.0  # seconds without recording after a disk has failed
+_DECODED_BYTES: Final = 1_048_576
+_MINTED: Final = frozenset(
+    name
+    for name, preset in PROTOCOLS.items()
+    if preset.learn_fields or preset.learn_locations or preset.learn_groups or preset.learn_links
+)
+"""Protocols whose agents make the ids: a session whose first turn that is seen here names one began elsewhere."""
+
+_SAFE: Final = ("GET", "HEAD", "OPTIONS")
+_NOT_KEPT: Final = frozenset({"content-length", "transfer-encoding", "connection", "expect", "via", "x-request-id"})
+
+
+def records_of(options: RecordingOptions) -> Records:
+    """Where the options have it. Raises ConfigError for a key that is none."""
+    bounds = Bounds(options.max_bytes, options.max_sessions, options.max_age, options.max_turns)
+    return Records(Path(options.directory), Seal(options.key), bounds)
+
+
+def redaction_of(options: RecordingOptions) -> Redaction:
+    """What is taken out: what always is, and what the options say."""
+    usual = Redaction()
+    return Redaction(
+        usual.headers | {name.lower() for name in options.redact_headers},
+        usual.names | {name.lower() for name in options.redact_names},
+        pointers(options.redact_pointers),
+        usual.patterns + tuple(map(re.compile, options.redact_patterns)),
+    )
+
+
+class Recorder:
+    """This worker's part."""
+
+    def __init__(self, records: Records, redaction: Redaction, share: float) -> None:
+        """`share`: of sessions, 0 to 1."""
+        self.dropped = 0  # exchanges for which there was no room
+        self._records = records
+        self._redaction = redaction
+        self._drawn = int(share * 2**32)
+        self._waiting: list[Taken] = []
+        self._bytes = 0
+        self._spoiled: set[str] = set()  # sessions of which a turn was lost
+        self._bell = asyncio.Event()
+        self._silent_until = 0.0
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        self._task = spawn(self._run(), "record sessions")
+
+    async def stop(self) -> None:
+        """Write what has come."""
+        await stop(self._task)
+        await self._write()
+
+    # What the data path asks and tells
+
+    def wants(self, _: RequestHead) -> bool:
+        """Every request may belong to a session that is recorded."""
+        return self._drawn > 0
+
+    def take(self, taken: Taken) -> None:
+        """An exchange that is over."""
+        if not taken.complete and taken.method in _SAFE:
+            return  # it has changed nothing: as when a client does not listen any more
+        if taken.pin and not self._draws(taken.pin):
+            return
+        size = len(taken.body) + len(taken.answer) + 1_024
+        if len(self._waiting) >= MOST_WAITING or self._bytes + size > MOST_WAITING_BYTES:
+            self.dropped += 1
+            if taken.pin:
+                self._spoiled.add(taken.pin.hex())
+        elif taken.complete:
+            self._waiting.append(taken)
+            self._bytes += size
+        elif taken.pin:
+            self._spoiled.add(taken.pin.hex())
+        self._bell.set()
+
+    def _draws(self, pin: bytes) -> bool:
+        return int.from_bytes(blake2b(pin, digest_size=4, person=b"recording").digest(), "big") < self._drawn
+
+    # Writing
+
+    async def _run(self) -> None:
+        swept = 0.0
+        while True:
+            try:
+                async with asyncio.timeout(SWEEP_INTERVAL):
+                    await self._bell.wait()
+            except TimeoutError:
+                pass
+            self._bell.clear()
+            await self._write()
+            if (now := asyncio.get_running_loop().time()) >= swept + SWEEP_INTERVAL:
+                swept = now
+                await self._sweep()
+            await asyncio.sleep(0.05)  # what comes meanwhile is written together
+
+    async def _write(self) -> None:
+        waiting, self._waiting, self._bytes = self._waiting, [], 0
+        spoiled, self._spoiled = self._spoiled, set()
+        now = asyncio.get_running_loop().time()
+        if now < self._silent_until or not (waiting or spoiled):
+            return
+        try:
+            await asyncio.to_thread(self._keep, waiting, spoiled)
+        except OSError as error:
+            self._silent_until = now + PAUSE
+            log.error("sessions cannot be recorded, tried again in %g s: %s", PAUSE, error)
+        except Exception:
+            log.exception("sessions could not be recorded")
+
+    async def _sweep(self) -> None:
+        try:
+            await asyncio.to_thread(self._records.sweep)
+        except OSError as error:
+            log.error("old recordings cannot be removed: %s", error)
+
+    def _keep(self, waiting: Iterable[Taken], spoiled: Iterable[str]) -> None:
+        sessions: dict[str, list[dict[str, Any]]] = {}
+        gone = set(spoiled)
+        for taken in waiting:
+            name = taken.pin.hex() if taken.pin else ""
+            if not name:
+                if taken.session_ids:
+                    continue  # of a session of which this proxy knows nothing
+                name = token_hex(16)  # a question that stands for itself
+            elif name not in sessions and not self._records.knows(name) and not _is_first(taken):
+                continue
+            turn = self._turn(taken)
+            if turn is None:
+                gone.add(name)
+            else:
+                sessions.setdefault(name, []).append(turn)
+        for name, turns in sessions.items():
+            if name not in gone:
+                self._records.append(name, turns)
+        for name in gone:
+            self._records.remove(name)
+
+    def _turn(self, taken: Taken) -> dict[str, Any] | None:
+        """A turn as it is kept; None where it cannot be redacted."""
+        redaction = self._redaction
+        asked, said = fields_of(taken.request_head), fields_of(taken.answer_head)
+        if value_of(asked, "content-encoding"):
+            return None
+        body = redaction.body(value_of(asked, "content-type"), taken.body)
+        if body is None:
+            return None
+        kind = value_of(said, "content-type")
+        plain = decoded(value_of(said, "content-encoding"), taken.answer, _DECODED_BYTES) if taken.whole else None
+        answer = redaction.body(kind, plain) if plain is not None else None
+        return {
+            "at": taken.at,
+            "method": taken.method,
+            "target": redaction.target(taken.target),
+            "fields": _kept(redaction.fields(asked)),
+            "body": b64encode(body).decode(),
+            "status": taken.status,
+            "answer_fields": _kept(redaction.fields(said)),
+            "answer": b64encode(answer).decode() if answer is not None else None,
+            "latency": round(taken.latency, 6),
+            "route": taken.route,
+            "host": value_of(asked, "host"),
+            "release": taken.release,
+            "ids": [one.decode("latin-1") for one in taken.session_ids],
+        }
+
+
+def _is_first(taken: Taken) -> bool:
+    """Whether a session can begin with this turn: one that an agent names begins with a turn that names none."""
+    return not taken.session_ids or taken.preset not in _MINTED
+
+
+def _kept(fields: Fields) -> Fields:
+    ours = ("x-bgproxy-", "x-forwarded-")
+    return [one for one in fields if one[0].lower() not in _NOT_KEPT and not one[0].lower().startswith(ours)]
