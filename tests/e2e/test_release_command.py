@@ -62,12 +62,6 @@ async def run_of(serve: Serve) -> dict[str, Any]:
     return dict(body)
 
 
-async def evidence(serve: Serve, step: str) -> dict[str, Any]:
-    """What is on record of a step, the newest."""
-    _, body = await serve.api("GET", "/v1/audit?limit=100")
-    return next(entry["facts"] for entry in body["entries"] if entry["facts"].get("step") == step)
-
-
 def role(agent: Chatty) -> None:
     agent.role = "system"
 
@@ -115,6 +109,14 @@ command = ["/bin/sh", "-c", "echo $BGPROXY_TARGET >> {file}; while ! test -e {go
 """
 
 
+HOOK = """
+[[hook]]
+name = "tell"
+at = ["flip"]
+command = ["/bin/sh", "-c", "echo >> {file}; while ! test -e {go}; do sleep 0.05; done"]
+"""
+
+
 async def held(town: Town, v1: Agent, tmp_path: Path, **more: Any) -> tuple[Serve, str, Path, Path]:
     """A serve that lets a program run which ends when `go` is there, and notes in `file` that it began."""
     file, go = tmp_path / "ran", tmp_path / "go"
@@ -149,10 +151,13 @@ async def test_a_client_that_dies_stops_nothing_and_the_same_command_follows_aga
     again = await begin(serve, v2, plan)
     assert again.stdout is not None
     assert await again.stdout.readline() == b"r2 was begun before by admin@loopback; following it\n"
+    elsewhere = asyncio.create_task(cli("release", "--watch", "--admin", serve.admin))
     go.touch()
     out, _ = await again.communicate()
-    assert (again.returncode, out.decode().splitlines()[-1]) == (0, "settled: green is active with v2")
-    assert runs(file) == 1
+    last = "settled: green is active with v2"
+    assert (again.returncode, out.decode().splitlines()[-1]) == (0, last)
+    code, out, _ = await elsewhere
+    assert (code, out.splitlines()[-1], runs(file)) == (0, last, 1)
 
 
 async def test_an_abort_ends_the_program_and_flips_nothing(town, v1, v2, tmp_path):
@@ -178,22 +183,31 @@ def sleepers(serve: Serve) -> list[int]:
 
 
 @pytest.mark.redis
-async def test_a_worker_that_dies_while_it_leads_is_followed_by_another(town, v1, v2, redis_server, tmp_path):
+async def test_workers_that_die_while_they_lead_are_followed_by_others(town, v1, v2, redis_server, tmp_path):
+    """One in the middle of a gate, one after the flip: a program may run twice, the pointer moves once."""
     store = ("--store", redis_server.url, "--fleet", town.fleet)
-    file, go = tmp_path / "ran", tmp_path / "go"
-    plan = plan_file(tmp_path, PROGRAM.format(file=file, go=go))
+    file, go, told, on = (tmp_path / name for name in ("ran", "go", "told", "on"))
+    plan = plan_file(tmp_path, PROGRAM.format(file=file, go=go) + HOOK.format(file=told, go=on))
     serve = await town.serve(v1, None, *store, workers=2, BGPROXY_ROLLOUT__COMMANDS="/bin/sh")
     command = await begin(serve, v2, plan)
-    await until(lambda: runs(file))
-    leader = (await run_of(serve))["leader"]
-    os.kill(int(leader.rsplit("-", 2)[1]), signal.SIGKILL)
-    await until(lambda: runs(file) == 2, "another one that tries the gate again")
-    go.touch()
+    leaders = []
+    for noted, goes_on in ((file, go), (told, on)):
+        await until(lambda noted=noted: runs(noted))
+        leaders.append((await run_of(serve))["leader"])
+        os.kill(int(leaders[-1].rsplit("-", 2)[1]), signal.SIGKILL)
+        await until(lambda noted=noted: runs(noted) == 2, "another one that tries it again")
+        goes_on.touch()
     out, _ = await command.communicate()
     assert (command.returncode, out.decode().splitlines()[-1]) == (0, "settled: green is active with v2"), out
     run = await run_of(serve)
-    assert (run["leader"] != leader, (await serve.status())["epoch"]) == (True, 2)
-    assert (await evidence(serve, "take over"))["before"] == leader
+    assert (len({*leaders, run["leader"]}), (await serve.status())["epoch"]) == (3, 2)
+    _, record = await serve.api("GET", "/v1/audit?limit=100")
+    steps = [entry["facts"].get("step", entry["verb"]) for entry in reversed(record["entries"])]
+    steps = [step for step in steps if step != "prepare"]  # there is none where the flip found one node only
+    assert steps[steps.index("begin") :] == [
+        *("begin", "ready", "parity", "take over", "gate:checks", "flip", "flip"),
+        *("take over", "after:flip:tell"),
+    ]
     assert await serve.all_say("v2", 10)
 
 

@@ -17,42 +17,8 @@ import pytest
 from serving import ROOT, Serve, Town, cli, environment
 from typer.testing import CliRunner
 
+from bench.releases.plans import GATES, TURN
 from bgproxy.cli.main import app
-
-TURN = "count to 3 every 1 ms for ann"
-
-# In the order of what they cost: what a plan should have for an agent that chats, has tools and takes WebSockets.
-PLAN = f"""
-ready_timeout = 0.5
-parity = {{ contracts = ["mcp"] }}
-[[gate]]
-kind = "mcp"
-name = "tools"
-call = "ask"
-arguments = {{ tag = "ann" }}
-[[gate]]
-kind = "chat"
-name = "stream"
-prompt = "{TURN}"
-stream = true
-timeout = 1.2
-expect_text = "ann:0 ann:1 ann:2"
-[[gate]]
-kind = "websocket"
-name = "talk"
-text = "hello"
-expect_json = {{ "/text" = "hello", "/turn" = 0 }}
-[[gate]]
-kind = "load"
-name = "turns"
-method = "POST"
-path = "/v1/chat/completions"
-json = {{ model = "counter", messages = [{{ role = "user", content = "{TURN}" }}] }}
-agents = 50
-duration = 5.0
-requests = 100
-slo = {{ max_error_rate = 0.01, max_p50 = 0.3 }}
-"""
 
 STOPPED = {
     "crash": ("ready", "connection refused"),
@@ -70,7 +36,7 @@ STOPPED = {
 @pytest.fixture(scope="module")
 def v2s() -> Iterator[dict[str, str]]:
     """The addresses of all agents, by name."""
-    asked = [sys.executable, "-m", "bench.misbehave"]
+    asked = [sys.executable, "-m", "bench.releases.misbehave"]
     with subprocess.Popen(asked, cwd=ROOT, env=environment(), stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         yield json.loads(process.stdout.readline())
@@ -105,7 +71,7 @@ async def answers(serve: Serve) -> str:
 async def test_each_is_stopped_by_its_gate_and_a_good_one_goes_through(town: Town, v2s, tmp_path):
     serve = await town.serve(SimpleNamespace(url=v2s["v1"]))
     plan = tmp_path / "plan.toml"
-    plan.write_text(PLAN)
+    plan.write_text(GATES)
     for name, (step, why) in STOPPED.items():
         words = green(serve, name, v2s[name], plan)
         code, out, err = await (cli(*words) if name == "crash" else here(*words))

@@ -1,15 +1,19 @@
 """The demo's agent as v1, as v2, and as a v2 for each way in which that can be bad: a port each, all in one process.
 
-    python -m bench.misbehave        # prints one line of JSON: the address of each, by its name in AGENTS
+    python -m bench.releases.misbehave [--noise 0.02]     # prints one line of JSON: the address of each, by its name
 
-`GET /misbehaviour` on a port tells how often that agent was asked for a turn, how often it misbehaved, and when first.
+With noise each turn of each agent takes that many seconds more in the median, log-normally, and one of a hundred ten
+times as long. `GET /misbehaviour` on a port tells how often that agent was asked for a turn, how often it misbehaved,
+and when first.
 """
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import contextlib
 import json
+import random
 import socket
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
@@ -47,11 +51,12 @@ Send = Callable[[Message], Awaitable[None]]
 
 
 class Misbehaving:
-    """An agent with a fault. Times are of the monotonic clock, which all processes of a host share."""
+    """An agent with a fault. Times are unix seconds, as on the proxy's record."""
 
-    def __init__(self, fault: str, agent: Starlette) -> None:
+    def __init__(self, fault: str, agent: Starlette, noise: float) -> None:
         self._fault = fault
         self._agent = agent
+        self._noise = noise
         self._turns = self._bad = 0
         self._first: float | None = None
 
@@ -69,7 +74,10 @@ class Misbehaving:
 
     async def _turn(self, scope: Message, receive: Receive, send: Send) -> None:
         self._turns += 1
-        if self._fault == "errors" and self._turns % LEAK == 0:
+        leaks = self._fault == "errors" and self._turns % LEAK == 0
+        if self._noise:
+            await asyncio.sleep(noisy(self._noise))
+        if leaks:
             self._note()
             return await _answer(send, 500, {"error": {"message": "out of memory", "type": "server_error"}})
         if self._fault == "slow":
@@ -100,7 +108,12 @@ class Misbehaving:
 
     def _note(self) -> None:
         self._bad += 1
-        self._first = self._first or time.monotonic()
+        self._first = self._first or time.time()
+
+
+def noisy(median: float) -> float:
+    """How long a turn takes, in seconds: many about the median, few much longer, as of agents that think."""
+    return random.lognormvariate(0.0, 0.6) * median * (10.0 if random.random() < 0.01 else 1.0)
 
 
 async def _answer(send: Send, status: int, document: object) -> None:
@@ -164,6 +177,9 @@ class _Server(uvicorn.Server):
 
 def main() -> None:
     """Serve until SIGTERM or SIGINT."""
+    parser = argparse.ArgumentParser(prog="python -m bench.releases.misbehave", description="Agents that misbehave.")
+    parser.add_argument("--noise", type=float, default=0.0, metavar="S", help="how long a turn takes in the median")
+    noise = parser.parse_args().noise
     bound = {name: socket.socket() for name in AGENTS}
     for one in bound.values():
         one.bind((HOST, 0))
@@ -173,7 +189,7 @@ def main() -> None:
     for name, one in bound.items():
         release = "v1" if name == "v1" else "v2"
         agent = build(release, HOST, server(name, release))
-        agents[one.getsockname()[1]] = Misbehaving(name, agent), agent
+        agents[one.getsockname()[1]] = Misbehaving(name, agent, noise), agent
     config = uvicorn.Config(Ports(agents), log_level="critical", timeout_graceful_shutdown=1)
     serving = _Server(config)
     serving.told = json.dumps(urls)
