@@ -108,7 +108,13 @@ ROUTES: Final[tuple[Route, ...]] = (
         errors=_CHANGE,
     ),
     Route(
-        "GET", "/v1/run", run, "viewer", "The release that is being brought out by a plan.", "Run", errors=(404, 503)
+        "GET",
+        "/v1/run",
+        run,
+        "viewer",
+        "The release that is being brought out by a plan.",
+        "RunWatched",
+        errors=(404, 503),
     ),
     Route(
         "POST",

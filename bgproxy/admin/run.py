@@ -5,23 +5,37 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import orjson
 from aiohttp import web
 
 from bgproxy.admin.call import Call
 from bgproxy.admin.colors import release_of
 from bgproxy.admin.once import answered
 from bgproxy.admin.targets import refuse_targets
-from bgproxy.errors import BadInput, NoRun
+from bgproxy.errors import BadInput, NoRun, StoreUnavailable
 from bgproxy.rules.fleet import FleetState, known
 from bgproxy.rules.release import checked
 from bgproxy.rules.run import APPROVAL, Run
+from bgproxy.rules.watch import JUDGEMENT, watched
 from bgproxy.store.ledger import Outcome
 from bgproxy.store.once import Done, Once
 
 
 async def run(call: Call) -> dict[str, Any]:
-    """The run that stands."""
-    return shown(call.deps.state())
+    """The run that stands, with what is seen of it while it bakes."""
+    state = call.deps.state()
+    return {**shown(state), "watch": await _seen(call, state)}
+
+
+async def _seen(call: Call, state: FleetState) -> dict[str, Any] | None:
+    """What the leader told last; None where nothing is watched, or that cannot be had now."""
+    if not (topic := watched(state).name):
+        return None
+    try:
+        text = (await call.deps.store.told(topic)).get(JUDGEMENT)
+        return dict(orjson.loads(text)) if text else None
+    except (StoreUnavailable, ValueError, TypeError):
+        return None
 
 
 async def begin_run(call: Call) -> Mapping[str, Any] | web.StreamResponse:
@@ -100,6 +114,7 @@ def run_json(run: Run) -> dict[str, Any]:
         "step": run.next if run.is_open and run.next else None,
         "waits_for": run.next.removeprefix(APPROVAL) if run.is_open and run.next.startswith(APPROVAL) else None,
         "waits_text": _what_to_look_at(run),
+        "trouble": run.trouble,
         "approvals": dict(run.approvals),
         "steps": steps,
     }

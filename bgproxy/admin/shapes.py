@@ -15,6 +15,7 @@ from bgproxy.admin.parts import SECONDS as _SECONDS
 from bgproxy.admin.parts import TEXT, closed, ref
 from bgproxy.admin.parts import TEXT_OR_NOTHING as _TEXT_OR_NOTHING
 from bgproxy.admin.parts import exactly as _all
+from bgproxy.admin.run_shapes import RUN_ANSWERS
 from bgproxy.admin.schema import Schema
 from bgproxy.rules.release import Phase
 
@@ -99,40 +100,6 @@ _DRAIN: dict[str, Schema] = {
             node=_TEXT_OR_NOTHING,
             count=_COUNT,
             oldest=_OLDEST,
-        ),
-    },
-}
-
-_RUN: dict[str, Schema] = {
-    "id": {**TEXT, "description": "Its name on the record."},
-    "kind": {"enum": ["release", "validate"]},
-    "color": TEXT,
-    "release": TEXT,
-    "actor": {**TEXT, "description": "Who began it."},
-    "reason": TEXT,
-    "leader": {**TEXT, "description": "The node that leads it; empty: one is to take over."},
-    "began": _SECONDS,
-    "at": {**_SECONDS, "description": "When its last step was done, unix seconds by the store's clock."},
-    "epoch": {**_COUNT, "description": "The pointer's when it began: at another one it does not flip."},
-    "open": {"type": "boolean"},
-    "outcome": {
-        "enum": ["settled", "validated", "stopped", "aborted", "rolled_back", None],
-        "description": "What it came to; null: it is open.",
-    },
-    "why": {**TEXT, "description": "Why it was stopped, aborted or rolled back."},
-    "step": {**_TEXT_OR_NOTHING, "description": "The one that is under way."},
-    "waits_for": {**_TEXT_OR_NOTHING, "description": "The gate that somebody has to approve now."},
-    "waits_text": {**TEXT, "description": "What the plan has for whoever approves it."},
-    "approvals": {"type": "object", "additionalProperties": TEXT, "description": "By gate, who gave it."},
-    "steps": {
-        "type": "array",
-        "description": "All of them, in their order; the evidence is on the audit.",
-        "items": _all(
-            name=TEXT,
-            verdict={"enum": ["pass", "fail", "undecided", None], "description": "null: it is not done."},
-            why=TEXT,
-            at={"type": ["number", "null"]},
-            took={"type": ["number", "null"], "description": "Seconds."},
         ),
     },
 }
@@ -321,8 +288,6 @@ ANSWERS: Final[dict[str, Schema]] = {
         version=TEXT,
         runtime_dir={**TEXT, "description": "Of the proxy that answers, on its host: `bgproxy upgrade` asks there."},
     ),
-    "Run": _all(**_RUN),
-    "RunChanged": _all(**_RUN, changed={"type": "boolean"}),
     "Moved": closed([*_MOVED], **_MOVED, replicas=_REPLICAS, detail={**TEXT, "description": "Why nothing changed."}),
     "Paused": _all(paused={"type": "boolean"}, max_hold=_NUMBER, epoch=_COUNT, took_ms=_NUMBER),
     "Resumed": _all(paused={"type": "boolean"}, changed={"type": "boolean"}, epoch=_COUNT),
@@ -376,4 +341,5 @@ ANSWERS: Final[dict[str, Schema]] = {
         "additionalProperties": True,
     },
     "OpenApi": _ANYTHING,
+    **RUN_ANSWERS,
 }

@@ -42,6 +42,7 @@ class Lines:
         self._tell = tell
         self._waiting = waiting
         self._told: set[str] = set()
+        self._seen = ""  # what was told last of a release that bakes
 
     def tell(self, document: Mapping[str, Any]) -> None:
         """A look at the run."""
@@ -50,10 +51,35 @@ class Lines:
             if step.get("verdict") and name not in self._told:
                 self._told.add(name)
                 self._tell(step, document)
+        if self._waiting and (trouble := document.get("trouble")) and "trouble" not in self._told:
+            self._told.add("trouble")
+            typer.echo(clean(f"trouble   {trouble}"))
+        if self._waiting and (watch := document.get("watch")):
+            self._tell_watch(watch)
         gate = document.get("waits_for")
         if self._waiting and gate and f"? {gate}" not in self._told:
             self._told.add(f"? {gate}")
             typer.echo(clean(waiting(document)))
+
+    def _tell_watch(self, watch: Mapping[str, Any]) -> None:
+        """Each time that a tenth of a minute has passed, or the verdict is another one."""
+        seen = f"{watch.get('verdict')} {watch.get('held')} {float(watch.get('left') or 0.0) // 6:.0f}"
+        if seen != self._seen:
+            self._seen = seen
+            typer.echo(seen_line(watch))
+
+
+def seen_line(watch: Mapping[str, Any]) -> str:
+    """What is seen of a release that bakes: its samples, beside the old one's, and how it stands."""
+    new, old = watch.get("new") or {}, watch.get("old") or {}
+    parts = [f"{new.get('answers', 0)} answers, {new.get('errors', 0)} errors ({new.get('error_rate', 0.0):.2%})"]
+    for name in ("p95", "first_byte"):
+        if name in new:
+            before = f" (before {old[name]:.3f} s)" if name in old else ""
+            parts.append(f"{name.replace('_', ' ')} {new[name]:.3f} s{before}")
+    left = "held" if watch.get("held") else f"{watch.get('left', 0.0):.0f} s left"
+    silent = f"; no news of {', '.join(watch['silent'])}" if watch.get("silent") else ""
+    return clean(f"baking    {', '.join(parts)}, {left}: {watch.get('verdict')}, {watch.get('why')}{silent}")
 
 
 def line(step: Mapping[str, Any]) -> str:
@@ -83,8 +109,10 @@ def picture(document: Mapping[str, Any]) -> Group:
         )
         took = f"{step['took']:.1f} s" if step.get("took") is not None else _since(document) if under_way else ""
         rows.add_row(sign, clean(name), clean(took), Text(clean(step.get("why") or ""), overflow="fold"))
+    more = [Text(seen_line(watch), style="dim")] if (watch := document.get("watch")) else []
+    more += [Text(clean(trouble), style="bold red")] if (trouble := document.get("trouble")) else []
     waits = document.get("waits_for")
-    more = [Text(clean(waiting(document)), style="yellow")] if waits else []
+    more += [Text(clean(waiting(document)), style="yellow")] if waits else []
     return Group(title, rows, *more)
 
 

@@ -21,6 +21,7 @@ from bgproxy.config.keys import Leaf, Path, Table, dotted, find, nearest, table_
 from bgproxy.config.sources import read_toml
 from bgproxy.config.wording import near, not_of_type, shown
 from bgproxy.errors import ConfigError
+from bgproxy.rules.jury import PrometheusJudge, WebhookJudge
 from bgproxy.rules.plan import (
     A2aGate,
     Bake,
@@ -55,10 +56,12 @@ KINDS: Mapping[str, type] = {
     "manual": ManualGate,
 }
 
+JUDGES: Mapping[str, type] = {"prometheus": PrometheusJudge, "webhook": WebhookJudge}
+
 _T = TypeVar("_T")
 
 
-_OPTIONAL: Mapping[str, type] = {"mirror": Mirror, "bake": Bake, "decommission": Decommission}
+_OPTIONAL: Mapping[str, type] = {"mirror": Mirror, "decommission": Decommission}
 """Sections that a plan may have, each a field of `Plan` by its name."""
 
 
@@ -69,6 +72,7 @@ def _table(cls: type) -> Table:
 
 
 _GATES: Mapping[str, Table] = {kind: _table(cls) for kind, cls in KINDS.items()}
+_BAKE = Table(keys={name: node for name, node in table_of(Bake).keys.items() if name != "judges"})
 _ROOT = Table(
     keys={
         "ready_timeout": Leaf(float, Plan().ready_timeout),
@@ -76,6 +80,7 @@ _ROOT = Table(
         "gate": Table(),  # by kind
         "hook": table_of(Hook),
         **{name: table_of(cls) for name, cls in _OPTIONAL.items()},
+        "bake": _BAKE,
     }
 )
 
@@ -121,7 +126,8 @@ class _Reading:
         more: dict[str, Any] = {
             name: self._section(cls, known[name], name) for name, cls in _OPTIONAL.items() if name in known
         }
-        return replace(plan or Plan(), parity=parity or Parity(), gates=gates, hooks=hooks, **more)
+        bake = self._bake(known["bake"]) if "bake" in known else None
+        return replace(plan or Plan(), parity=parity or Parity(), bake=bake, gates=gates, hooks=hooks, **more)
 
     def _hooks(self, written: Any) -> tuple[Hook, ...]:
         found = []
@@ -141,18 +147,34 @@ class _Reading:
         return []
 
     def _gate(self, item: Any, number: int) -> Gate | None:
-        path = (f"gate[{number}]",)
+        gate: Gate | None = self._of_kind("gate", KINDS, item, number, f"gate[{number}]")
+        return gate
+
+    def _bake(self, written: Any) -> Bake | None:
+        if not isinstance(written, Mapping):
+            return self._section(Bake, written, "bake")
+        own = {name: value for name, value in written.items() if name != "judge"}
+        found = self._section(Bake, own, "bake", _BAKE)
+        listed = self._listed("bake.judge", written.get("judge", []))
+        judges = [
+            self._of_kind("judge", JUDGES, item, number, f"bake.judge[{number}]")
+            for number, item in enumerate(listed, start=1)
+        ]
+        return found and replace(found, judges=tuple(judge for judge in judges if judge is not None))
+
+    def _of_kind(self, what: str, kinds: Mapping[str, type], item: Any, number: int, place: str) -> Any:
+        """A table that says by `kind` which keys it has; None where it cannot be read."""
         if not isinstance(item, Mapping):
-            self._fault(path, "this is not a table; write [[gate]] and its keys below it")
+            self._fault((place,), f"this is not a table; write [[{place.partition('[')[0]}]] and its keys below it")
             return None
         kind = item.get("kind")
-        if not isinstance(kind, str) or kind not in KINDS:
-            what = f"{shown(path, kind)} is not known" if "kind" in item else "this gate has no kind"
-            meant = near(kind, list(KINDS)) if "kind" in item else f"write one of {', '.join(KINDS)}"
-            self._fault((*path, "kind"), f"{what}; {meant}")
+        if not isinstance(kind, str) or kind not in kinds:
+            fault = f"{shown((place,), kind)} is not known" if "kind" in item else f"this {what} has no kind"
+            meant = near(kind, list(kinds)) if "kind" in item else f"write one of {', '.join(kinds)}"
+            self._fault((place, "kind"), f"{fault}; {meant}")
             return None
-        gate: Gate | None = self._section(KINDS[kind], item, path[0], _GATES[kind])
-        return gate and replace(gate, name=gate.name or f"{kind}-{number}")
+        found: Any = self._section(kinds[kind], item, place)
+        return found and replace(found, name=found.name or f"{kind}-{number}")
 
     def _section(self, cls: type[_T], written: Any, name: str, table: Table | None = None) -> _T | None:
         """A table's values as `cls`; None where they cannot be."""

@@ -14,8 +14,10 @@ from bgproxy.config.keys import Path, table_of
 from bgproxy.config.mirror_checks import mirror_faults
 from bgproxy.config.wording import number_fault, shown
 from bgproxy.rules import assertion
+from bgproxy.rules.jury import PrometheusJudge
 from bgproxy.rules.plan import VARIABLE, Action, Bake, Canary, Gate, LoadGate, Plan, WebsocketGate
 from bgproxy.rules.slo import samples_needed, unjudgeable
+from bgproxy.rules.watch import LONGEST_BASELINE
 
 Found = Iterator[tuple[Path, str]]
 
@@ -27,6 +29,7 @@ _HOST = re.compile(r"(?:[A-Za-z0-9._-]{1,253}|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})
 
 MOST_GATES: Final = 32
 MOST_HOOKS: Final = 16
+MOST_JUDGES: Final = 8
 _STEPS: Final = "ready, parity, gates, mirror, canary, flip, bake, end"
 LONGEST_LOAD: Final = 600.0  # seconds
 
@@ -55,6 +58,10 @@ _BOUNDS: Final[Mapping[str, tuple[float, float]]] = {
     "think": (0, 600),
     "requests": (0, 200_000),
     "min_samples": (0, 10_000_000),
+    "baseline": (1, LONGEST_BASELINE),
+    "confidence": (0.5, 0.9999),
+    "interval": (1, 3600),
+    "in_a_row": (1, 100),
 }
 """The least and the most of each number; any other is at least 0. A load is bounded, so that it stays a test."""
 
@@ -305,7 +312,7 @@ def _canary(canary: Canary) -> Found:
 
 def _bake(bake: Bake) -> Found:
     limits = list(bake.limits())
-    if not limits:
+    if not limits and not bake.judges:
         yield ("bake",), "there is no limit to keep to; write for example max_error_rate = 0.01"
     for name, wanted in unjudgeable(limits, bake.min_samples):
         yield (
@@ -313,3 +320,22 @@ def _bake(bake: Bake) -> Found:
             f"it cannot be judged with min_samples = {bake.min_samples}; "
             f"the least is {wanted}: raise min_samples, or leave it out",
         )
+    if len(bake.judges) > MOST_JUDGES:
+        yield ("bake.judge",), f"there are {len(bake.judges)} judges, at most {MOST_JUDGES} are taken"
+    names: set[str] = set()
+    for number, judge in enumerate(bake.judges, start=1):
+        path = (f"bake.judge[{number}]",)
+        yield from _common(judge, path)
+        yield from _named(judge.name, path, names)
+        yield from _webhook(path, judge.url, getattr(judge, "secret", ""))
+        if judge.kind == "prometheus":
+            yield from _query(judge, path)
+
+
+def _query(judge: PrometheusJudge, path: Path) -> Found:
+    if not judge.query.strip():
+        yield (*path, "query"), 'there is none; write PromQL, as in query = "sum(rate(errors_total[1m]))"'
+    if judge.max is None and judge.min is None:
+        yield (*path, "max"), "there is no limit; write max, min or both"
+    elif judge.max is not None and judge.min is not None and judge.min > judge.max:
+        yield (*path, "min"), f"{judge.min:g} is more than max = {judge.max:g}; swap them"

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import partial
 from time import monotonic
@@ -26,9 +26,11 @@ from bgproxy.errors import (
     StaleEpoch,
     StoreUnavailable,
 )
+from bgproxy.rollout.bake import bake
 from bgproxy.rollout.flip import Switch
 from bgproxy.rollout.gates import Trial, try_gate
 from bgproxy.rollout.hooks import run_hook
+from bgproxy.rollout.judges import unanswered, unjudged
 from bgproxy.rollout.mirroring import watch_mirror
 from bgproxy.rollout.options import RolloutOptions
 from bgproxy.rollout.parity import try_parity
@@ -56,12 +58,6 @@ FLIP_TRIES = 3  # where nodes do not say in time that they hold
 HOLD = 5.0  # seconds between two tries to roll back what must not stay
 
 ReadPlan = Callable[[Mapping[str, Any]], Plan]
-Watch = Callable[[Run, Plan], Awaitable[Finding]]
-
-
-async def unwatched(_run: Run, _plan: Plan) -> Finding:
-    """The bake where nothing watches: it says so."""
-    return Finding(Verdict.PASS, "nothing watches a release after its flip yet: it is settled at once, unwatched")
 
 
 class Conductor:
@@ -79,10 +75,9 @@ class Conductor:
         options: RolloutOptions,
         health: HealthOptions,
         default: Mapping[str, Any],
-        watch: Watch = unwatched,
     ) -> None:
         """`read_plan`: a plan as it is written → as it is meant, raises ConfigError; `default`: the plan of who gives
-        none, empty: there is none; `watch`: the judge of a bake."""
+        none, empty: there is none."""
         self.configure(options, health, default)
         self._node_id = node_id
         self._ledger = ledger
@@ -91,7 +86,6 @@ class Conductor:
         self._switch = switch
         self._read_plan = read_plan
         self._routes = routes
-        self._watch = watch
         self._changed = asyncio.Event()
         self._absent = 0  # looks in a row that did not find the leader
         self._leading: tuple[tuple[str, bool], asyncio.Task[None]] | None = None  # which run, and whether it was open
@@ -135,7 +129,10 @@ class Conductor:
             raise BadInput("plan is missing: give one, or write [release] in the proxy's configuration")
         written = self._default if written is None else written
         plan = self._plan(written)
-        if why := self.options.refuse(plan):
+        why = self.options.refuse(plan)
+        if not why and release is not None and (state := self._mirror.state) is not None:
+            why = await unjudged(plan, Trial(color, release, state.active, self._routes(), self.options), state)
+        if why:
             raise BadInput(why)
         at = await self._store.now()
 
@@ -285,13 +282,13 @@ class Conductor:
             return Finding(Verdict.UNDECIDED, f"it failed in itself: {type(error).__name__}; the proxy's log says more")
 
     async def _found(self, state: FleetState, run: Run, name: str, plan: Plan) -> Finding:
-        if name == FLIP:
-            return await self._flip(run, plan)
         if name == MIRROR and plan.mirror is not None:
             return await watch_mirror(run, plan.mirror, self._store)
-        if name == BAKE:
-            return await self._watch(run, plan)
         trial = self._trial(state, run)
+        if name == FLIP:
+            return await self._flip(run, plan, trial)
+        if name == BAKE and plan.bake is not None:
+            return await bake(plan.bake, run, trial, self._store, lambda: self._mirror.state)
         if name.startswith((BEFORE, AFTER)):
             hook = next(hook for hook in plan.hooks if hook.name == name.split(":", 2)[2])
             return await run_hook(hook, name, trial, run)
@@ -323,13 +320,16 @@ class Conductor:
                     return Finding(Verdict.UNDECIDED, f"nobody approved it within {gate.expires:g} s")
             await self._bell(INTERVAL)
 
-    async def _flip(self, run: Run, plan: Plan) -> Finding:
-        """Move the pointer, once: at the epoch at which the run began."""
+    async def _flip(self, run: Run, plan: Plan, trial: Trial) -> Finding:
+        """Move the pointer, once: at the epoch at which the run began; not where nobody would judge it after that."""
         given_up = 0
+        judges = plan.bake.judges if plan.bake is not None else ()
         while True:
             try:
                 if (state := await self._mirror.refresh()) is not None and state.pointer.active == run.color:
                     return Finding(Verdict.PASS, f"{run.color} is active, epoch {state.pointer.epoch}")
+                if why := await unanswered(judges, trial):
+                    return Finding(Verdict.UNDECIDED, why)
                 await self._switch.flip(
                     run.color,
                     actor=run.actor,
@@ -361,6 +361,9 @@ class Conductor:
             )
         except Problem as error:
             log.error("%s is bad and cannot be rolled back: %s (tried again in %g s)", run.label, error, HOLD)
+            if not run.trouble:
+                trouble = f"it is bad and cannot be rolled back, which is tried again and again: {error}"
+                await self._put(partial(running.troubled, run_id=run.id, leader=self._node_id, why=trouble))
             await asyncio.sleep(HOLD)
 
     def _plan(self, written: Mapping[str, Any]) -> Plan:

@@ -7,6 +7,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
+from bgproxy.rules.jury import BakeJudge
 from bgproxy.rules.plan import Action, Gate, Plan
 
 
@@ -39,10 +40,12 @@ class RolloutOptions:
 
     def refuse(self, plan: Plan) -> str:
         """Why a plan cannot be run here, or nothing."""
-        asked: list[tuple[str, Gate | Action]]
+        asked: list[tuple[str, Gate | Action | BakeJudge]]
         asked = [(f"gate[{number}]", gate) for number, gate in enumerate(plan.gates, start=1)]
         asked += [(f"hook[{number}]", hook) for number, hook in enumerate(plan.hooks, start=1)]
         asked += [("decommission", plan.decommission)] if plan.decommission is not None else []
+        judges = plan.bake.judges if plan.bake is not None else ()
+        asked += [(f"bake.judge[{number}]", judge) for number, judge in enumerate(judges, start=1)]
         for place, one in asked:
             command, url = getattr(one, "command", ()), getattr(one, "url", "")
             if command and not self.allows_command(command[0]):

@@ -20,7 +20,7 @@ import orjson
 
 from bgproxy.errors import StoreUnavailable
 from bgproxy.rules.fleet import FleetState
-from bgproxy.rules.watch import watched
+from bgproxy.rules.watch import JUDGEMENT, watched
 from bgproxy.rules.window import Window
 from bgproxy.store.base import Store
 from bgproxy.tasks import spawn, stop
@@ -113,6 +113,8 @@ def reports_of(told: Mapping[str, str]) -> dict[str, Report]:
     """By node; what cannot be understood is left out, as another version's may be."""
     found: dict[str, Report] = {}
     for node, text in told.items():
+        if node == JUDGEMENT:
+            continue
         try:
             found[node] = report_from(orjson.loads(text))
         except (KeyError, TypeError, ValueError):

@@ -17,7 +17,6 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from ipaddress import IPv6Address, ip_address
-from urllib.parse import urlsplit
 
 import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
@@ -55,13 +54,20 @@ async def call(
     """POST the event (JSON). Repeated where nobody answers, or the answer is 429 or 5xx. `timeout`: of each attempt."""
     pause, told = FIRST_PAUSE, Told(0, b"", "", 0)
     for attempt in range(1, attempts + 1):
-        status, body, trouble = await _post(url, event, {**fields, **_signed(event, event_id, secret)}, timeout)
+        headers = {"Content-Type": "application/json", **fields, **_signed(event, event_id, secret)}
+        status, body, trouble = await _send("POST", URL(url, encoded=True), event, headers, timeout)
         told = Told(status, body, trouble, attempt)
         if not (trouble or status == 429 or status >= 500) or attempt == attempts:
             break
         await asyncio.sleep(pause)
         pause *= 2
     return told
+
+
+async def get(url: str, query: Mapping[str, str], *, fields: Mapping[str, str], timeout: float) -> Told:
+    """GET, once, with such a query. `timeout` in seconds."""
+    status, body, trouble = await _send("GET", URL(url, encoded=True).with_query(query), None, fields, timeout)
+    return Told(status, body, trouble, 1)
 
 
 def _signed(event: bytes, event_id: str, secret: str) -> dict[str, str]:
@@ -73,14 +79,16 @@ def _signed(event: bytes, event_id: str, secret: str) -> dict[str, str]:
     return fields
 
 
-async def _post(url: str, event: bytes, fields: Mapping[str, str], timeout: float) -> tuple[int, bytes, str]:
-    headers = {"Content-Type": "application/json", "User-Agent": AGENT, **fields}
+async def _send(
+    method: str, url: URL, body: bytes | None, fields: Mapping[str, str], timeout: float
+) -> tuple[int, bytes, str]:
+    headers = {"User-Agent": AGENT, **fields}
     try:
-        _check_literal(url)
+        _check_literal(url.host or "")
         async with (
             asyncio.timeout(timeout),
             aiohttp.ClientSession(connector=aiohttp.TCPConnector(resolver=_Resolver())) as session,
-            session.post(URL(url, encoded=True), data=event, headers=headers, allow_redirects=False) as answer,
+            session.request(method, url, data=body, headers=headers, allow_redirects=False) as answer,
         ):
             return answer.status, await answer.content.read(ANSWER_BYTES), ""
     except TimeoutError:
@@ -89,8 +97,7 @@ async def _post(url: str, event: bytes, fields: Mapping[str, str], timeout: floa
         return 0, b"", words(error)
 
 
-def _check_literal(url: str) -> None:
-    host = urlsplit(url).hostname or ""
+def _check_literal(host: str) -> None:
     try:
         ip_address(host)
     except ValueError:

@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, fields
 from typing import Final, Literal
 
+from bgproxy.rules.jury import BakeJudge
+
 Severity = Literal["block", "warn", "ignore"]
 
 VARIABLE: Final = re.compile(r"\$\{(GATE_[A-Z0-9_]{1,64})\}")
@@ -253,6 +255,27 @@ class Mirror:
 
 
 @dataclass(frozen=True, slots=True)
+class Limits:
+    """On the live answers of a release; a ratio compares with another one's."""
+
+    max_error_rate: float | None = None  # 5xx, resets, streams broken off
+    max_p50_ratio: float | None = None
+    max_p95_ratio: float | None = None
+    max_p99_ratio: float | None = None
+    max_first_byte_ratio: float | None = None
+    max_p95: float | None = None
+    max_p99: float | None = None
+    max_first_byte: float | None = None  # p95
+
+    def limits(self) -> Iterator[tuple[str, float]]:
+        """Those that are set, by name."""
+        for one in fields(Limits):
+            value = getattr(self, one.name)
+            if value is not None:
+                yield one.name, value
+
+
+@dataclass(frozen=True, slots=True)
 class Match:
     """New sessions whose request has one of these values in a field, or in a cookie."""
 
@@ -262,7 +285,7 @@ class Match:
 
 
 @dataclass(frozen=True, slots=True)
-class Canary:
+class Canary(Limits):
     """New sessions that begin on the new release before the flip. Ratios compare with the active color's answers in the
     same time.
     """
@@ -271,45 +294,18 @@ class Canary:
     match: tuple[Match, ...] = ()  # and those that are listed
     duration: float = 300.0
     min_samples: int = 200  # of the new release's answers: fewer, and it is not let flip
-    max_error_rate: float | None = None  # 5xx, resets, streams broken off
-    max_p50_ratio: float | None = None
-    max_p95_ratio: float | None = None
-    max_p99_ratio: float | None = None
-    max_first_byte_ratio: float | None = None
-    max_p95: float | None = None
-    max_p99: float | None = None
-    max_first_byte: float | None = None  # p95
-
-    def limits(self) -> Iterator[tuple[str, float]]:
-        """Those that are set, by name."""
-        return _limits(self)
 
 
 @dataclass(frozen=True, slots=True)
-class Bake:
+class Bake(Limits):
     """What is watched after the flip. Ratios compare with the old release's answers before it."""
 
-    duration: float = 60.0
-    min_samples: int = 200  # of the new release's answers, before anything is concluded
-    max_error_rate: float | None = None  # 5xx, resets, streams broken off
-    max_p50_ratio: float | None = None
-    max_p95_ratio: float | None = None
-    max_p99_ratio: float | None = None
-    max_first_byte_ratio: float | None = None
-    max_p95: float | None = None
-    max_p99: float | None = None
-    max_first_byte: float | None = None  # p95
-
-    def limits(self) -> Iterator[tuple[str, float]]:
-        """Those that are set, by name."""
-        return _limits(self)
-
-
-def _limits(section: Canary | Bake) -> Iterator[tuple[str, float]]:
-    for one in fields(section):
-        value = getattr(section, one.name)
-        if one.name.startswith("max_") and value is not None:
-            yield one.name, value
+    duration: float = 60.0  # from the flip on
+    baseline: float = 60.0  # how much of what the old release did before the flip is compared with
+    min_samples: int = 200  # of the new release's answers; fewer decide only what the missing ones could not change
+    confidence: float = 0.95  # that a release which keeps to all limits is not rolled back, over the whole bake
+    on_undecided: Literal["settle", "hold", "roll_back"] = "settle"
+    judges: tuple[BakeJudge, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -372,7 +368,8 @@ class Plan:
         yield "flip"
         if self.bake is not None:
             limits = ", ".join(f"{name} {limit:g}" for name, limit in self.bake.limits())
-            yield f"bake: {self.bake.duration:g} s, at least {self.bake.min_samples} answers; {limits}"
+            judges = "".join(f"; judge {judge.name}: {judge.url}" for judge in self.bake.judges)
+            yield f"bake: {self.bake.duration:g} s, at least {self.bake.min_samples} answers; {limits}{judges}"
         if (down := self.decommission) is not None:
             how = down.url or " ".join(down.command) or "nothing is run"
             when = "by itself" if down.automatic else "by `bgproxy retire`"

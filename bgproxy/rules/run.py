@@ -60,7 +60,8 @@ class Run:
 
     `plan`: as it was written; gone once the run is over, as the record has it. `todo`: the names of all steps, in their
     order; `done` is how far it came. `epoch`: the pointer's when it began. `leader`: a node's id. `approvals`: by the
-    name of a gate, who gave it. `tell`: the names of hooks that are still to be told of the end.
+    name of a gate, who gave it. `trouble`: why it stands where it must not stay. `tell`: the names of hooks that are
+    still to be told of the end.
     """
 
     id: str
@@ -78,6 +79,7 @@ class Run:
     done: tuple[Step, ...] = ()
     approvals: Mapping[str, str] = field(default_factory=dict)
     tell: tuple[str, ...] = ()
+    trouble: str = ""
     outcome: Outcome = ""
     why: str = ""
 

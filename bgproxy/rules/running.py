@@ -145,6 +145,14 @@ def take_over(state: FleetState, run_id: str, before: str, leader: str, *, at: f
     return _told(state, replace(run, leader=leader, at=at), run.outcome, run.why, None, "take over", facts)
 
 
+def troubled(state: FleetState, run_id: str, leader: str, *, why: str, at: float) -> Change | None:
+    """Put on record that the run stands where it must not stay; None where that is known, or late."""
+    run = _led(state, run_id, leader)
+    if run is None or run.trouble:
+        return None
+    return _told(state, replace(run, trouble=why, at=at), "", "", None, "trouble", {"why": why})
+
+
 def told(state: FleetState, run_id: str, leader: str, hook: str, finding: Finding, *, at: float) -> Change | None:
     """Put on record that a hook was told of the end, or could not be; None where that is late."""
     run = state.run
@@ -161,12 +169,14 @@ def approve(
 ) -> Change | None:
     """Put an approval on record; None where it is there. Raises `Refused` where none is waited for, or not by this one.
 
+    A bake takes one too: it settles what cannot be judged, once its time is over.
+
     `four_eyes`, `by`: as the gate has it.
     """
     run = _open(state)
     if gate in run.approvals:
         return None
-    if run.next != APPROVAL + gate:
+    if run.next != APPROVAL + gate and (gate, run.next) != (BAKE, BAKE):
         raise Refused(f"{run.id} waits for no approval of {gate!r} now: it is at {run.next or 'its end'}")
     if four_eyes and actor == run.actor:
         raise Refused(f"gate {gate} needs a second pair of eyes: {actor} began {run.id}, somebody else approves it")

@@ -14,7 +14,9 @@ from typing import Any
 from bgproxy.rules.gate import Finding, Verdict
 from bgproxy.rules.plan import Slo
 
-_QUANTILES = {"p50": 0.5, "p95": 0.95, "p99": 0.99, "first_byte": 0.95}
+QUANTILES = {"p50": 0.5, "p95": 0.95, "p99": 0.99, "first_byte": 0.95}
+"""The quantile of each figure of times."""
+
 _KINDS_TOLD = 8
 
 
@@ -22,7 +24,7 @@ def needed(name: str, limit: float) -> int:
     """The least number of samples that can tell whether the limit of that name is kept."""
     if name == "max_error_rate":
         return math.ceil(round(1 / limit, 6)) if limit else 1
-    quantile = next((q for part, q in _QUANTILES.items() if part in name), None)
+    quantile = next((q for part, q in QUANTILES.items() if part in name), None)
     # So many that one of them may lie beyond the quantile. Rounded, as 1 - 0.99 is a little less than 0.01.
     return math.ceil(round(1 / (1 - quantile), 6)) if quantile is not None else 1
 
@@ -60,8 +62,8 @@ class Samples:
         found["throughput"] = round(answers / self.seconds, 3) if self.seconds else 0.0
         if answers:
             times, first = sorted(self.latency), sorted(self.first_byte)
-            found |= {name: round(quantile(times, q), 6) for name, q in _QUANTILES.items() if name != "first_byte"}
-            found["first_byte"] = round(quantile(first, _QUANTILES["first_byte"]), 6) if first else 0.0
+            found |= {name: round(quantile(times, q), 6) for name, q in QUANTILES.items() if name != "first_byte"}
+            found["first_byte"] = round(quantile(first, QUANTILES["first_byte"]), 6) if first else 0.0
         return found
 
 

@@ -18,6 +18,9 @@ BASELINE: Final = 60.0
 
 LONGEST_BASELINE: Final = 600.0
 
+JUDGEMENT: Final = "judgement"
+"""In a node's place, where nodes tell what they count: what the one that leads makes of it, for whoever follows."""
+
 
 @dataclass(frozen=True, slots=True)
 class Watch:

@@ -34,6 +34,7 @@ def run_from(document: Any) -> Run | None:
         done=tuple(map(_step, document["done"])),
         tell=tuple(map(_text, document.get("tell", []))),  # data from before there were hooks have none
         approvals={_text(gate): _text(actor) for gate, actor in _table(document["approvals"]).items()},
+        trouble=_text(document.get("trouble", "")),
         **texts,
     )
 

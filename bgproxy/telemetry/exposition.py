@@ -173,6 +173,9 @@ def _fleet(facts: Facts) -> Iterator[Metric]:
         info.add_metric([color, release.label, release.phase], 1)
     yield info
     yield from _double_running(facts.state, facts.now)
+    stuck = facts.state.run is not None and facts.state.run.is_open and bool(facts.state.run.trouble)
+    text = "1 where a release is bad and cannot be rolled back: somebody has to look."
+    yield GaugeMetricFamily("bgproxy_release_stuck", text, float(stuck))
 
 
 def _double_running(state: FleetState, now: float) -> Iterator[Metric]:

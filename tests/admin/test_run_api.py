@@ -34,7 +34,7 @@ async def look(client: Any) -> dict[str, Any]:
     answer = await client.get("/v1/run")
     body: dict[str, Any] = await answer.json()
     assert answer.status == 200, body
-    Draft202012Validator({**ANSWERS["Run"], "components": {"schemas": ANSWERS}}).validate(body)
+    Draft202012Validator({**ANSWERS["RunWatched"], "components": {"schemas": ANSWERS}}).validate(body)
     return body
 
 

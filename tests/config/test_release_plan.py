@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from bgproxy.config.plan import KINDS, MAX_BYTES, load_plan, plan_from
+from bgproxy.config.plan import JUDGES, KINDS, MAX_BYTES, load_plan, plan_from
 from bgproxy.errors import ConfigError
+from bgproxy.rules.jury import PrometheusJudge
 from bgproxy.rules.plan import Bake, HttpGate, LoadGate, Parity, Plan, Slo
 
 EXAMPLES = Path(__file__).parents[2] / "config" / "examples"
@@ -70,14 +71,40 @@ def test_every_kind_of_gate_is_in_the_examples():
     assert {gate.kind for gate in plan.gates} == {*KINDS}
 
 
+def test_a_bake_may_have_judges_and_nothing_else():
+    _, plan = load_plan(EXAMPLES / "plan.toml")
+    assert plan.bake is not None
+    assert {judge.kind for judge in plan.bake.judges} == {*JUDGES}
+    bake = read(f'{PROMETHEUS}\nquery = "x"\nmin = 1').bake
+    assert bake is not None
+    assert bake.judges == (PrometheusJudge(name="prometheus-1", url="http://p:9090", query="x", min=1.0),)
+
+
 def test_limits_of_a_load_stand_in_a_table_of_their_own():
     (gate,) = read('[[gate]]\nkind = "load"\n[gate.slo]\nmax_p95 = 2').gates
     assert isinstance(gate, LoadGate)
     assert gate.slo == Slo(max_p95=2.0)
 
 
+PROMETHEUS = '[[bake.judge]]\nkind = "prometheus"\nurl = "http://p:9090"'
 WRONG = [
     ('[mirror]\nmethods = ["POST"]', '"POST" is not safe to repeat'),
+    ("[bake]\nmax_p95 = 1\nbaseline = 601", "bake.baseline: 601.0 is too large; the most is 600"),
+    ("[bake]\nmax_p95 = 1\nconfidence = 1", "bake.confidence: 1.0 is too large"),
+    ('[bake]\nmax_p95 = 1\non_undecided = "wait"', 'bake.on_undecided: "wait" is not known; write one of settle'),
+    ("[bake]\nmax_p95 = 1\njudge = 5", "bake.judge: this is not a list of tables; write [[bake.judge]]"),
+    ("[bake]\nmax_p95 = 1\njudge = [5]", "bake.judge[1]: this is not a table; write [[bake.judge]]"),
+    ('[[bake.judge]]\nkind = "prom"', 'bake.judge[1].kind: "prom" is not known; write one of prometheus, webhook'),
+    ("[[bake.judge]]", "bake.judge[1].kind: this judge has no kind; write one of prometheus, webhook"),
+    (f"{PROMETHEUS}\nqury = 1", "bake.judge[1].qury: there is no such key; did you mean bake.judge[1].query?"),
+    (f'{PROMETHEUS}\nquery = " "\nmax = 1', "bake.judge[1].query: there is none; write PromQL"),
+    (f'{PROMETHEUS}\nquery = "x"', "bake.judge[1].max: there is no limit; write max, min or both"),
+    (f'{PROMETHEUS}\nquery = "x"\nmax = 1\nmin = 2', "bake.judge[1].min: 2 is more than max = 1; swap them"),
+    (f'{PROMETHEUS}\nquery = "x"\nmax = 1\ninterval = 0.5', "bake.judge[1].interval: 0.5"),
+    ('[[bake.judge]]\nkind = "webhook"\nurl = "ci"', 'bake.judge[1].url: "ci" is no address'),
+    ('[[bake.judge]]\nkind = "webhook"\nurl = "http://h/"\nsecret = "x"', "no secret may stand in it"),
+    (f'{PROMETHEUS}\nname = "a"\nquery = "x"\nmax = 1\n' * 2, 'there are two of the name "a"'),
+    (f'{PROMETHEUS}\nquery = "x"\nmax = 1\n' * 9, "there are 9 judges, at most 8 are taken"),
     ("[mirror]\nmethods = []", "nothing would be mirrored"),
     ('[mirror]\nrpc = ["tools list"]', '"tools list" is no JSON-RPC method'),
     ('[mirror]\npaths = ["v1"]', '"v1" is no path'),

@@ -18,6 +18,7 @@ from aiohttp import web
 from serving import BGPROXY, ROOT, Agent, Serve, Town, cli, environment, until
 
 SMALLEST = (ROOT / "config" / "examples" / "plan-smallest.toml").read_text()
+AT_ONCE = SMALLEST.replace("duration = 60.0", "duration = 0.5")
 
 
 class Chatty(Agent):
@@ -85,7 +86,7 @@ async def test_the_smallest_plan_as_it_is_written_under_live_traffic(town, v1, v
     stream = await serve.connect()
     await stream.send(b"GET /events HTTP/1.1\r\nHost: a\r\n\r\n")
     await stream.head()
-    plan = plan_file(tmp_path, SMALLEST)
+    plan = plan_file(tmp_path, AT_ONCE)
     role(v2)
     code, out, _ = await cli(*green(serve, v2, plan))
     why = f'gate:http-1 failed: {v2.url}: /choices/0/message/role is "system", expected is "assistant"'

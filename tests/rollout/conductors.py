@@ -17,10 +17,9 @@ from bgproxy.rollout.options import RolloutOptions
 from bgproxy.rollout.validate import Validator
 from bgproxy.rules.gate import Finding, Verdict
 from bgproxy.rules.health import HealthOptions
-from bgproxy.rules.plan import Gate, Plan
+from bgproxy.rules.plan import Gate
 from bgproxy.rules.release import Release
 from bgproxy.rules.route import Route, RouteTable
-from bgproxy.rules.run import Run
 from bgproxy.store.base import NodeReport
 from bgproxy.store.mirror import Mirror
 
@@ -73,6 +72,10 @@ def pretended(monkeypatch: pytest.MonkeyPatch) -> Steps:
     async def hook(_hook: Any, step: str, _trial: Any, _run: Any) -> Finding:
         return await made.take(step)
 
+    async def bake(*_: Any) -> Finding:
+        return await made.take("bake")
+
+    monkeypatch.setattr(module, "bake", bake)
     monkeypatch.setattr(module, "try_gate", gate)
     monkeypatch.setattr(module, "run_hook", hook)
     monkeypatch.setattr(module, "INTERVAL", 0.001)
@@ -95,7 +98,6 @@ class Nodes:
         name: str,
         *,
         options: RolloutOptions | None = None,
-        watched: bool = False,
         default: Any = None,
         **own: Any,
     ) -> Conductor:
@@ -109,14 +111,10 @@ class Nodes:
             mirror.listen(barrier.apply)
             self._owned[name] = (barrier, mirror)
 
-        async def watch(_run: Run, _plan: Plan) -> Finding:
-            return await self.steps.take("bake")
-
         routes = RouteTable((Route("default"),))
-        more = {"watch": watch} if watched else {}
         told = options or RolloutOptions(), HealthOptions(), default or {}
         parts = name, ledger, mirror, store, switch
-        made = Conductor(*parts, plan_from, lambda: routes, *told, **more)
+        made = Conductor(*parts, plan_from, lambda: routes, *told)
         await self.beat(name)
         made.start()
         self.running[name] = made

@@ -35,7 +35,7 @@ async def nodes(world, steps) -> AsyncIterator[Nodes]:
 
 @pytest.fixture
 async def node(nodes) -> Conductor:
-    return await nodes.add("n1", watched=True)
+    return await nodes.add("n1")
 
 
 def plan(*gates: Mapping[str, Any], bake: bool = False) -> dict[str, Any]:
@@ -116,7 +116,7 @@ async def test_a_bake_that_fails_is_rolled_back_once_the_old_release_is_well(wor
 @pytest.mark.parametrize("step", ["ready", "parity", "gate:smoke", "bake"])
 async def test_a_leader_that_dies_is_followed_by_one_who_goes_on_there(world, nodes, steps, step):
     steps.holds[step] = asyncio.Event()
-    first, _ = await nodes.add("n1", watched=True), await nodes.add("n2", watched=True)
+    first, _ = await nodes.add("n1"), await nodes.add("n2")
     await first.begin("red", V3, plan(SMOKE, bake=True), **WHO)
     await until(lambda: steps.tried and steps.tried[-1] == step)
     await nodes.dies("n1")
@@ -132,7 +132,7 @@ async def test_a_leader_that_dies_is_followed_by_one_who_goes_on_there(world, no
 
 
 async def test_between_its_flip_and_the_word_of_it_too(world, nodes, steps, monkeypatch):
-    first = await nodes.add("n1", watched=True)
+    first = await nodes.add("n1")
     died = asyncio.Event()
 
     async def put(decide: Any) -> None:
@@ -145,7 +145,7 @@ async def test_between_its_flip_and_the_word_of_it_too(world, nodes, steps, monk
     await first.begin("red", V3, plan(bake=True), **WHO)
     await died.wait()
     await nodes.dies("n1")
-    await nodes.add("n2", watched=True)
+    await nodes.add("n2")
     run = await ended(world)
     assert (run.outcome, world.state.pointer.epoch) == ("settled", 2)
     assert next(step.why for step in run.done if step.name == "flip") == "red is active, epoch 2"

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from conductors import BAKE, SMOKE, V3, WHO, Nodes, Steps, pretended, until
-from conftest import World
+from worlds import World
 
 from bgproxy.rollout import barrier
 from bgproxy.rollout.conductor import Conductor
@@ -69,7 +69,7 @@ class Hosts(Nodes):
         mirror = Mirror(store)  # type: ignore[arg-type]  # it is one, but for what it looks up
         await mirror.start()
         ledger = Ledger(store, mirror, lambda: 1.0)  # type: ignore[arg-type]
-        return await self.add(name, options=TOLD, watched=True, store=store, mirror=mirror, ledger=ledger), store
+        return await self.add(name, options=TOLD, store=store, mirror=mirror, ledger=ledger), store
 
 
 class Story:

@@ -192,6 +192,7 @@ def test_nothing_else_is_told(told):
         "bgproxy_sessions",
         "bgproxy_flip_sessions",
         "bgproxy_flip_turns_cut",
+        "bgproxy_release_stuck",
     }
 
 

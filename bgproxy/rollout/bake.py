@@ -1,0 +1,132 @@
+"""The watch after a flip: once a second the windows of all nodes, the judges' votes, and what follows from them.
+
+It ends as soon as the release is found to be bad, else when its time is over. Each look is told beside the state, for
+whoever follows the release; what it came to in the end goes on record. Another node that takes over goes on from what
+all nodes tell, which reaches back to the flip.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from time import monotonic
+from typing import Any, Final
+
+import orjson
+
+from bgproxy.errors import StoreUnavailable
+from bgproxy.rollout.gates.trial import Trial
+from bgproxy.rollout.judges import Jury
+from bgproxy.rollout.watching import Gathered, Gatherer
+from bgproxy.rules.fleet import FleetState
+from bgproxy.rules.gate import Finding, Verdict
+from bgproxy.rules.judge import Judge, Judgement
+from bgproxy.rules.plan import Bake
+from bgproxy.rules.run import BAKE, Run
+from bgproxy.rules.watch import JUDGEMENT, watched
+from bgproxy.rules.window import Window
+from bgproxy.store.base import Store
+
+log = logging.getLogger(__name__)
+
+INTERVAL: Final = 1.0  # seconds between two looks
+
+States = Callable[[], FleetState | None]
+
+
+async def bake(plan: Bake, run: Run, trial: Trial, store: Store, states: States) -> Finding:
+    """Watch the release of a run that has flipped. `states`: the fleet's state as this node has it."""
+    state = states()
+    assert state is not None, "whoever leads has one"
+    watch = _Watch(plan, run, trial, store, state)
+    watch.jury.start()
+    try:
+        return await watch.over(states)
+    finally:
+        await watch.jury.stop()
+
+
+class _Watch:
+    def __init__(self, plan: Bake, run: Run, trial: Trial, store: Store, state: FleetState) -> None:
+        self._plan = plan
+        self._run = run
+        self._store = store
+        self._topic = watched(state).name
+        self._new = run.color, run.label
+        previous = state.pointer.previous or ""
+        old = state.releases.get(previous)
+        self._old = previous, old.label if old is not None else ""
+        self._flipped = state.pointer.at
+        self._judge = Judge(plan)
+        self._gatherer = Gatherer(store, self._topic)
+        self._left = plan.duration  # seconds
+        self._is_held = False
+        self.jury = Jury(plan, trial)
+
+    async def over(self, states: States) -> Finding:
+        """What it comes to."""
+        while True:
+            began = monotonic()
+            try:
+                if (found := await self._look(states())) is not None:
+                    return found
+            except StoreUnavailable as error:
+                log.warning("%s: the windows cannot be had now: %s", self._run.id, error)
+            pause = min(INTERVAL, self._left) or INTERVAL
+            await asyncio.sleep(max(0.0, pause - (monotonic() - began)))
+
+    async def _look(self, state: FleetState | None) -> Finding | None:
+        self._left = max(0.0, self._flipped + self._plan.duration - await self._store.now())
+        is_over = not self._left
+        gathered = await self._gatherer.look()
+        new, old = gathered.since.get(self._new, Window()), gathered.before.get(self._old, Window())
+        if is_over:
+            await self.jury.ask_all()
+        found = self._judge.look(new, old, last=is_over)
+        verdict, why, evidence = self._with_votes(found, gathered)
+        await self._tell(verdict, why, evidence)
+        if verdict is Verdict.FAIL:
+            return Finding(verdict, why, evidence)
+        if is_over and verdict is Verdict.UNDECIDED:
+            return self._undecided(why, evidence, state)
+        return Finding(verdict, why, evidence) if is_over else None
+
+    def _with_votes(self, found: Judgement, gathered: Gathered) -> tuple[Verdict, str, dict[str, Any]]:
+        evidence: dict[str, Any] = {**found.evidence, "nodes": gathered.nodes, "left": round(self._left, 1)}
+        self.jury.figures = {"new": evidence["new"], "old": evidence["old"], "left": evidence["left"]}
+        why = found.why
+        if gathered.silent:
+            evidence["silent"] = list(gathered.silent)
+        if votes := self.jury.told():
+            evidence["judges"] = votes
+        if against := self.jury.against():
+            first = [why] if found.verdict is Verdict.FAIL else []
+            return Verdict.FAIL, "; ".join([*first, *against]), evidence
+        if found.verdict is not Verdict.FAIL and (unknown := self.jury.undecided()):
+            return Verdict.UNDECIDED, "; ".join([why, *unknown]), evidence
+        return found.verdict, why, evidence
+
+    def _undecided(self, why: str, evidence: Mapping[str, Any], state: FleetState | None) -> Finding | None:
+        """The time is over, and it cannot be told; None: it is watched on."""
+        if self._plan.on_undecided == "settle":
+            return Finding(Verdict.PASS, f"undecided, and settled as on_undecided says: {why}", evidence)
+        if self._plan.on_undecided == "roll_back":
+            return Finding(Verdict.UNDECIDED, why, evidence)
+        run = state.run if state is not None else None
+        if run is not None and run.id == self._run.id and BAKE in run.approvals:
+            return Finding(Verdict.PASS, f"undecided, and {run.approvals[BAKE]} approved it: {why}", evidence)
+        if not self._is_held:
+            self._is_held = True
+            log.error(
+                "%s: %s cannot be judged (%s), and is watched on: `bgproxy approve bake` settles it, `bgproxy abort` "
+                "rolls it back",
+                *(self._run.id, self._run.label, why),
+            )
+        return None
+
+    async def _tell(self, verdict: Verdict, why: str, evidence: Mapping[str, Any]) -> None:
+        told = {"verdict": str(verdict), "why": why[:500], "held": self._is_held, **evidence}
+        with suppress(StoreUnavailable):
+            await self._store.tell(self._topic, JUDGEMENT, orjson.dumps(told).decode())
