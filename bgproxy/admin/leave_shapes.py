@@ -37,8 +37,10 @@ LEAVE: Final[dict[str, Schema]] = {
             forced={"type": "boolean"},
             again={"type": "boolean", "description": "Whether it is tried again where it fails."},
             tries={**COUNT, "description": "How often it failed."},
+            contract={"type": "boolean", "description": "What is left is its successor's contract step."},
             why={**TEXT, "description": "Why it failed at last."},
         ),
         "The order to take it down; null: there is none.",
     ),
+    "after_this": {**TEXT_OR_NOTHING, "description": "What there is no way back from once it is retired."},
 }

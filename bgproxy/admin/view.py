@@ -15,7 +15,7 @@ from typing import Any
 from bgproxy.admin.seams import AdminDeps
 from bgproxy.errors import Problem
 from bgproxy.rules.fleet import FleetState
-from bgproxy.rules.retire import cost
+from bgproxy.rules.retire import cost, no_return
 from bgproxy.store.base import NodeReport
 from bgproxy.store.flips import FlipRecord
 from bgproxy.store.mirror import Mirror
@@ -103,7 +103,12 @@ class View:
         release = state.releases.get(color)
         spent = cost(release, self.now) if release is not None and state.pointer.active != color else None
         order = release.retirement if release is not None else None
-        return {"double_running": spent and spent.document(), "retirement": order and asdict(order)}
+        said = no_return(release) if release is not None else ""
+        return {
+            "double_running": spent and spent.document(),
+            "retirement": order and asdict(order),
+            "after_this": said or None,
+        }
 
 
 async def look(deps: AdminDeps) -> View:

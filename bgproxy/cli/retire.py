@@ -80,7 +80,8 @@ def _agree(standing: Mapping[str, Any], yes: bool) -> None:
     if yes or standing.get("phase") not in _LEFT:
         return
     what = f"{standing.get('release')} on {standing.get('color')}"
-    typer.echo(clean(f"{what} is taken down; after that there is no rollback to it"), err=True)
+    said = standing.get("after_this") or "after that there is no rollback to it"
+    typer.echo(clean(f"{what} is taken down; {said}"), err=True)
     if sys.stdin.isatty() and not typer.confirm("Go on?"):
         raise typer.Exit(REFUSED)
 

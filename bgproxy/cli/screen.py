@@ -161,6 +161,8 @@ def _idle(colors: Mapping[str, Mapping[str, Any]]) -> Iterator[Text]:
             failed = f"; {order.get('tries')} failed: {order.get('why')}" if order.get("tries") else ""
             said = f"{name}: {color.get('release')} {under_way}, asked by {order.get('actor')}{failed}"
             yield Text(clean(said), style="red" if failed else "yellow")
+        if color.get("after_this"):
+            yield Text(clean(f"{name}: to be retired, then {color['after_this']}"), style="yellow")
 
 
 def _upstream(upstream: Mapping[str, Any]) -> tuple[Text, Text]:

@@ -21,15 +21,14 @@ from bgproxy.config.keys import Leaf, Path, Table, dotted, find, nearest, table_
 from bgproxy.config.sources import read_toml
 from bgproxy.config.wording import near, not_of_type, shown
 from bgproxy.errors import ConfigError
+from bgproxy.rules.action import Action, Decommission, Hook, Migrate
 from bgproxy.rules.jury import PrometheusJudge, WebhookJudge
 from bgproxy.rules.plan import (
     A2aGate,
     Bake,
     ChatGate,
     CommandGate,
-    Decommission,
     Gate,
-    Hook,
     HttpGate,
     LoadGate,
     ManualGate,
@@ -61,13 +60,17 @@ JUDGES: Mapping[str, type] = {"prometheus": PrometheusJudge, "webhook": WebhookJ
 _T = TypeVar("_T")
 
 
-_OPTIONAL: Mapping[str, type] = {"mirror": Mirror, "decommission": Decommission}
+_OPTIONAL: Mapping[str, type] = {"mirror": Mirror, "decommission": Decommission, "migrate": Migrate}
 """Sections that a plan may have, each a field of `Plan` by its name."""
+
+
+_NESTED: Mapping[str, type] = {"slo": Slo, "expand": Action, "revert": Action, "contract": Action}
+"""Keys of a section that are tables themselves."""
 
 
 def _table(cls: type) -> Table:
     table = table_of(cls)
-    nested = {"slo": table_of(Slo)} if "slo" in table.keys else {}
+    nested = {name: table_of(inner) for name, inner in _NESTED.items() if name in table.keys}
     return Table(keys={**table.keys, **nested})
 
 
@@ -79,7 +82,7 @@ _ROOT = Table(
         "parity": table_of(Parity),
         "gate": Table(),  # by kind
         "hook": table_of(Hook),
-        **{name: table_of(cls) for name, cls in _OPTIONAL.items()},
+        **{name: _table(cls) for name, cls in _OPTIONAL.items()},
         "bake": _BAKE,
     }
 )

@@ -14,8 +14,9 @@ from bgproxy.config.keys import Path, table_of
 from bgproxy.config.mirror_checks import mirror_faults
 from bgproxy.config.wording import number_fault, shown
 from bgproxy.rules import assertion
+from bgproxy.rules.action import Action, Migrate
 from bgproxy.rules.jury import PrometheusJudge
-from bgproxy.rules.plan import VARIABLE, Action, Bake, Canary, Gate, LoadGate, Plan, WebsocketGate
+from bgproxy.rules.plan import VARIABLE, Bake, Canary, Gate, LoadGate, Plan, WebsocketGate
 from bgproxy.rules.slo import samples_needed, unjudgeable
 from bgproxy.rules.watch import LONGEST_BASELINE
 
@@ -30,7 +31,7 @@ _HOST = re.compile(r"(?:[A-Za-z0-9._-]{1,253}|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})
 MOST_GATES: Final = 32
 MOST_HOOKS: Final = 16
 MOST_JUDGES: Final = 8
-_STEPS: Final = "ready, parity, gates, mirror, canary, flip, bake, end"
+_STEPS: Final = "migrate, ready, parity, gates, mirror, canary, flip, bake, end"
 LONGEST_LOAD: Final = 600.0  # seconds
 
 _FRAMING: Final = frozenset({"host", "content-length", "transfer-encoding", "connection", "upgrade", "te", "trailer"})
@@ -91,6 +92,8 @@ def faults(plan: Plan) -> Found:
     if plan.decommission is not None:
         yield from _common(plan.decommission, ("decommission",))
         yield from _asked(plan.decommission, ("decommission",), needed=False)
+    if plan.migrate is not None:
+        yield from _migrate(plan.migrate)
 
 
 def _common(section: Any, path: Path) -> Found:
@@ -262,8 +265,22 @@ def _hooks(plan: Plan) -> Found:
                     (*path, "at"),
                     f'before {step} there is nothing to veto; write when = "after", or at = ["flip"]',
                 )
-            if step in ("mirror", "canary", "bake") and getattr(plan, step) is None:
+            if step in ("migrate", "mirror", "canary", "bake") and getattr(plan, step) is None:
                 yield (*path, "at"), f"this plan has no [{step}]; write one, or leave that step out"
+
+
+def _migrate(migrate: Migrate) -> Found:
+    actions = {name: getattr(migrate, name) for name in ("expand", "revert", "contract")}
+    for name, action in actions.items():
+        if action is not None:
+            yield from _common(action, ("migrate", name))
+            yield from _asked(action, ("migrate", name))
+    if not any(actions.values()):
+        yield ("migrate",), 'nothing is migrated; write for example expand = { command = ["/opt/db/expand"] }'
+    if migrate.revert is not None and migrate.expand is None:
+        yield ("migrate", "revert"), "there is nothing to revert; write expand too, or leave it out"
+    if migrate.rehearse and migrate.revert is None:
+        yield ("migrate", "rehearse"), "what is rehearsed is the revert; write it, or leave rehearse out"
 
 
 def _asked(hook: Action, path: Path, *, needed: bool = True) -> Found:

@@ -28,9 +28,11 @@ from bgproxy.errors import (
 )
 from bgproxy.rollout.bake import bake
 from bgproxy.rollout.flip import Switch
-from bgproxy.rollout.gates import Trial, try_gate
+from bgproxy.rollout.gates import try_gate
+from bgproxy.rollout.gates.trial import Trial, trial_of
 from bgproxy.rollout.hooks import run_hook
 from bgproxy.rollout.judges import unanswered, unjudged
+from bgproxy.rollout.migrate import try_migration
 from bgproxy.rollout.mirroring import watch_mirror
 from bgproxy.rollout.options import RolloutOptions
 from bgproxy.rollout.parity import try_parity
@@ -42,7 +44,20 @@ from bgproxy.rules.health import HealthOptions
 from bgproxy.rules.plan import ManualGate, Plan
 from bgproxy.rules.release import Release
 from bgproxy.rules.route import RouteTable
-from bgproxy.rules.run import AFTER, APPROVAL, BAKE, BEFORE, END, FLIP, MIRROR, PARITY, READY, Run, step_of
+from bgproxy.rules.run import (
+    AFTER,
+    APPROVAL,
+    BAKE,
+    BEFORE,
+    FLIP,
+    MIGRATE,
+    MIRROR,
+    PARITY,
+    READY,
+    Run,
+    after_the_end,
+    step_of,
+)
 from bgproxy.store.base import Store
 from bgproxy.store.ledger import Ledger, Outcome
 from bgproxy.store.mirror import Mirror
@@ -245,8 +260,8 @@ class Conductor:
 
     async def _tell(self, run_id: str) -> None:
         """Who is to be told of what it came to."""
-        while (run := self._left_to_tell(run_id)) is not None and (state := self._mirror.state) is not None:
-            finding = await self._step(state, run, f"{AFTER}{END}:{run.tell[0]}")
+        while (run := self._mine(run_id, is_open=False)) is not None and (state := self._mirror.state) is not None:
+            finding = await self._step(state, run, after_the_end(run.tell[0]))
             await self._put(
                 partial(running.told, run_id=run_id, leader=self._node_id, hook=run.tell[0], finding=finding)
             )
@@ -284,7 +299,7 @@ class Conductor:
     async def _found(self, state: FleetState, run: Run, name: str, plan: Plan) -> Finding:
         if name == MIRROR and plan.mirror is not None:
             return await watch_mirror(run, plan.mirror, self._store)
-        trial = self._trial(state, run)
+        trial = trial_of(state, run, self._routes(), self.options)
         if name == FLIP:
             return await self._flip(run, plan, trial)
         if name == BAKE and plan.bake is not None:
@@ -292,6 +307,8 @@ class Conductor:
         if name.startswith((BEFORE, AFTER)):
             hook = next(hook for hook in plan.hooks if hook.name == name.split(":", 2)[2])
             return await run_hook(hook, name, trial, run)
+        if name.startswith(MIGRATE):
+            return await try_migration(plan.migrate, name, state, trial, run)
         if name == READY:
             return await await_ready(trial.everywhere(), self.health, plan.ready_timeout)
         if name == PARITY:
@@ -300,13 +317,6 @@ class Conductor:
         if isinstance(gate, ManualGate):
             return await self._approval(run, gate)
         return await try_gate(gate, trial)
-
-    def _trial(self, state: FleetState, run: Run) -> Trial:
-        release = state.releases.get(run.color) or Release(run.label, ())  # at the end its color may be empty
-        active = state.active.label if state.active is not None else None
-        about: dict[str, object] = {"run": run.id, "color": run.color, "release": run.label, "active": active}
-        about |= {"upstreams": list(release.upstreams), "metadata": dict(release.metadata)}
-        return Trial(run.color, release, state.active, self._routes(), self.options, about)
 
     async def _approval(self, run: Run, gate: ManualGate) -> Finding:
         """Wait until somebody approves, or the time for that is over by the store's clock."""
@@ -377,17 +387,11 @@ class Conductor:
         run = self._mirror.state.run if self._mirror.state is not None else None
         return run if run is not None and (run.is_open or run.tell) else None
 
-    def _mine(self, run_id: str) -> Run | None:
-        """The run of that id, while it is open and this node leads it."""
+    def _mine(self, run_id: str, *, is_open: bool = True) -> Run | None:
+        """The run of that id, while it is open (or over, with something left to do) and this node leads it."""
         run = self._unfinished()
-        is_mine = run is not None and run.is_open and (run.id, run.leader) == (run_id, self._node_id)
+        is_mine = run is not None and run.is_open == is_open and (run.id, run.leader) == (run_id, self._node_id)
         return run if is_mine else None
-
-    def _left_to_tell(self, run_id: str) -> Run | None:
-        """The run of that id, where it is over and this node has still to tell somebody."""
-        run = self._unfinished()
-        is_left = run is not None and not run.is_open and (run.id, run.leader) == (run_id, self._node_id)
-        return run if is_left else None
 
     async def _bell(self, timeout: float) -> None:
         """Until the state changes, `timeout` seconds at most."""

@@ -16,14 +16,14 @@ from bgproxy.rollout.gates.ask import json_body
 from bgproxy.rollout.gates.command import run_for
 from bgproxy.rollout.gates.trial import Trial, Unanswerable
 from bgproxy.rollout.webhook import Told, call
+from bgproxy.rules.action import Action, Hook
 from bgproxy.rules.gate import Finding, Verdict
-from bgproxy.rules.plan import Action, Hook
 from bgproxy.rules.run import Run
 
 
 async def run_hook(hook: Hook, step: str, trial: Trial, run: Run) -> Finding:
     """Tell the hook of the step; what it says to it."""
-    return await act(hook, step, _event(step, trial, run), trial, f"{run.id} {run.began} {step}")
+    return await act(hook, step, event_of(step, trial, run), trial, f"{run.id} {run.began} {step}")
 
 
 async def act(action: Action, step: str, event: Mapping[str, Any], trial: Trial, name: str) -> Finding:
@@ -37,7 +37,8 @@ async def act(action: Action, step: str, event: Mapping[str, Any], trial: Trial,
         return error.finding()
 
 
-def _event(step: str, trial: Trial, run: Run) -> dict[str, Any]:
+def event_of(step: str, trial: Trial, run: Run) -> dict[str, Any]:
+    """What is told of a run's step."""
     done = [{"name": one.name, "verdict": str(one.verdict), "why": one.why} for one in run.done]
     outcome = {"outcome": run.outcome, "why": run.why} if run.outcome else {}
     return {"event": step, "actor": run.actor, "reason": run.reason, **trial.about, "steps": done, **outcome}

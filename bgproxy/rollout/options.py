@@ -7,8 +7,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
+from bgproxy.rules.action import Action
 from bgproxy.rules.jury import BakeJudge
-from bgproxy.rules.plan import Action, Gate, Plan
+from bgproxy.rules.plan import Gate, Plan
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +47,8 @@ class RolloutOptions:
         asked += [("decommission", plan.decommission)] if plan.decommission is not None else []
         judges = plan.bake.judges if plan.bake is not None else ()
         asked += [(f"bake.judge[{number}]", judge) for number, judge in enumerate(judges, start=1)]
+        for name in ("expand", "revert", "contract") if plan.migrate is not None else ():
+            asked += [(f"migrate.{name}", one)] if (one := getattr(plan.migrate, name)) is not None else []
         for place, one in asked:
             command, url = getattr(one, "command", ()), getattr(one, "url", "")
             if command and not self.allows_command(command[0]):

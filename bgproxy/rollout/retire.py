@@ -19,9 +19,10 @@ from bgproxy.rollout.gates.trial import Trial
 from bgproxy.rollout.hooks import act
 from bgproxy.rollout.options import RolloutOptions
 from bgproxy.rules import retire
+from bgproxy.rules.action import Action, Decommission
 from bgproxy.rules.fleet import Change, FleetState
 from bgproxy.rules.gate import Finding, Verdict
-from bgproxy.rules.plan import Decommission, Plan
+from bgproxy.rules.plan import Plan
 from bgproxy.rules.release import Phase, Release, Retirement
 from bgproxy.rules.route import RouteTable
 from bgproxy.store.base import Store
@@ -36,6 +37,7 @@ LOOKS = 2  # in a row that must not find the leader live before it is taken over
 PAUSE = 1.0  # seconds before something is asked of the store again
 ACTOR = "bgproxy"
 STEP = "retire"
+RIPE = frozenset({Phase.DRAINED, Phase.RETIRED})  # the second: its contract step is left
 
 ReadPlan = Callable[[Mapping[str, Any]], Plan]
 
@@ -116,10 +118,7 @@ class Retirer:
         written = parting if "decommission" in parting else self._default
         if "decommission" not in written:
             return Decommission()
-        try:
-            return self._read_plan({"decommission": written["decommission"]}).decommission or Decommission()
-        except ConfigError as error:  # a newer node took it over, with a key that this one does not know
-            raise Refused(f"this node does not understand how it is to be taken down: {error}") from None
+        return self._read({"decommission": written["decommission"]}).decommission or Decommission()
 
     # Carrying it out
 
@@ -159,7 +158,7 @@ class Retirer:
                     self._leading[color] = spawn(self._carry_out(color, release.label), f"retire {color}")
             elif standing.leader:
                 await self._watch_over(color, release, standing)
-            elif release.phase is Phase.DRAINED and retire.is_due(state, color, await self._store.now()):
+            elif release.phase in RIPE and retire.is_due(state, color, await self._store.now()):
                 await self._lead(color, release.label, "", self._node_id)
 
     async def _order_by_itself(self, color: str, release: Release) -> None:
@@ -192,7 +191,7 @@ class Retirer:
             return
         finding = await self._tell(state, color, release)
         log.info("%s on %s, retire: %s (%s)", label, color, finding.verdict, finding.why)
-        while self._mine(self._release(color)) is not None:
+        while (now := self._release(color)) is not None and now.phase is release.phase and self._mine(now) is not None:
             try:
                 at = await self._store.now()
                 await self._ledger.make(
@@ -204,18 +203,32 @@ class Retirer:
 
     async def _tell(self, state: FleetState, color: str, release: Release) -> Finding:
         try:
-            action, spent = self.policy(release), retire.cost(release, await self._store.now())
-            if not (action.command or action.url):
+            step, action = self._step(release)
+            if not action.what:
                 return Finding(Verdict.PASS, "no hook takes it down: its replicas are whoever's who deploys")
-            event = {**about(state, color, release), "event": STEP}
-            event |= {"double_running": spent.document() if spent is not None else None}
+            spent = retire.cost(release, await self._store.now())
+            event = {**about(state, color, release), "event": step}
+            event |= {"double_running": spent.document()} if spent is not None else {}
             trial = Trial(color, release, state.active, self._routes(), self._options, event)
-            return await act(action, STEP, event, trial, f"{STEP} {color} {release.label} {release.left}")
+            return await act(action, step, event, trial, f"{step} {color} {release.label} {release.left}")
         except Problem as error:
             return Finding(Verdict.UNDECIDED, str(error))
         except Exception as error:
             log.exception("the retirement of %s failed in itself", release.label)
             return Finding(Verdict.UNDECIDED, f"it failed in itself: {type(error).__name__}; the proxy's log says more")
+
+    def _step(self, release: Release) -> tuple[str, Action]:
+        """What its order is about now, and who does it. Raises `Refused` where this node does not understand it."""
+        if release.retirement is None or not release.retirement.contract:
+            return STEP, self.policy(release)
+        migrate = self._read({"migrate": release.parting["migrate"]}).migrate
+        return retire.CONTRACT, (migrate.contract if migrate is not None else None) or Action()
+
+    def _read(self, written: Mapping[str, Any]) -> Plan:
+        try:
+            return self._read_plan(written)
+        except ConfigError as error:  # a newer node took it over, with a key that this one does not know
+            raise Refused(f"this node does not understand how it is to be taken down: {error}") from None
 
     def _release(self, color: str) -> Release | None:
         return self._mirror.state.releases.get(color) if self._mirror.state is not None else None

@@ -9,7 +9,7 @@ replaced by the store's own when a change is committed.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 from bgproxy.errors import BadInput, FlipOpen, NotReady, Refused, StaleEpoch, UnknownColor
@@ -210,13 +210,29 @@ def stage(
                 "drained; force overrides"
             )
         forced.append(f"{color} held {old.label}, {old.phase}")
-    if old is not None and old.is_taken_down:
+    for obstacle, remedy in _obstacles(state, color, new.label):
         if not force:
-            raise Refused(f"{old.label} on {color} is being taken down: wait until it is retired; force overrides")
-        forced.append(f"{old.label} was being taken down")
+            raise Refused(f"{obstacle}: {remedy}; force overrides")
+        forced.append(obstacle)
     new = new.following(old)
     facts = recorded(state, {color: new}, color=color, release=new.label, upstreams=list(new.upstreams), forced=forced)
     return changed(state, {color: new}, "stage", facts, actor, reason)
+
+
+def _obstacles(state: FleetState, color: str, label: str) -> Iterator[tuple[str, str]]:
+    """What stands in the way of staging that label there, each with its remedy."""
+    old = state.releases.get(color)
+    if old is not None and old.is_taken_down:
+        yield f"{old.label} on {color} is being taken down", "wait until it is retired"
+    elif old is not None and old.owes_contract:
+        yield (
+            f"the contract step for {old.label} on {color} is still to be done",
+            f"`bgproxy retire {color}` does it, staging over it leaves it out",
+        )
+    for release in state.releases.values():
+        if label in release.outdated:
+            by = release.outdated[label]
+            yield f"{by}'s contract step has removed what {label} needs", "stage a release that works without it"
 
 
 def step(
@@ -298,7 +314,9 @@ def _overridden(state: FleetState, to: str, problem: str | None, force: bool) ->
     if release is None:
         reasons.append(f"{to} has no release: stage one")
     elif release.phase is Phase.RETIRED:
-        raise NotReady(f"{to} holds {release.label}, which is retired: stage a release there")
+        by = release.outdated.get(release.label)
+        gone = f", and {by}'s contract step has removed what it needs: there is no rollback past it" if by else ""
+        raise NotReady(f"{to} holds {release.label}, which is retired{gone}: stage a release there")
     elif release.phase not in (Phase.READY, Phase.STANDBY, Phase.DRAINED):
         reasons.append(f"{to} holds {release.label}, which is {release.phase}")
     elif release.is_taken_down:

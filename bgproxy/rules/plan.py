@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, fields
 from typing import Final, Literal
 
+from bgproxy.rules.action import Decommission, Hook, Migrate
 from bgproxy.rules.jury import BakeJudge
 
 Severity = Literal["block", "warn", "ignore"]
@@ -309,37 +310,6 @@ class Bake(Limits):
 
 
 @dataclass(frozen=True, slots=True)
-class Action:
-    """A program that is run, or an address that is called, with the event as JSON."""
-
-    command: tuple[str, ...] = ()  # the program by its absolute path, and its arguments; or
-    url: str = ""  # an address, told by POST
-    env: dict[str, str] = field(default_factory=dict)
-    headers: dict[str, str] = field(default_factory=dict)
-    secret: str = ""  # signs what is sent (HMAC-SHA256)
-    timeout: float = 30.0
-    attempts: int = 3  # of a call
-
-
-@dataclass(frozen=True, slots=True)
-class Hook(Action):
-    """One that is told of steps; before them it may veto, after them it is informed."""
-
-    name: str = ""
-    when: Literal["before", "after"] = "after"
-    # The end: whatever it came to.
-    at: tuple[Literal["ready", "parity", "gates", "mirror", "canary", "flip", "bake", "end"], ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Decommission(Action):
-    """How the old release is taken down: the action scales it to zero, or says no; without one it only is RETIRED."""
-
-    rollback_window: float = 600.0  # since traffic left it; before that it stays, drained or not
-    automatic: bool = False  # else `bgproxy retire`
-
-
-@dataclass(frozen=True, slots=True)
 class Plan:
     """All of it. `ready_timeout`: how long the new release's agents may take until each takes connections."""
 
@@ -351,9 +321,11 @@ class Plan:
     bake: Bake | None = None
     hooks: tuple[Hook, ...] = ()
     decommission: Decommission | None = None
+    migrate: Migrate | None = None
 
     def lines(self) -> Iterator[str]:
         """What the plan does, in its order, in words."""
+        yield from self.migrate.lines() if self.migrate is not None else ()
         yield f"ready: each upstream takes connections within {self.ready_timeout:g} s"
         yield f"parity: {', '.join(self.parity.contracts) or 'no contract'} compared with the active color"
         for gate in self.gates:
@@ -370,13 +342,10 @@ class Plan:
             limits = ", ".join(f"{name} {limit:g}" for name, limit in self.bake.limits())
             judges = "".join(f"; judge {judge.name}: {judge.url}" for judge in self.bake.judges)
             yield f"bake: {self.bake.duration:g} s, at least {self.bake.min_samples} answers; {limits}{judges}"
-        if (down := self.decommission) is not None:
-            how = down.url or " ".join(down.command) or "nothing is run"
-            when = "by itself" if down.automatic else "by `bgproxy retire`"
-            yield f"decommission: the old release, once drained and {down.rollback_window:g} s old, {when}: {how}"
+        if self.decommission is not None:
+            yield f"decommission: {self.decommission.said()}"
         for hook in self.hooks:
-            what = hook.url or " ".join(hook.command)
-            yield f"hook {hook.name}, {hook.when} {', '.join(hook.at)}: {what}"
+            yield f"hook {hook.name}, {hook.when} {', '.join(hook.at)}: {hook.what}"
 
 
 def _about(gate: Gate) -> str:

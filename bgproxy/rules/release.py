@@ -141,7 +141,8 @@ class Retirement:
     store's clock. `leader`: the node that carries it out now; empty: none does.
 
     `again`: it is tried again where it fails, else it is over then; `tries` and `why`: how often it failed, and why at
-    last. `forced`: the rollback window was not waited for.
+    last. `forced`: the rollback window was not waited for. `contract`: it is RETIRED, what is left is the contract step
+    of its successor's plan.
     """
 
     actor: str
@@ -152,6 +153,7 @@ class Retirement:
     again: bool = False
     tries: int = 0
     why: str = ""
+    contract: bool = False
 
     @property
     def is_over(self) -> bool:
@@ -173,7 +175,8 @@ class Release:
 
     `staged`, `departed`: when it was staged, and when traffic left it last, once a later change has taken `at`.
     `relief`: for whom. `parting`: of the plan by which that came, what is to be done once this is drained.
-    `retirement`: the order to take it down.
+    `retirement`: the order to take it down. `outdated`: labels of releases that stand or stood here and whose schema is
+    gone, each with the label of the one whose contract step has begun to remove it.
     """
 
     label: str
@@ -193,6 +196,13 @@ class Release:
     relief: Relief | None = None
     parting: Mapping[str, object] = field(default_factory=dict)
     retirement: Retirement | None = None
+    outdated: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def owes_contract(self) -> bool:
+        """Whether a contract step of its successor's plan is still to be done, once this is gone."""
+        migrate = self.parting.get("migrate")
+        return isinstance(migrate, Mapping) and "contract" in migrate
 
     @property
     def replicas(self) -> int:
@@ -218,7 +228,7 @@ class Release:
             return self
         if old.phase in UNTRIED:
             return replace(self, staged=old.staged or old.at)
-        return self if self.phase in UNTRIED else replace(self, departed=old.idle_since)
+        return self if self.phase in UNTRIED or not old.idle_since else replace(self, departed=old.idle_since)
 
     def relieving(self) -> Relief:
         """What it is to the release whose place it takes now."""
@@ -246,9 +256,10 @@ class Release:
         """This release, put on the color in place of `old`: it knows whose sessions were ended there."""
         if old is None:
             return replace(self, ended_before=())
+        outdated = dict([*old.outdated.items()][-_ENDED_KEPT:])
         labels = dict.fromkeys((old.label, *old.ended_before) if old.ended else old.ended_before)
         labels.pop(self.label, None)  # it stands again, so its sessions have a place
-        return replace(self, ended_before=tuple(labels)[:_ENDED_KEPT])
+        return replace(self, ended_before=tuple(labels)[:_ENDED_KEPT], outdated=outdated)
 
     def after(self, event: Event) -> Release:
         """This release one step on; raises `Refused` like `advance`."""

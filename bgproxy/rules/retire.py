@@ -19,6 +19,9 @@ from bgproxy.rules.release import Event, Phase, Release, Retirement
 _LEFT: Final = frozenset({Phase.STANDBY, Phase.DRAINED})
 """It has served, and serves no more: what may be taken down once it is empty."""
 
+CONTRACT: Final = "migrate:contract"
+"""The step behind a retirement, where the plan that brought the successor has it."""
+
 FIRST_PAUSE: Final = 60.0
 LONGEST_PAUSE: Final = 3600.0
 """Seconds until what failed is tried again: doubled at each failure, to the longest."""
@@ -81,30 +84,33 @@ def order(
     release = _retirable(state, color)
     if release is None:
         return None
-    standing = release.retirement
+    standing, is_gone = release.retirement, release.phase is Phase.RETIRED
     if standing is not None and not standing.is_over and (standing.leader or standing.forced or not force):
         return None
-    due = release.idle_since + window
-    if not force and not when_drained:
+    due = 0.0 if is_gone else release.idle_since + window
+    if not (force or when_drained or is_gone):
         _ripe(release, color, due, window, at)
-    order = Retirement(actor, reason, 0.0 if force else due, forced=force, again=again or when_drained)
+    when = 0.0 if force else due
+    order = Retirement(actor, reason, when, forced=force, again=again or when_drained, contract=is_gone)
     after = replace(release, retirement=order, at=at)
     facts = {"color": color, "release": release.label, "order": True}
     facts |= {"forced": True} if force else {"due": round(due, 3)}
+    facts |= {"contract": True, "after_this": no_return(release)} if release.owes_contract else {}
     ending = force and release.phase is Phase.STANDBY and not release.ended
     change = changed(state, {color: after}, "retire", facts, actor, reason)
     return replace(change, deadlines={color: 0.0}) if ending else change
 
 
 def _retirable(state: FleetState, color: str) -> Release | None:
-    """The release that may be taken down; None where it was. Raises `Refused` with the reason why not."""
+    """The release that may be taken down, or owes a contract step; None where all is done. Raises `Refused` with the
+    reason why not."""
     release = state.releases.get(color)
     if state.pointer.active == color:
         raise Refused(f"{color} is active and is never retired: flip to another color first")
     if release is None:
         raise Refused(f"{color} has no release, so there is nothing to retire")
     if release.phase is Phase.RETIRED:
-        return None
+        return release if release.owes_contract else None
     if release.phase not in _LEFT:
         raise Refused(
             f"{color} holds {release.label}, which is {release.phase}: only what has served and is drained is retired; "
@@ -152,7 +158,7 @@ def is_due(state: FleetState, color: str, at: float) -> bool:
     standing = release.retirement if release is not None else None
     if release is None or standing is None or standing.is_over or state.pointer.active == color:
         return False
-    return release.phase is Phase.DRAINED and standing.due <= at and _watched(state) is None
+    return release.phase is _phase(standing) and standing.due <= at and _watched(state) is None
 
 
 def lead(state: FleetState, color: str, label: str, before: str, leader: str, *, at: float) -> Change | None:
@@ -175,13 +181,38 @@ def finish(state: FleetState, color: str, label: str, leader: str, finding: Find
     if release is None or (standing := release.retirement) is None:
         return None
     finding = finding.bounded()
-    said = {"verdict": str(finding.verdict), "why": finding.why, "evidence": dict(finding.evidence)}
+    said: dict[str, object] = {"verdict": str(finding.verdict), "why": finding.why, "evidence": dict(finding.evidence)}
+    said |= {"step": CONTRACT} if standing.contract else {}
     if finding.verdict is Verdict.PASS:
-        after = replace(release.after(Event.RETIRE), retirement=None, at=at)
-        return _put(state, color, after, {**said, "freed": _freed(release, at)}, standing)
+        return _put(state, color, *_done(release, standing, said, at), standing)
     pause = min(FIRST_PAUSE * 2**standing.tries, LONGEST_PAUSE)
     failed = replace(standing, leader="", tries=standing.tries + 1, why=finding.why, due=round(at + pause, 3))
     return _put(state, color, replace(release, retirement=failed, at=at), {**said, "again": standing.again}, standing)
+
+
+def _done(
+    release: Release, standing: Retirement, said: Mapping[str, object], at: float
+) -> tuple[Release, Mapping[str, object]]:
+    """The release once its hook, or the contract step behind that, has passed; and what goes on record."""
+    if standing.contract:
+        left = {name: part for name, part in release.parting.items() if name != "migrate"}
+        return replace(release, retirement=None, parting=left, at=at), said
+    after, facts = replace(release.after(Event.RETIRE), retirement=None, at=at), {**said, "freed": _freed(release, at)}
+    if not release.owes_contract:
+        return after, facts
+    # From here on it may be gone, whatever comes of the step: so there is no way back from this change on.
+    by = release.relief.label if release.relief is not None else "its successor"
+    order = replace(standing, contract=True, tries=0, why="")
+    after = replace(after, retirement=order, outdated={**release.outdated, release.label: by})
+    return after, {**facts, "next": CONTRACT, "after_this": no_return(release)}
+
+
+def no_return(release: Release) -> str:
+    """What is said before a contract step is done; empty where none is."""
+    if not release.owes_contract:
+        return ""
+    by = release.relief.label if release.relief is not None else "its successor"
+    return f"{by}'s contract step removes what {release.label} needs: after this no rollback to it, nor staging it anew"
 
 
 def _freed(release: Release, at: float) -> Mapping[str, object]:
@@ -196,9 +227,14 @@ def _put(state: FleetState, color: str, after: Release, facts: Mapping[str, obje
 
 
 def _ordered(state: FleetState, color: str, label: str, leader: str) -> Release | None:
-    """The drained release of that label, whose order that node carries out; else None."""
+    """The release of that label, ripe for its order, which that node carries out; else None."""
     release = state.releases.get(color)
     if release is None or release.label != label or release.retirement is None or state.pointer.active == color:
         return None
-    fits = release.phase is Phase.DRAINED and release.retirement.leader == leader
+    fits = release.phase is _phase(release.retirement) and release.retirement.leader == leader
     return release if fits else None
+
+
+def _phase(order: Retirement) -> Phase:
+    """In which phase a release must be for its order to be carried out."""
+    return Phase.RETIRED if order.contract else Phase.DRAINED

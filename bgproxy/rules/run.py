@@ -3,6 +3,7 @@
 It stands in the fleet's state, so whoever leads it may die at any point: another node goes on with the first step that
 is not done. How it changes: `running.py`.
 
+    migrate:expand …                first of all, so that all that is tried is tried on the schema that it will have
     ready, parity, gate:NAME …, approval:NAME, mirror
                                     VALIDATING; the last one that passes makes the release READY, one that does not
                                     REJECTED, and the run is over with nothing flipped
@@ -39,7 +40,11 @@ END: Final = "end"
 CANARY: Final = "canary"
 FLIP: Final = "flip"
 BAKE: Final = "bake"
-PARTING: Final = ("decommission",)
+MIGRATE: Final = "migrate"
+EXPAND: Final = "migrate:expand"
+REVERT: Final = "migrate:revert"
+EXPAND_AGAIN: Final = "migrate:expand-again"
+PARTING: Final = ("decommission", "migrate")
 """The parts of a plan that outlive its run."""
 
 
@@ -60,8 +65,8 @@ class Run:
 
     `plan`: as it was written; gone once the run is over, as the record has it. `todo`: the names of all steps, in their
     order; `done` is how far it came. `epoch`: the pointer's when it began. `leader`: a node's id. `approvals`: by the
-    name of a gate, who gave it. `trouble`: why it stands where it must not stay. `tell`: the names of hooks that are
-    still to be told of the end.
+    name of a gate, who gave it. `trouble`: why it stands where it must not stay. `tell`: what is still to be done after
+    the end: the revert, the names of hooks that are to be told.
     """
 
     id: str
@@ -104,6 +109,20 @@ class Run:
         return {name: self.plan[name] for name in PARTING if name in self.plan}
 
     @property
+    def has_expanded(self) -> bool:
+        """Whether the schema is expanded, or may be: a step towards it is done in part, or under way."""
+        names = [step.name for step in self.done if step.name.startswith(MIGRATE)]
+        stopped = self.done and self.done[-1].verdict is not Verdict.PASS and not self.done[-1].name.startswith(AFTER)
+        if self.next.startswith(MIGRATE) and not stopped:
+            names.append(self.next)
+        last = names[-1] if names else ""
+        return last.startswith(EXPAND) or (last == REVERT and not self._is_reverted)
+
+    @property
+    def _is_reverted(self) -> bool:
+        return any(step.name == REVERT and step.verdict is Verdict.PASS for step in self.done)
+
+    @property
     def has_failed(self) -> bool:
         """Whether its release was found to be bad after the flip, so that it has to be rolled back."""
         return any(step.name == BAKE and step.verdict is not Verdict.PASS for step in self.done)
@@ -125,7 +144,10 @@ def step_of(gate: Gate) -> str:
 
 def steps(plan: Plan, kind: Kind) -> tuple[str, ...]:
     """The names of a plan's steps, in their order."""
-    groups: list[tuple[str, tuple[str, ...]]] = [(READY, (READY,)), (PARITY, (PARITY,))]
+    groups: list[tuple[str, tuple[str, ...]]] = []
+    if plan.migrate is not None and plan.migrate.expand is not None:
+        groups.append((MIGRATE, (EXPAND, REVERT, EXPAND_AGAIN) if plan.migrate.rehearse else (EXPAND,)))
+    groups += [(READY, (READY,)), (PARITY, (PARITY,))]
     groups.append((GATES, tuple(map(step_of, plan.gates))))
     if kind == "release":
         groups += [(MIRROR, (MIRROR,))] if plan.mirror is not None else []
@@ -138,6 +160,11 @@ def steps(plan: Plan, kind: Kind) -> tuple[str, ...]:
         found += names
         found += [f"{AFTER}{place}:{hook.name}" for hook in plan.hooks if hook.when == "after" and place in hook.at]
     return tuple(found)
+
+
+def after_the_end(name: str) -> str:
+    """The step of what is to be done after the end, of its name in `Run.tell`."""
+    return name if name == REVERT else f"{AFTER}{END}:{name}"
 
 
 def told_of_the_end(plan: Plan) -> tuple[str, ...]:

@@ -24,10 +24,12 @@ from bgproxy.rules.run import (
     BEFORE,
     CANARY,
     FLIP,
+    REVERT,
     Kind,
     Outcome,
     Run,
     Step,
+    after_the_end,
     steps,
     told_of_the_end,
 )
@@ -67,6 +69,10 @@ def begin(
     if run is not None and run.is_open:
         raise Refused(
             f"{run.label} on {run.color} is being released by {run.actor} ({run.id}): wait, or abort it first"
+        )
+    if run is not None and REVERT in run.tell:
+        raise Refused(
+            f"the schema that {run.id} has expanded for {run.label} is being reverted: wait until that is done"
         )
     stage = None
     if release is not None:
@@ -154,14 +160,14 @@ def troubled(state: FleetState, run_id: str, leader: str, *, why: str, at: float
 
 
 def told(state: FleetState, run_id: str, leader: str, hook: str, finding: Finding, *, at: float) -> Change | None:
-    """Put on record that a hook was told of the end, or could not be; None where that is late."""
+    """Put on record how a hook was told of the end, or how the revert went; None where that is late."""
     run = state.run
     if run is None or (run.id, run.leader) != (run_id, leader) or run.is_open or hook not in run.tell:
         return None
     finding = finding.bounded()
     after = replace(run, tell=tuple(name for name in run.tell if name != hook), at=at)
     facts = {"verdict": str(finding.verdict), "why": finding.why, "evidence": dict(finding.evidence)}
-    return _told(state, after, run.outcome, run.why, None, f"after:end:{hook}", facts)
+    return _told(state, after, run.outcome, run.why, None, after_the_end(hook), facts)
 
 
 def approve(
@@ -271,11 +277,28 @@ def _told(
         # By the pointer's next epoch every node says which sessions have a turn there, and the others move.
         state, moved = _leave(base, actor, reason or why, run.at), True
         new[run.color] = replace(new[run.color], rolled_back=state.pointer.epoch)
-    after = replace(run, outcome=outcome, why=why, plan={} if outcome and not run.tell else run.plan)
+    tell, left = _reverted(state, run, outcome)
+    why, more = (f"{why}; {left}" if why else left, {**more, "schema": left}) if left else (why, more)
+    after = replace(run, outcome=outcome, why=why, tell=tell, plan={} if outcome and not tell else run.plan)
     facts = recorded(state, new, color=run.color, release=run.label, run=run.id, step=step)
     facts |= {**more, **({"outcome": outcome} if outcome else {})}
     change = changed(replace(state, run=after), new, "release", facts, actor, reason or why, moved=moved)
     return replace(change, base=base, left=run.color if moved else "")
+
+
+def _reverted(state: FleetState, run: Run, outcome: Outcome) -> tuple[tuple[str, ...], str]:
+    """What is to be done after the end, with the revert of an expanded schema; and why that is left, where it is."""
+    if not run.is_open or outcome not in ("stopped", "aborted", "rolled_back") or not run.has_expanded:
+        return run.tell, ""
+    migrate = run.plan.get("migrate")
+    if not isinstance(migrate, Mapping) or "revert" not in migrate:
+        return run.tell, "the schema stays expanded, the plan has no revert"
+    if run.has_flipped or run.has_had_sessions or state.pointer.active == run.color:
+        return (
+            run.tell,
+            f"the schema stays expanded, revert was left: {run.label} has had traffic and may still need it",
+        )
+    return (REVERT, *run.tell), ""
 
 
 def _leave(state: FleetState, actor: str, reason: str, at: float) -> FleetState:

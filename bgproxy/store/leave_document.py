@@ -16,14 +16,16 @@ def leave_from(document: Mapping[str, Any]) -> dict[str, Any]:
     Raises `KeyError`, `TypeError` or `ValueError`.
     """
     relief, retirement = document.get("relief"), document.get("retirement")
-    parting = document.get("parting", {})
-    if not isinstance(parting, dict):
-        raise TypeError(f"{type(parting).__name__} where an object belongs")
+    parting, outdated = document.get("parting", {}), document.get("outdated", {})
+    for one in (parting, outdated):
+        if not isinstance(one, dict):
+            raise TypeError(f"{type(one).__name__} where an object belongs")
     return {
         "staged": float(document.get("staged", 0.0)),
         "departed": float(document.get("departed", 0.0)),
         "relief": None if relief is None else _relief(relief),
         "parting": parting,
+        "outdated": {str(label): str(by) for label, by in outdated.items()},
         "retirement": None if retirement is None else _retirement(retirement),
     }
 
@@ -48,4 +50,5 @@ def _retirement(document: Mapping[str, Any]) -> Retirement:
         again=bool(document["again"]),
         tries=int(document["tries"]),
         why=str(document["why"]),
+        contract=bool(document["contract"]),
     )

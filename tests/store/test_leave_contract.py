@@ -27,7 +27,7 @@ async def test_each_step_is_read_as_it_was_written(url: str, opened: Opened, fli
     state, _ = await store.commit(flips.flip(state))
     old = next(color for color in state.colors if color != state.pointer.active)
     label = state.releases[old].label
-    parting = {"decommission": {"rollback_window": 0, "headers": {"A": "ü"}}}
+    parting = {"decommission": {"headers": {"A": "ü"}}, "migrate": {"contract": {"command": ["/x"]}}}
     left = replace(state.releases[old], parting=parting)
     state = replace(state, releases={**state.releases, old: left})
     at = await store.now()
@@ -36,22 +36,26 @@ async def test_each_step_is_read_as_it_was_written(url: str, opened: Opened, fli
         lambda state: fleet.step(state, old, label, Event.DRAINED, at=at, **WHO),
         lambda state: retire.lead(state, old, label, "", "n1", at=at),
         lambda state: retire.finish(state, old, label, "n1", Finding(Verdict.PASS, "gone"), at=at),
+        lambda state: retire.finish(state, old, label, "n1", Finding(Verdict.PASS, "contracted"), at=at),
     ]
+    freed: dict[str, Any] = {}
     for decide in changes:
         change = decide(state)
         assert change is not None
         state, entry = await store.commit(change)
         assert await store.read() == state
+        freed |= entry.facts.get("freed", {})
     gone = state.releases[old]
-    assert (gone.phase, gone.parting) == (Phase.RETIRED, parting)
+    assert (gone.phase, gone.parting) == (Phase.RETIRED, {"decommission": parting["decommission"]})
+    assert [*gone.outdated] == [label]
     assert gone.relief is not None
     assert 0 < gone.relief.began <= gone.departed <= gone.at
-    assert entry.facts["freed"]["replicas"] == gone.replicas
+    assert freed["replicas"] == gone.replicas
 
 
 @pytest.mark.parametrize(
     ("member", "value"),
-    [("relief", {}), ("relief", 1), ("parting", [1]), ("retirement", {"actor": 1}), ("staged", None)],
+    [("relief", {}), ("relief", 1), ("parting", [1]), ("retirement", {"actor": 1}), ("staged", None), ("outdated", 5)],
     ids=str,
 )
 def test_what_cannot_be_understood_is_named(flips: Any, member: str, value: Any) -> None:

@@ -7,10 +7,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from bgproxy.rollout.options import RolloutOptions
+from bgproxy.rules.fleet import FleetState
 from bgproxy.rules.gate import Finding, Verdict
 from bgproxy.rules.plan import VARIABLE
 from bgproxy.rules.release import Release
 from bgproxy.rules.route import RouteTable
+from bgproxy.rules.run import Run
 
 
 class Unanswerable(Exception):
@@ -67,3 +69,12 @@ class Trial:
     def fields(self, headers: Mapping[str, str]) -> dict[str, str]:
         """Header fields of a plan, filled."""
         return {name: self.filled(value) for name, value in headers.items()}
+
+
+def trial_of(state: FleetState, run: Run, routes: RouteTable, options: RolloutOptions) -> Trial:
+    """What the steps of a run are tried on, with what is told of it."""
+    release = state.releases.get(run.color) or Release(run.label, ())  # at the end its color may be empty
+    active = state.active.label if state.active is not None else None
+    about: dict[str, object] = {"run": run.id, "color": run.color, "release": run.label, "active": active}
+    about |= {"upstreams": list(release.upstreams), "metadata": dict(release.metadata)}
+    return Trial(run.color, release, state.active, routes, options, about)
