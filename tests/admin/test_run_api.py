@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from bgproxy.admin.events import changes
 from bgproxy.admin.options import Token
 from bgproxy.admin.shapes import ANSWERS
 from bgproxy.errors import Problem
+from bgproxy.rules.watch import JUDGEMENT, Watch
 
 LOOK = {"kind": "manual", "name": "look", "text": "the answers"}
 BEGIN = {"color": "violet", "release": "v3", "upstreams": ["http://127.0.0.1:9103"], "plan": {"gate": [LOOK]}}
@@ -103,6 +105,32 @@ async def test_what_is_refused_begins_nothing(client, plane: Plane, change, stat
 async def test_a_release_needs_its_label(client):
     status, body = await post(client, "/v1/run", {"color": "violet", "plan": {}})
     assert (status, "release is missing" in body["detail"]) == (400, True)
+
+
+SEEN = {
+    "verdict": "undecided",
+    "why": "50 answers came, 200 are needed",
+    "held": False,
+    "new": {"answers": 50, "errors": 0, "error_rate": 0.0, "p50": 0.1, "p95": 0.2, "p99": 0.3, "first_byte": 0.1},
+    "old": {"answers": 0, "errors": 0, "error_rate": 0.0},
+    "limits": {"max_error_rate": {"samples": 50, "bad": 0}},
+    "nodes": 2,
+    "left": 55.0,
+    "silent": ["n3"],
+    "judges": [{"judge": "prom", "verdict": "pass", "why": "it is 0"}],
+}
+
+
+async def test_while_it_bakes_it_tells_what_is_seen(client, plane: Plane, monkeypatch):
+    await begun(client)
+    assert (await look(client))["watch"] is None
+    monkeypatch.setattr("bgproxy.admin.run.watched", lambda _: Watch("r2:bake:2"))
+    assert (await look(client))["watch"] is None, "nobody has looked yet"
+    await plane.store.tell("r2:bake:2", "n1", "{}")
+    await plane.store.tell("r2:bake:2", JUDGEMENT, json.dumps(SEEN))
+    assert (await look(client))["watch"] == SEEN
+    await plane.store.tell("r2:bake:2", JUDGEMENT, "[")
+    assert (await look(client))["watch"] is None
 
 
 async def test_before_there_was_one(client):

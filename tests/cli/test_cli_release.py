@@ -126,6 +126,34 @@ def test_a_manual_gate_is_told_once(run, admin):
     assert run(*GREEN).stdout.count("waiting: bgproxy approve look  (the staging run)\n") == 1
 
 
+SEEN = {
+    "verdict": "undecided",
+    "why": "50 answers came, 200 are needed",
+    "held": False,
+    "left": 55.0,
+    "new": {"answers": 50, "errors": 2, "error_rate": 0.04, "p95": 0.25},
+    "old": {"answers": 900, "errors": 0, "error_rate": 0.0, "p95": 0.2},
+    "silent": ["n3"],
+}
+
+
+def test_while_it_bakes_its_samples_are_told_now_and_then(run, admin):
+    baking = [run_at(4, watch={**SEEN, "left": left}) for left in (55.0, 54.8, 54.5)]
+    begins(admin, *baking, run_at(4, watch={**SEEN, "left": 0.0, "held": True}), SETTLED)
+    lines = [line for line in run(*GREEN).stdout.splitlines() if line.startswith("baking")]
+    assert lines[0] == (
+        "baking    50 answers, 2 errors (4.00%), p95 0.250 s (before 0.200 s), 55 s left: undecided, "
+        "50 answers came, 200 are needed; no news of n3"
+    )
+    assert [" held: " in line for line in lines] == [False, True]
+
+
+def test_what_must_not_stay_and_does_is_shouted_once(run, admin):
+    stuck = run_at(5, trouble="it is bad and cannot be rolled back: v1 is down")
+    begins(admin, stuck, stuck, run_at(5, "rolled_back", "blue was made active by bgproxy"))
+    assert run(*GREEN).stdout.count("trouble   it is bad and cannot be rolled back: v1 is down\n") == 1
+
+
 def test_a_bad_plan_is_found_before_anything_is_asked(run, admin, tmp_path):
     file = tmp_path / "plan.toml"
     file.write_text("[[gates]]\nkind = 'http'\n")

@@ -12,6 +12,7 @@ from conductors import BAKE, SMOKE, V3, WHO, Nodes, Steps, pretended, until
 
 from bgproxy.config.plan import plan_from
 from bgproxy.errors import BadInput, NotReady, Refused, StoreUnavailable
+from bgproxy.rollout import conductor as conductor_module
 from bgproxy.rollout.conductor import Conductor
 from bgproxy.rollout.options import RolloutOptions
 from bgproxy.rules.gate import Finding, Verdict
@@ -106,11 +107,37 @@ async def test_a_bake_that_fails_is_rolled_back_once_the_old_release_is_well(wor
     world.trouble["blue"] = "connection refused"
     await node.begin("red", V3, plan(bake=True), **WHO)
     await until(lambda: "cannot be rolled back" in caplog.text)
+    await until(lambda: run_of(world).trouble)
     assert (world.state.pointer.active, run_of(world).is_open) == ("red", True)
+    assert "it is bad and cannot be rolled back, which is tried again and again" in run_of(world).trouble
     world.trouble.clear()
     run = await ended(world)
     assert (run.outcome, run.why) == ("rolled_back", "blue was made active by bgproxy: bake of v3: 3 % errors")
     assert (world.state.pointer.active, world.phase("red")) == ("blue", Phase.ROLLED_BACK)
+    steps_told = [entry.facts.get("step") for entry in await world.ledger.audit(limit=50)]
+    assert steps_told.count("trouble") == 1, "however often it is tried"
+
+
+async def test_a_plan_whose_judge_does_not_answer_is_refused_with_nothing_moved(world, node, steps, monkeypatch):
+    async def unjudged(*_: Any) -> str:
+        return "judge prom does not answer, so nothing is flipped: connection refused"
+
+    monkeypatch.setattr(conductor_module, "unjudged", unjudged)
+    before = world.state
+    with pytest.raises(BadInput, match="judge prom does not answer"):
+        await node.begin("red", V3, plan(bake=True), **WHO)
+    assert (world.state, steps.tried) == (before, [])
+
+
+async def test_a_judge_that_falls_silent_before_the_flip_stops_it_there(world, node, steps, monkeypatch):
+    async def unanswered(*_: Any) -> str:
+        return "judge prom does not answer"
+
+    monkeypatch.setattr(conductor_module, "unanswered", unanswered)
+    await node.begin("red", V3, plan(bake=True), **WHO)
+    run = await ended(world)
+    assert (run.outcome, run.why) == ("stopped", "flip could not be decided: judge prom does not answer")
+    assert (world.state.pointer.epoch, world.phase("red")) == (1, Phase.READY)
 
 
 @pytest.mark.parametrize("step", ["ready", "parity", "gate:smoke", "bake"])

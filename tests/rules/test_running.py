@@ -448,6 +448,28 @@ def test_a_new_run_says_who_was_not_told_of_the_one_before(state):
     assert change.facts["untold"] == ["tell"]
 
 
+def test_a_bake_may_be_approved_while_it_is_under_way(state):
+    baking = stepped(flipped(until(began(state, BAKED), "flip"), bake=True))
+    change = running.approve(baking, "bake", actor="bob", reason="", four_eyes=False)
+    assert change is not None
+    assert change.state.run is not None
+    assert change.state.run.approvals == {"bake": "bob"}
+    with pytest.raises(Refused, match="waits for no approval"):
+        running.approve(began(state, BAKED), "bake", actor="bob", reason="", four_eyes=False)
+
+
+def test_trouble_is_put_on_record_once_and_by_the_leader_alone(state):
+    baking = stepped(flipped(until(began(state, BAKED), "flip"), bake=True))
+    assert baking.run is not None
+    told = {"why": "v1 is down", "at": 9.0}
+    assert running.troubled(baking, baking.run.id, "n9", **told) is None
+    change = running.troubled(baking, baking.run.id, baking.run.leader, **told)
+    assert change is not None
+    assert change.state.run is not None
+    assert (change.state.run.trouble, change.facts["step"]) == ("v1 is down", "trouble")
+    assert running.troubled(change.state, baking.run.id, baking.run.leader, **told) is None
+
+
 def test_a_gate_may_name_who_approves_it(state):
     state = until(began(state), "approval:look")
     with pytest.raises(Refused, match="approved by eve, not by bob"):
