@@ -17,8 +17,9 @@ from pathlib import Path
 import uvloop
 
 from bench.reliability import faults
+from bench.reliability.namespaces import why_not
 from bench.reliability.stage import Fault, Seen, Size, see, told
-from bench.reliability.table import HEAD, row, written
+from bench.reliability.table import HEAD, row, title, written
 from bench.report import machine, table
 
 PAGE = Path(__file__).resolve().parents[1] / "RELIABILITY.md"
@@ -38,13 +39,15 @@ CASES: dict[str, tuple[Fault, dict[str, object], float]] = {
     "kill_redis": (faults.kill_redis, {}, 1),
     "kill_redis_refuse": (faults.kill_redis, REFUSES, 1),
     "empty_redis": (faults.empty_redis, {}, 1),
-    "fail_over": (faults.fail_over, {"pair": True}, 1),
+    "fail_over": (faults.fail_over, {"pair": True}, 2),
     "stop_redis": (faults.stop_redis, {}, 1),
     "slow_store": (faults.slow_store, {}, 1),
     "cut_off_all": (faults.cut_off_all, {}, 1),
     "cut_off_one": (faults.cut_off_one, TWO_HOSTS, 1),
     "cut_off_one_refuse": (faults.cut_off_one, {**TWO_HOSTS, **REFUSES}, 1),
     "cut_off_one_fenced": (faults.cut_off_one, {**TWO_HOSTS, **FENCED}, 1.5),
+    "pull_cable": (faults.pull_cable, {**TWO_HOSTS, "namespaces": True}, 1),
+    "pull_cable_fenced": (faults.pull_cable, {**TWO_HOSTS, **FENCED, "namespaces": True}, 1.5),
     "lose_bells": (faults.lose_bells, {}, 1),
     "reset_lines": (faults.reset_lines, {}, 1),
     "reset_lines_refuse": (faults.reset_lines, REFUSES, 1),
@@ -71,13 +74,17 @@ def main() -> int:
     rows = []
     for name in names:
         fault, different, longer = CASES[name]
+        if different.get("namespaces") and (why := why_not()):
+            print(f"== {name}: skipped, as there are no network namespaces here: {why}\n", flush=True)
+            continue
         size = Size(python=options.python, **different)  # type: ignore[arg-type]
         seen[name] = uvloop.run(see(fault, size, seconds * longer))
         rows.append(row(fault, different, seen[name]))
         print(f"== {name}: {'well' if seen[name].went_well else 'NOT WELL'}\n{told(seen[name])}\n", flush=True)
         if options.write or len(names) == len(CASES):
             date = datetime.now(UTC).strftime("%Y-%m-%d")
-            PAGE.write_text(written(PAGE.read_text(), rows, machine(), date))
+            titles = [title(fault, different) for fault, different, _ in CASES.values()]
+            PAGE.write_text(written(PAGE.read_text(), rows, titles, machine(), date))
     print(table(HEAD, rows))
     return 0 if all(one.went_well for one in seen.values()) else 1
 

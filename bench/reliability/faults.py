@@ -232,6 +232,14 @@ async def cut_off_one(stage: Stage, seconds: float) -> None:
         mend(stage)
 
 
+async def pull_cable(stage: Stage, seconds: float) -> None:
+    """The cable between one host of two (network namespaces) and the store is pulled."""
+    with stage.away():
+        stage.namespaces[0].pull("store")
+        await asyncio.sleep(seconds)
+        stage.namespaces[0].plug_in("store")
+
+
 async def lose_bells(stage: Stage, seconds: float) -> None:
     """No message to subscribers comes through."""
     for line in stage.lines:

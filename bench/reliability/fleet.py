@@ -12,6 +12,7 @@ import contextlib
 import json
 import os
 import re
+import secrets
 import signal
 import subprocess
 import tempfile
@@ -24,6 +25,9 @@ from bench.reliability.stores import PATIENCE, DidNotStart
 ROOT = Path(__file__).resolve().parents[2]
 _LISTENING = re.compile(r"listening on (\S+), admin on (\S+), \d+ worker")
 
+
+SECRET = secrets.token_hex(32)
+"""Of the operator, for hosts whose admin API is not on loopback. Of this run."""
 
 End = tuple[int, int]
 """A client's end of a connection: its port, and the one that it went to. One port may be used towards several."""
@@ -48,6 +52,7 @@ class Host:
     async def start(self, config: str, workers: int) -> Host:
         """Start, and wait until all workers serve."""
         path = self.directory / "bgproxy.toml"
+        path.touch(mode=0o600)  # there is a secret in it
         path.write_text(config)
         (self.directory / "run").mkdir()
         self._process = self._started(path)
@@ -165,6 +170,10 @@ workers = {workers}
 grace_timeout = 1.0
 runtime_dir = {json.dumps(str(directory / "run"))}
 {colors}
+[[token]]
+name = "operator"
+role = "operator"
+secret = "{SECRET}"
 [forwarding]
 debug_header = true
 [sessions]

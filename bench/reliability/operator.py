@@ -13,6 +13,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import cycle, islice
 from math import inf
 from typing import Any
 
@@ -27,6 +28,7 @@ class Operator:
     """Calls the admin API of hosts, one after the other."""
 
     doors: list[tuple[str, int]]
+    token: str = ""
     pause: float = 0.0  # seconds between two flips
     terms: dict[str, Any] = field(default_factory=dict)  # further members of each flip
     outcomes: Counter[str] = field(default_factory=Counter)
@@ -47,7 +49,7 @@ class Operator:
                 continue
             number += 1
             self.busy = True
-            epoch, active = await self._flip(to, self.doors[number % len(self.doors)])
+            epoch, active = await self._flip(to, self.doors[number % len(self.doors) :] + self.doors)
             if epoch:
                 to = OTHER[active]
             self.busy = False
@@ -59,10 +61,11 @@ class Operator:
         while self.busy:  # noqa: ASYNC110 - a bench may look again and again
             await asyncio.sleep(0.005)
 
-    async def _flip(self, to: str, door: tuple[str, int]) -> tuple[int, str]:
-        """One flip, made or not; the epoch that stands then, where that was told, and its color."""
+    async def _flip(self, to: str, doors: list[tuple[str, int]]) -> tuple[int, str]:
+        """One flip, made or not; the epoch that stands then, where that was told, and its color. Who does not hear what
+        came of it asks again with the same key, and the next host."""
         key, began = secrets.token_hex(8), time.monotonic()
-        for _ in range(100):
+        for door in islice(cycle(doors), 100):
             sent = time.monotonic()
             try:
                 status, answer = await self.call(door, "POST", "/v1/flip", {"to": to, **self.terms}, key)
@@ -100,6 +103,7 @@ class Operator:
                 content = json.dumps(body).encode() if body is not None else b""
                 lines = [f"{method} {path} HTTP/1.1", f"Host: {door[0]}:{door[1]}", "Connection: close"]
                 lines += [f"Content-Length: {len(content)}", "Content-Type: application/json"]
+                lines += [f"Authorization: Bearer {self.token}"] if self.token else []
                 lines += [f"Idempotency-Key: {key}"] if key else []
                 if self.asked is not None and method == "POST":
                     self.asked((writer.get_extra_info("sockname")[1], door[1]))

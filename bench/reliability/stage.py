@@ -16,8 +16,9 @@ from pathlib import Path
 from bench.history import History, Verdict, check
 from bench.reliability.agent import Agent
 from bench.reliability.client import RELEASES, Clients, Notes
-from bench.reliability.fleet import Host, config, directory
+from bench.reliability.fleet import SECRET, Host, config, directory
 from bench.reliability.line import FaultyLine
+from bench.reliability.namespaces import Namespace
 from bench.reliability.operator import Operator, percentile
 from bench.reliability.stores import Pair, Redis
 
@@ -42,6 +43,7 @@ class Size:
     outage: str = "admit"  # on_store_outage
     store: str = ""  # further keys of [store]
     pair: bool = False  # a primary, a replica and a sentinel, reached without a line
+    namespaces: bool = False  # each host is a network namespace, and reaches the store by a cable, not a line
 
 
 @dataclass(slots=True)
@@ -74,7 +76,8 @@ class Stage:
         self.lines: list[FaultyLine] = []
         self.redis = Redis(directory / "redis")
         self.pair = Pair(directory) if size.pair else None
-        self.operator = Operator([])
+        self.namespaces = [Namespace(number) for number in range(size.hosts if size.namespaces else 0)]
+        self.operator = Operator([], SECRET)
         self.outages: list[tuple[float, float]] = []  # when a node may have been without the store
         self.marks: Counter[str] = Counter()
         self.dice = random.Random(1)
@@ -83,19 +86,35 @@ class Stage:
     async def start(self) -> None:
         """Agents, Redis, hosts, each with a line of its own, clients and the operator's doors."""
         size = self.size
+        for one in self.namespaces:
+            one.make()
+            one.reach(self.namespaces[0])  # where the agents are, for all: upstreams stand in the fleet's state
         for color, release in RELEASES.items():
-            self.agents[color] = await Agent(release, self.notes.executions.append).start()
-        await (self.redis if self.pair is None else self.pair).start()
-        agents = {color: f"http://127.0.0.1:{agent.port}" for color, agent in self.agents.items()}
+            self.agents[color] = await Agent(release, self.notes.executions.append).start(
+                "0.0.0.0" if self.namespaces else "127.0.0.1"
+            )
+        if self.pair is not None:
+            await self.pair.start()
+        else:
+            await self.redis.start("--bind", "127.0.0.1", *(one.near("store") for one in self.namespaces))
         for number in range(size.hosts):
             line = await FaultyLine("127.0.0.1", self.redis.port).start()
-            host = Host(f"h{number}", self._directory, size.python)
+            namespace = self.namespaces[number] if self.namespaces else None
+            prefix: list[str] = []
+            listen = here = "127.0.0.1"
+            store = line.url
+            if namespace is not None:
+                prefix, listen, here = namespace.prefix, namespace.far("clients"), self.namespaces[0].near("clients")
+                store = f"redis://{namespace.near('store')}:{self.redis.port}/0"
+            elif self.pair is not None:
+                store = self.pair.url
+            host = Host(f"h{number}", self._directory, size.python, prefix)
             self.lines.append(line)
             self.hosts.append(host)
             text = config(
-                listen="127.0.0.1",
-                store=line.url if self.pair is None else self.pair.url,
-                agents=agents,
+                listen=listen,
+                store=store,
+                agents={color: f"http://{here}:{agent.port}" for color, agent in self.agents.items()},
                 workers=size.workers,
                 directory=host.directory,
                 outage=size.outage,
@@ -114,6 +133,8 @@ class Stage:
         (self.redis if self.pair is None else self.pair).kill()
         for agent in self.agents.values():
             await agent.stop()
+        for one in self.namespaces:
+            one.close()
 
     # What faults do
 

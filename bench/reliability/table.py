@@ -6,7 +6,7 @@ A fault that is played again takes the place of its row; the others stay, so tha
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from bench.reliability.operator import percentile
 from bench.reliability.stage import Fault, Seen
@@ -32,11 +32,9 @@ _NODE = re.compile(r"\bh\d+-[\w.-]+|\b[\w.-]+-\d+-[0-9a-f]{4,}\b")
 def row(fault: Fault, different: Mapping[str, object], seen: Seen) -> tuple[str, ...]:
     """One fault's line of the table. `different`: what of its stage is."""
     operator, verdict = seen.operator, seen.verdict
-    what = " ".join((fault.__doc__ or "").split()).rstrip(".")
-    what += "".join(f"; `{text}`" for text in _settings(different))
     took = f"{percentile(operator.took, 0.5) * 1e3:.0f} / {percentile(operator.took, 0.99) * 1e3:.0f} ms"
     return (
-        what,
+        title(fault, different),
         f"{operator.outcomes['made']:,}",
         f"{verdict.requests:,}",
         _clients(seen),
@@ -46,6 +44,12 @@ def row(fault: Fault, different: Mapping[str, object], seen: Seen) -> tuple[str,
         f"{seen.pause:.2f} s",
         f"{seen.recovery:.2f} s",
     )
+
+
+def title(fault: Fault, different: Mapping[str, object]) -> str:
+    """The first cell of its row, by which it is known again."""
+    what = " ".join((fault.__doc__ or "").split()).rstrip(".")
+    return what + "".join(f"; `{text}`" for text in _settings(different))
 
 
 def _settings(different: Mapping[str, object]) -> Iterable[str]:
@@ -58,10 +62,7 @@ def _settings(different: Mapping[str, object]) -> Iterable[str]:
 
 def _clients(seen: Seen) -> str:
     verdict = seen.verdict
-    parts = []
-    if refused := verdict.refused.total():
-        codes = ", ".join(f"{count:,} {what}" for what, count in verdict.refused.most_common())
-        parts.append(f"{refused:,} refused ({codes})")
+    parts = [f"{count:,} x {what}" for what, count in verdict.refused.most_common()]
     if verdict.excused:
         parts.append(f"{verdict.excused} lost with their worker")
     if seen.strays:
@@ -88,14 +89,17 @@ def _quoted(text: str) -> str:
     return f" (“{text if len(text) <= _LONG else text[:_LONG].rsplit(' ', 1)[0] + ' …'}”)"
 
 
-def written(page: str, rows: Iterable[tuple[str, ...]], machine: str, date: str) -> str:
-    """The page with new rows. Raises ValueError where the markers are not there."""
+def written(page: str, rows: Iterable[tuple[str, ...]], titles: Sequence[str], machine: str, date: str) -> str:
+    """The page with new rows; of those that stand, the ones in `titles` stay, and all are in their order.
+
+    Raises ValueError where the markers are not there.
+    """
     before, begin, rest = page.partition(BEGIN)
     old, end, after = rest.partition(END)
     if not begin or not end:
         raise ValueError(f"bench/RELIABILITY.md must hold the two lines {BEGIN!r} and {END!r}")
-    kept = {one[0]: one for one in _rows(old)}
-    kept |= {one[0]: one for one in rows}
+    known = {one[0]: one for one in (*_rows(old), *rows)}
+    kept = {each: known[each] for each in titles if each in known}
     flips, requests = (sum(int(one[at].replace(",", "")) for one in kept.values()) for at in (1, 2))
     wrong = sum(int(found) for one in kept.values() for found in re.findall(r"\*\*(\d+) wrong", one[3]))
     summary = (

@@ -135,7 +135,7 @@ def test_a_row_says_what_both_sides_saw():
         'kill -9 of a worker, every other second; `on_store_outage = "refuse"`; `fence_after = 4.5`',
         "3",
         "1,010",
-        "2 refused (2 503 hold_full); 1 lost with their worker; 2 sessions on two releases, as `admit` lets them; "
+        "2 x 503 hold_full; 1 lost with their worker; 2 sessions on two releases, as `admit` lets them; "
         "**1 wrong (guarantee 2: 1)**",
         "100 ms",
         "4 x failovers; 1 x 409 flip_abandoned (“blue stays active: NODE did not say”)",
@@ -150,15 +150,17 @@ def test_a_row_says_what_both_sides_saw():
 def test_a_fault_that_is_played_again_takes_the_place_of_its_row():
     page = f"before\n{BEGIN}\nold\n{END}\nafter"
     first, second = row(kill_workers, {}, seen_of()), row(cut_off_one, {}, seen_of())
-    once = written(page, [first, second], "a machine", "2026-01-02")
-    again = written(once, [(second[0], "5", *second[2:])], "a machine", "2026-01-03")
+    titles = [second[0], first[0]]
+    once = written(page, [first, second], titles, "a machine", "2026-01-02")
+    assert once.index(second[0]) < once.index(first[0])
+    again = written(once, [(second[0], "5", *second[2:])], titles, "a machine", "2026-01-03")
     assert "8 flips under 2,020 requests; breaches of a guarantee: 0. a machine, 2026-01-03" in again
     assert again.count("\n| kill -9 of a worker, every other second | 3 | 1,010 |") == 1
     assert again.count(f"\n| {second[0]} |") == 1
     assert again.startswith("before\n")
     assert again.endswith("after")
     with pytest.raises(ValueError, match=r"RELIABILITY\.md must hold"):
-        written("nothing", [], "", "")
+        written("nothing", [], [], "", "")
 
 
 class Stage:
