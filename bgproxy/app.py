@@ -113,9 +113,10 @@ class Worker:
         )
         parts = self.node_id, self.ledger, self.mirror, self.store, self.switch
         told = settings.rollout(), settings.health(), settings.plan()
-        self.conductor = Conductor(*parts, plan_from, lambda: self.plane.routes, *told)
-        self.reporter = Reporter(self.node_id, self.store, Windows(self.metrics))
         self.onlookers = Onlookers(self.plane, self.mirror, settings.recording())
+        records = self.onlookers.records
+        self.conductor = Conductor(*parts, plan_from, lambda: self.plane.routes, *told, records=records)
+        self.reporter = Reporter(self.node_id, self.store, Windows(self.metrics))
         self.retirer = Retirer(*parts[:4], plan_from, lambda: self.plane.routes, settings.rollout(), settings.plan())
         self.admin = AdminServer(place.admin)
         self._line = orders.Line(place.supervisor)

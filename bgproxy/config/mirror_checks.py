@@ -1,4 +1,4 @@
-"""What a plan's mirror of the right types may still not say."""
+"""What a plan's mirror, and its replays, of the right types may still not say."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Final
 
 from bgproxy.config.keys import Path
 from bgproxy.rules.assertion import pointer_fault
+from bgproxy.rules.comparing import Mirror, ReplayGate
 from bgproxy.rules.mirrored import CREDENTIALS
-from bgproxy.rules.plan import Mirror
 
 # RFC 9110 §9.2.1: what these do is the same however often they are asked.
 _SAFE: Final = ("GET", "HEAD", "OPTIONS")
@@ -56,6 +56,18 @@ def mirror_faults(mirror: Mirror) -> Found:
         yield (
             (*here, "min_samples"),
             f"one node mirrors at most {most:g} requests in this time; lower it, or raise max_rate or duration",
+        )
+
+
+def replay_faults(gate: ReplayGate, path: Path) -> Found:
+    """A replay's faults, by key; numbers and headers are looked at where all gates' are."""
+    yield from pointers_faults((*path, "ignore"), gate.ignore)
+    if not gate.compare:
+        yield (*path, "compare"), 'nothing would be compared; write compare = ["status", "shape", "tools"]'
+    if gate.min_sessions > gate.sessions:
+        yield (
+            (*path, "min_sessions"),
+            f"at most {gate.sessions} sessions are played; lower it, or raise sessions",
         )
 
 

@@ -22,6 +22,7 @@ from bgproxy.config.sources import read_toml
 from bgproxy.config.wording import near, not_of_type, shown
 from bgproxy.errors import ConfigError
 from bgproxy.rules.action import Action, Decommission, Hook, Migrate
+from bgproxy.rules.comparing import Mirror, ReplayGate
 from bgproxy.rules.jury import PrometheusJudge, WebhookJudge
 from bgproxy.rules.plan import (
     A2aGate,
@@ -33,7 +34,6 @@ from bgproxy.rules.plan import (
     LoadGate,
     ManualGate,
     McpGate,
-    Mirror,
     Parity,
     Plan,
     Slo,
@@ -53,6 +53,7 @@ KINDS: Mapping[str, type] = {
     "webhook": WebhookGate,
     "load": LoadGate,
     "manual": ManualGate,
+    "replay": ReplayGate,
 }
 
 JUDGES: Mapping[str, type] = {"prometheus": PrometheusJudge, "webhook": WebhookJudge}

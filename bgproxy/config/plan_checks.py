@@ -11,7 +11,7 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 
 from bgproxy.config.keys import Path, table_of
-from bgproxy.config.mirror_checks import mirror_faults
+from bgproxy.config.mirror_checks import mirror_faults, replay_faults
 from bgproxy.config.wording import number_fault, shown
 from bgproxy.rules import assertion
 from bgproxy.rules.action import Action, Migrate
@@ -48,6 +48,10 @@ _BOUNDS: Final[Mapping[str, tuple[float, float]]] = {
     "expect_events": (0, 1_000),
     "max_error_rate": (0, 1),
     "share": (0, 1),
+    "sessions": (1, 1_000),
+    "min_sessions": (1, 1_000),
+    "max_turns": (1, 1_000),
+    "at_once": (1, 16),
     "max_rate": (0.01, 500),
     "max_in_flight": (1, 256),
     "max_differing": (0, 1),
@@ -174,6 +178,8 @@ def _gate(gate: Gate, path: Path) -> Found:
         yield from _command(path, gate.command)
     if gate.kind == "webhook":
         yield from _webhook(path, gate.url, gate.secret)
+    if gate.kind == "replay":
+        yield from replay_faults(gate, path)
     if gate.kind == "load":
         yield from _load(gate, path)
 

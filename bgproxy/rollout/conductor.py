@@ -19,24 +19,23 @@ from typing import Any
 from bgproxy.errors import (
     BadInput,
     ConfigError,
-    FlipAbandoned,
-    FlipOpen,
     Problem,
     Refused,
-    StaleEpoch,
     StoreUnavailable,
 )
 from bgproxy.rollout.bake import bake
+from bgproxy.rollout.cut_over import cut_over
 from bgproxy.rollout.flip import Switch
 from bgproxy.rollout.gates import try_gate
 from bgproxy.rollout.gates.trial import Trial, trial_of
 from bgproxy.rollout.hooks import run_hook
-from bgproxy.rollout.judges import unanswered, unjudged
+from bgproxy.rollout.judges import unjudged
 from bgproxy.rollout.migrate import try_migration
 from bgproxy.rollout.mirroring import watch_mirror
 from bgproxy.rollout.options import RolloutOptions
 from bgproxy.rollout.parity import try_parity
 from bgproxy.rollout.ready import await_ready
+from bgproxy.rollout.records import Records
 from bgproxy.rules import running
 from bgproxy.rules.fleet import Change, FleetState
 from bgproxy.rules.gate import Finding, Verdict
@@ -69,7 +68,6 @@ log = logging.getLogger(__name__)
 INTERVAL = 1.0  # seconds between two looks where nothing rings
 LOOKS = 2  # in a row that must not find the leader live before it is taken over
 PAUSE = 1.0  # seconds before something is asked of the store again
-FLIP_TRIES = 3  # where nodes do not say in time that they hold
 HOLD = 5.0  # seconds between two tries to roll back what must not stay
 
 ReadPlan = Callable[[Mapping[str, Any]], Plan]
@@ -90,9 +88,10 @@ class Conductor:
         options: RolloutOptions,
         health: HealthOptions,
         default: Mapping[str, Any],
+        records: Records | None = None,
     ) -> None:
         """`read_plan`: a plan as it is written → as it is meant, raises ConfigError; `default`: the plan of who gives
-        none, empty: there is none."""
+        none, empty: there is none; `records`: sessions to replay, None: this host keeps none."""
         self.configure(options, health, default)
         self._node_id = node_id
         self._ledger = ledger
@@ -101,6 +100,7 @@ class Conductor:
         self._switch = switch
         self._read_plan = read_plan
         self._routes = routes
+        self._records = records
         self._changed = asyncio.Event()
         self._absent = 0  # looks in a row that did not find the leader
         self._leading: tuple[tuple[str, bool], asyncio.Task[None]] | None = None  # which run, and whether it was open
@@ -299,9 +299,9 @@ class Conductor:
     async def _found(self, state: FleetState, run: Run, name: str, plan: Plan) -> Finding:
         if name == MIRROR and plan.mirror is not None:
             return await watch_mirror(run, plan.mirror, self._store)
-        trial = trial_of(state, run, self._routes(), self.options)
+        trial = trial_of(state, run, self._routes(), self.options, self._records)
         if name == FLIP:
-            return await self._flip(run, plan, trial)
+            return await cut_over(run, plan, trial, self._mirror, self._switch, pause=PAUSE)
         if name == BAKE and plan.bake is not None:
             return await bake(plan.bake, run, trial, self._store, lambda: self._mirror.state)
         if name.startswith((BEFORE, AFTER)):
@@ -329,38 +329,6 @@ class Conductor:
                 if await self._store.now() >= run.at + gate.expires:
                     return Finding(Verdict.UNDECIDED, f"nobody approved it within {gate.expires:g} s")
             await self._bell(INTERVAL)
-
-    async def _flip(self, run: Run, plan: Plan, trial: Trial) -> Finding:
-        """Move the pointer, once: at the epoch at which the run began; not where nobody would judge it after that."""
-        given_up = 0
-        judges = plan.bake.judges if plan.bake is not None else ()
-        while True:
-            try:
-                if (state := await self._mirror.refresh()) is not None and state.pointer.active == run.color:
-                    return Finding(Verdict.PASS, f"{run.color} is active, epoch {state.pointer.epoch}")
-                if why := await unanswered(judges, trial):
-                    return Finding(Verdict.UNDECIDED, why)
-                await self._switch.flip(
-                    run.color,
-                    actor=run.actor,
-                    reason=run.reason or f"release {run.label}",
-                    if_epoch=run.epoch,
-                    force=False,
-                    bake=plan.bake is not None,
-                )
-            except (StoreUnavailable, FlipOpen) as error:  # of the first it may be done or not: the next look tells
-                log.warning("%s: the flip cannot be made now: %s", run.id, error)
-                await asyncio.sleep(PAUSE)
-            except FlipAbandoned as error:
-                given_up += 1
-                if given_up == FLIP_TRIES:
-                    return Finding(Verdict.FAIL, error.detail)
-                await asyncio.sleep(PAUSE)
-            except Problem as error:
-                # Somebody who led before may have been faster, with the same flip.
-                state = await self._mirror.refresh() if isinstance(error, StaleEpoch) else None
-                if state is None or state.pointer.active != run.color:
-                    return Finding(Verdict.FAIL, error.detail)
 
     async def _roll_back(self, run: Run) -> None:
         """The bake has failed: back to where traffic came from, never onto a release that is down."""

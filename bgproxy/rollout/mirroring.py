@@ -19,11 +19,12 @@ from typing import Any, Protocol
 from bgproxy.errors import ConfigError, StoreUnavailable
 from bgproxy.http1.head import RequestHead
 from bgproxy.rollout.gates.ask import KEPT_BYTES, Upstream, upstream
+from bgproxy.rules.comparing import Mirror
 from bgproxy.rules.fleet import FleetState
 from bgproxy.rules.gate import Answer, Finding
 from bgproxy.rules.likeness import Told, documents_of
 from bgproxy.rules.mirrored import Repeating, Tally, judge, tally_from
-from bgproxy.rules.plan import VARIABLE, Mirror, Plan
+from bgproxy.rules.plan import VARIABLE, Plan
 from bgproxy.rules.run import MIRROR, Run
 from bgproxy.store.base import Store
 from bgproxy.store.mirror import Mirror as KnownState

@@ -97,6 +97,8 @@ class Recorder:
         """An exchange that is over."""
         if not taken.complete and taken.method in _SAFE:
             return  # it has changed nothing: as when a client does not listen any more
+        if taken.method in _SAFE and _is_stream(taken):
+            return  # an ear that was open as long as its client liked
         if taken.pin and not self._draws(taken.pin):
             return
         size = len(taken.body) + len(taken.answer) + 1_024
@@ -200,6 +202,10 @@ class Recorder:
             "release": taken.release,
             "ids": [one.decode("latin-1") for one in taken.session_ids],
         }
+
+
+def _is_stream(taken: Taken) -> bool:
+    return value_of(fields_of(taken.answer_head), "content-type").startswith("text/event-stream")
 
 
 def _is_first(taken: Taken) -> bool:

@@ -13,9 +13,9 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from bgproxy.rules.comparing import Mirror
 from bgproxy.rules.gate import Finding, Verdict
 from bgproxy.rules.likeness import Likeness, pointers
-from bgproxy.rules.plan import Mirror
 
 MARKER: Final = "X-Bgproxy-Mirror"
 """A field, with the value 1, that mirrored and replayed requests carry. The proxy takes it off what clients send."""

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, fields
 from typing import Final, Literal
 
 from bgproxy.rules.action import Decommission, Hook, Migrate
+from bgproxy.rules.comparing import Mirror, ReplayGate
 from bgproxy.rules.jury import BakeJudge
 
 Severity = Literal["block", "warn", "ignore"]
@@ -206,7 +207,18 @@ class LoadGate(Asked):
     slo: Slo = field(default_factory=Slo)
 
 
-Gate = HttpGate | McpGate | A2aGate | ChatGate | WebsocketGate | CommandGate | WebhookGate | ManualGate | LoadGate
+Gate = (
+    HttpGate
+    | McpGate
+    | A2aGate
+    | ChatGate
+    | WebsocketGate
+    | CommandGate
+    | WebhookGate
+    | ManualGate
+    | LoadGate
+    | ReplayGate
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,35 +236,6 @@ class Parity:
     models: str = "/v1/models"
     headers: dict[str, str] = field(default_factory=dict)
     timeout: float = 10.0
-
-
-@dataclass(frozen=True, slots=True)
-class Mirror:
-    """Live requests that are asked of the idle color too, before the flip; its answers are compared and thrown away.
-
-    What is safe to repeat: `methods`, or JSON-RPC methods in POST (`rpc`), below one of `paths`. All limits of the load
-    count per node.
-    """
-
-    methods: tuple[str, ...] = ("GET", "HEAD")
-    rpc: tuple[str, ...] = ()
-    paths: tuple[str, ...] = ("/",)
-    sessions: bool = False  # requests of a session too, without its id where that stands in a field
-    credentials: tuple[str, ...] = ("authorization", "x-api-key", "api-key")  # fields that go along
-    headers: dict[str, str] = field(default_factory=dict)  # sent along, in place of the client's
-    share: float = 1.0  # of those that could be mirrored
-    max_rate: float = 10.0  # per second
-    max_in_flight: int = 8
-    timeout: float = 10.0  # of one request
-    duration: float = 60.0
-    min_samples: int = 50
-    compare: tuple[Literal["status", "shape"], ...] = ("status", "shape")
-    ignore: tuple[str, ...] = ()  # JSON pointers; * stands for any member or item
-    max_latency_ratio: float | None = None  # slower than the live answer by this factor is slow …
-    latency_tolerance: float = 0.05  # … and by these seconds beyond
-    max_differing: float = 0.0  # shares
-    max_failed: float = 0.0
-    max_slow: float = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -356,6 +339,8 @@ def _about(gate: Gate) -> str:
         return f"{pace} for {gate.duration:g} s at {gate.method} {gate.path}; {limits}"
     if isinstance(gate, HttpGate):
         return f"{gate.method} {gate.path}"
+    if isinstance(gate, ReplayGate):
+        return f"the newest {gate.sessions} recorded sessions, compared by {', '.join(gate.compare)}"
     if isinstance(gate, CommandGate):
         return " ".join(gate.command)
     if isinstance(gate, WebhookGate):

@@ -88,6 +88,11 @@ def test_limits_of_a_load_stand_in_a_table_of_their_own():
 
 PROMETHEUS = '[[bake.judge]]\nkind = "prometheus"\nurl = "http://p:9090"'
 WRONG = [
+    ('[[gate]]\nkind = "replay"\ncompare = []', "gate[1].compare: nothing would be compared"),
+    ('[[gate]]\nkind = "replay"\ncompare = ["words"]', "gate[1].compare"),
+    ('[[gate]]\nkind = "replay"\nsessions = 2\nmin_sessions = 3', "gate[1].min_sessions: at most 2 sessions"),
+    ('[[gate]]\nkind = "replay"\nat_once = 99', "the most is 16"),
+    ('[[gate]]\nkind = "replay"\nignore = ["a"]', 'gate[1].ignore: "a" is no JSON pointer'),
     ('[mirror]\nmethods = ["POST"]', '"POST" is not safe to repeat'),
     ("[bake]\nmax_p95 = 1\nbaseline = 601", "bake.baseline: 601.0 is too large; the most is 600"),
     ("[bake]\nmax_p95 = 1\nconfidence = 1", "bake.confidence: 1.0 is too large"),

@@ -214,7 +214,7 @@ async def test_workers_that_die_while_they_lead_are_followed_by_others(town, v1,
 
 BAD = [
     ({"gates": []}, "gates: there is no such key; did you mean gate?"),
-    ({"gate": [{"kind": "replay"}]}, 'gate[1].kind: "replay" is not known'),
+    ({"gate": [{"kind": "repeat"}]}, 'gate[1].kind: "repeat" is not known'),
     ({"gate": [{"kind": "http", "expect_json": {"/a": {"lik": "x"}}}]}, 'did you mean "like"?'),
     ({"gate": [{"kind": "load", "requests": 9, "slo": {"max_p99": 1}}]}, "cannot be judged with fewer than 100"),
     ({"bake": {"min_samples": 9, "max_error_rate": 0.01}}, "the least is 100"),

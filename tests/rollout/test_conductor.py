@@ -13,6 +13,7 @@ from conductors import BAKE, SMOKE, V3, WHO, Nodes, Steps, pretended, until
 from bgproxy.config.plan import plan_from
 from bgproxy.errors import BadInput, NotReady, Refused, StoreUnavailable
 from bgproxy.rollout import conductor as conductor_module
+from bgproxy.rollout import cut_over as cut_over_module
 from bgproxy.rollout.conductor import Conductor
 from bgproxy.rollout.options import RolloutOptions
 from bgproxy.rules.gate import Finding, Verdict
@@ -133,7 +134,7 @@ async def test_a_judge_that_falls_silent_before_the_flip_stops_it_there(world, n
     async def unanswered(*_: Any) -> str:
         return "judge prom does not answer"
 
-    monkeypatch.setattr(conductor_module, "unanswered", unanswered)
+    monkeypatch.setattr(cut_over_module, "unanswered", unanswered)
     await node.begin("red", V3, plan(bake=True), **WHO)
     run = await ended(world)
     assert (run.outcome, run.why) == ("stopped", "flip could not be decided: judge prom does not answer")

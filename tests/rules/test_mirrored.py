@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
+from bgproxy.rules.comparing import Mirror
 from bgproxy.rules.gate import Verdict
 from bgproxy.rules.mirrored import EXAMPLE_CHARACTERS, EXAMPLES, Repeating, Tally, judge, tally_from
-from bgproxy.rules.plan import Mirror
 
 LISTING = Repeating(Mirror(rpc=("tools/list", "prompts/list")))
 

@@ -11,6 +11,7 @@ from bgproxy.rollout.gates.command import try_command
 from bgproxy.rollout.gates.http import try_http
 from bgproxy.rollout.gates.load import try_load
 from bgproxy.rollout.gates.mcp import try_mcp
+from bgproxy.rollout.gates.replay import try_replay
 from bgproxy.rollout.gates.trial import Trial, Unanswerable
 from bgproxy.rollout.gates.webhook import try_webhook
 from bgproxy.rollout.gates.websocket import try_websocket
@@ -29,6 +30,7 @@ _KINDS: Mapping[str, Callable[[Any, Trial], Awaitable[Finding]]] = {
     "command": try_command,
     "webhook": try_webhook,
     "load": try_load,
+    "replay": try_replay,
 }
 
 

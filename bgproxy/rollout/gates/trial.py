@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from bgproxy.rollout.options import RolloutOptions
+from bgproxy.rollout.records import Records
 from bgproxy.rules.fleet import FleetState
 from bgproxy.rules.gate import Finding, Verdict
 from bgproxy.rules.plan import VARIABLE
@@ -34,6 +35,7 @@ class Trial:
     options: RolloutOptions = field(default_factory=RolloutOptions)
     about: Mapping[str, object] = field(default_factory=dict)
     environ: Mapping[str, str] = field(default_factory=lambda: os.environ)
+    records: Records | None = None  # sessions that this host has recorded; None: it records none
 
     def upstreams(self, route: str, host: str, path: str) -> tuple[str, ...]:
         """The idle color's addresses for a request, as the proxy would route it. Raises `Unanswerable`."""
@@ -71,10 +73,12 @@ class Trial:
         return {name: self.filled(value) for name, value in headers.items()}
 
 
-def trial_of(state: FleetState, run: Run, routes: RouteTable, options: RolloutOptions) -> Trial:
+def trial_of(
+    state: FleetState, run: Run, routes: RouteTable, options: RolloutOptions, records: Records | None = None
+) -> Trial:
     """What the steps of a run are tried on, with what is told of it."""
     release = state.releases.get(run.color) or Release(run.label, ())  # at the end its color may be empty
     active = state.active.label if state.active is not None else None
     about: dict[str, object] = {"run": run.id, "color": run.color, "release": run.label, "active": active}
     about |= {"upstreams": list(release.upstreams), "metadata": dict(release.metadata)}
-    return Trial(run.color, release, state.active, routes, options, about)
+    return Trial(run.color, release, state.active, routes, options, about, records=records)
