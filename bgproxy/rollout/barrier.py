@@ -36,7 +36,7 @@ log = logging.getLogger(__name__)
 
 BY = "bgproxy"  # the actor of what no operator asked for
 
-_FIRST_PAUSE = 0.01  # seconds between two looks whether all hold, where no bell tells it
+_FIRST_PAUSE = 0.02  # seconds between two looks whether all hold, where no bell tells it
 _LONGEST_PAUSE = 0.04
 _PATIENCE = 0.15  # seconds after which others look after a flip that is still open
 _UNKNOWN = (
@@ -158,6 +158,7 @@ class Barrier:
         # A key of our own, where there is none: it tells what came of a flip that another node has finished.
         asked = once or Once("", "", os.urandom(32).hex())
         prepared = Once(asked.name, asked.request, asked.key, is_kept=False)
+        self._mirror.rung_again.clear()
         try:
             outcome = await self._ledger.make(
                 lambda state: barrier.prepare(
@@ -291,11 +292,11 @@ class Barrier:
         return FlipAbandoned(f"{active} stays active: {why}", nodes=list(silent))
 
     async def _bell(self, seconds: float) -> None:
-        """Wait until the store has rung, as it does when the last node holds; or so long, for that may be lost."""
+        """Wait until the store has rung once more, as when the last node holds; or so long, for that may be lost."""
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
-                await self._mirror.rung.wait()
-        self._mirror.rung.clear()
+                await self._mirror.rung_again.wait()
+        self._mirror.rung_again.clear()
 
     def _spawn(self, work: Coroutine[Any, Any, None], name: str) -> None:
         task = tasks.spawn(work, name)

@@ -66,7 +66,8 @@ class Mirror:
         self._sleep = sleep
         self.returned: Callable[[float], None] = _nobody_asks  # told for how many seconds the store was away
         self._lost = 0.0  # since when it is away; 0: it is not
-        self.rung = asyncio.Event()  # set at each bell; for whoever waits for one to clear
+        self.rung_again = asyncio.Event()  # set where one revision rings twice, see `Store.hold`; who waits clears it
+        self._rung = 0  # the revision that rang last
         self._listeners: list[Listener] = []
         self._provisional = False  # the state came from a file: whatever the store says first replaces it
         self._heard = clock()
@@ -228,7 +229,9 @@ class Mirror:
         bells = cast("AsyncGenerator[int, None]", self._store.watch())
         async with contextlib.aclosing(bells):
             async for revision in bells:
-                self.rung.set()
+                if revision == self._rung:
+                    self.rung_again.set()
+                self._rung = revision
                 if revision == 0:
                     self.subscribed = True
                     self._well("subscription")

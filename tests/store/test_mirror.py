@@ -159,6 +159,22 @@ class TestFollowing:
         assert fake_store.reads == reads
         assert mirror.age == 0
 
+    async def test_who_waits_until_all_hold_hears_the_second_bell_of_a_revision_and_no_other(
+        self, mirror: Mirror, fake_store: Any, states: list[FleetState], settle: Settle
+    ) -> None:
+        """The first is that of the change itself: to ask the store because of that one would be in vain."""
+        fake_store.state = states[0]
+        await mirror.start()
+        await settle()
+        heard = []
+        for state, revision in ((states[1], 2), (states[1], 2), (states[2], 3)):
+            fake_store.state = state
+            mirror.rung_again.clear()
+            fake_store.ring(revision)
+            await settle()
+            heard.append(mirror.rung_again.is_set())
+        assert heard == [False, True, False]
+
     async def test_a_lost_bell_is_made_good_by_the_next_reading(
         self, mirror: Mirror, fake_store: Any, states: list[FleetState], settle: Settle, pauses: Any
     ) -> None:
