@@ -25,6 +25,7 @@ from bgproxy.rules.gate import Finding, Verdict
 from bgproxy.rules.judge import Judge, Judgement
 from bgproxy.rules.plan import Bake
 from bgproxy.rules.run import BAKE, Run
+from bgproxy.rules.series import Series
 from bgproxy.rules.watch import JUDGEMENT, watched
 from bgproxy.rules.window import Window
 from bgproxy.store.base import Store
@@ -63,6 +64,7 @@ class _Watch:
         self._gatherer = Gatherer(store, self._topic)
         self._left = plan.duration  # seconds
         self._is_held = False
+        self._series = Series(plan.duration)
         self.jury = Jury(plan, trial)
 
     async def over(self, states: States) -> Finding:
@@ -87,6 +89,9 @@ class _Watch:
         found = self._judge.look(new, old, last=is_over)
         verdict, why, evidence = self._with_votes(found, gathered)
         await self._tell(verdict, why, evidence)
+        both = {"new": new, "old": gathered.since.get(self._old, Window())}
+        self._series.take(self._plan.duration - self._left, both, last=is_over or verdict is Verdict.FAIL)
+        evidence["series"] = self._series.document()
         if verdict is Verdict.FAIL:
             return Finding(verdict, why, evidence)
         if is_over and verdict is Verdict.UNDECIDED:

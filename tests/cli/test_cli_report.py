@@ -18,7 +18,8 @@ from bgproxy.cli.reporting.record import Record
 HOSTILE = "</pre><script>alert(1)</script>\"'><img src=http://evil/x onerror=alert(2)>"
 NEW = {"answers": 300, "errors": 9, "error_rate": 0.03, "p95": 0.4}
 OLD = {"answers": 900, "errors": 0, "error_rate": 0.0, "p95": 0.2}
-SERIES = [[1.0, 100, 0, 0.2], [2.0, 100, 4, 0.3], [3.0, 100, 5, 0.4]]
+POINTS = [[1.0, 100, 0, 0.2], [2.0, 100, 4, 0.3], [3.0, 100, 5, 0.4]]
+SERIES = {"old": [[1.0, 50, 0, 0.1], [3.0, 20, 0, 0.1]], "new": POINTS}
 CHAIN = {"intact": True, "entries": 20, "first": 1, "last": 20, "head": "c" * 64, "anchor": "", "before": 0}
 LEDGER = {"epoch": 2, "kept": 5, "moved": 1, "ended": 0, "lost": 0, "turns_cut": 0}
 
@@ -190,7 +191,7 @@ class TestPage:
             "5, 1, 0, 0; 0",
         ):
             assert said in text, said
-        assert text.count("<polyline") == 3
+        assert text.count("<polyline") == 6
         assert "its beginning is not" not in text
         late = page({**reported(), "begins": {"known": False, "said": "retention has taken it"}})
         assert "retention has taken it" in late
@@ -214,13 +215,14 @@ class TestPlots:
         found = [*lines(SERIES)]
         assert [line["name"] for line in found] == ["answers per second", "errors, share", "p95"]
         assert [line["most"] for line in found] == ["100/s", "5.00%", "0.4 s"]
-        for line in found:
-            for point in line["points"].split():
+        for one in (one for line in found for one in line["drawn"]):
+            assert one["which"] in ("old", "new")
+            for point in one["points"].split():
                 x, y = map(float, point.split(","))
-                assert 0 <= x <= line["width"]
-                assert 0 <= y <= line["height"]
-        assert [*lines(SERIES[:1])] == [] == [*lines([])]
-        assert [line["most"] for line in lines([[0.0, 0, 0, 0.0]] * 2)] == ["0/s", "0.00%", "0 s"]
+                assert 0 <= x <= found[0]["width"]
+                assert 0 <= y <= found[0]["height"]
+        assert [*lines({"new": POINTS[:1], "old": []})] == [] == [*lines({})]
+        assert [line["most"] for line in lines({"new": [[0.0, 0, 0, 0.0]] * 2})] == ["0/s", "0.00%", "0 s"]
 
     def test_figures_have_their_unit(self):
         assert [told("p99", 0.0123), told("throughput", 12.5)] == ["12.3 ms", "12.5"]

@@ -103,6 +103,8 @@ async def test_a_bad_one_fails_as_soon_as_that_is_sure(story):
     found = await story.watch(PLAN)
     assert (found.verdict, story.at) == (Verdict.FAIL, 101.0)
     assert "error rate 0.2 (10 of 50), limit 0.02" in found.why
+    assert [point[:3] for point in found.evidence["series"]["new"]] == [(1.0, 50, 10)]
+    assert "series" not in story.told_last[-1], "who follows it hears the sum each second, not all points"
 
 
 async def test_what_a_dead_node_has_told_counts(story):

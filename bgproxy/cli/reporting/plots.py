@@ -44,27 +44,34 @@ def told(name: str, value: float) -> str:
     return f"{value:.6g}"
 
 
-def lines(series: Sequence[Sequence[float]]) -> Iterator[dict[str, Any]]:
-    """Answers per second, share of errors and p95 after the flip. A point: seconds since the flip, and since the point
-    before the answers, the errors, and the p95 in seconds."""
-    if len(series) < 2:
+def lines(series: Mapping[str, Sequence[Sequence[float]]]) -> Iterator[dict[str, Any]]:
+    """Answers per second, share of errors and p95 of both releases after the flip, by "old" and "new". A point: seconds
+    since the flip; since the point before the answers, the errors, and the p95 in seconds."""
+    shown = {which: points for which, points in series.items() if len(points) > 1}
+    if not shown:
         return
-    spans = [max(1e-9, point[0] - before[0]) for before, point in zip([[0.0], *series], series, strict=False)]
-    yield _line("answers per second", [(p[0], p[1] / span) for p, span in zip(series, spans, strict=True)], "{:.4g}/s")
-    yield _line("errors, share", [(p[0], p[2] / p[1] if p[1] else 0.0) for p in series], "{:.2%}")
-    yield _line("p95", [(p[0], p[3]) for p in series], "{:.4g} s")
+    paces = {which: [*_paces(points)] for which, points in shown.items()}
+    yield _plot("answers per second", paces, "{:.4g}/s")
+    shares = {which: [(p[0], p[2] / p[1] if p[1] else 0.0) for p in points] for which, points in shown.items()}
+    yield _plot("errors, share", shares, "{:.2%}")
+    yield _plot("p95", {which: [(p[0], p[3]) for p in points] for which, points in shown.items()}, "{:.4g} s")
 
 
-def _line(name: str, points: Sequence[tuple[float, float]], form: str) -> dict[str, Any]:
-    last, most = points[-1][0] or 1.0, max(y for _, y in points)
+def _paces(points: Sequence[Sequence[float]]) -> Iterator[tuple[float, float]]:
+    before = 0.0
+    for at, answers, *_ in points:
+        yield at, answers / max(1e-9, at - before)
+        before = at
+
+
+def _plot(name: str, sides: Mapping[str, Sequence[tuple[float, float]]], form: str) -> dict[str, Any]:
+    """Both releases on one scale."""
+    last = max(points[-1][0] for points in sides.values()) or 1.0
+    most = max(y for points in sides.values() for _, y in points)
     across, down = WIDTH - 20, _HEIGHT - 30
-    drawn = [(10 + across * x / last, _HEIGHT - 15 - down * (y / most if most else 0.0)) for x, y in points]
-    path = " ".join(f"{x:.1f},{y:.1f}" for x, y in drawn)
-    return {
-        "name": name,
-        "points": path,
-        "most": form.format(most),
-        "last": f"{last:.0f} s",
-        "width": WIDTH,
-        "height": _HEIGHT,
-    }
+    drawn = []
+    for which, points in sides.items():
+        places = [(10 + across * x / last, _HEIGHT - 15 - down * (y / most if most else 0.0)) for x, y in points]
+        drawn.append({"which": which, "points": " ".join(f"{x:.1f},{y:.1f}" for x, y in places)})
+    size = {"width": WIDTH, "height": _HEIGHT}
+    return {"name": name, "drawn": drawn, "most": form.format(most), "last": f"{last:.0f} s", **size}

@@ -162,13 +162,17 @@ def _comparison(step: Mapping[str, Any]) -> dict[str, Any] | None:
     new, old = _figures(evidence.get("new")), _figures(evidence.get("old"))
     if not new and not old:
         return None
-    series = [[*point] for point in evidence.get("series") or [] if _is_point(point)]
+    series = {side: _points(_table(evidence.get("series")).get(side)) for side in ("old", "new")}
     about = {name: step.get(name) for name in ("name", "run", "at", "verdict")}
     return {**about, "new": new, "old": old, "series": series}
 
 
 def _figures(found: object) -> dict[str, float]:
     return {str(name): value for name, value in _table(found).items() if _is_number(value)}
+
+
+def _points(found: object) -> list[list[float]]:
+    return [[*point] for point in found if _is_point(point)] if isinstance(found, list) else []
 
 
 def _is_point(point: object) -> bool:
