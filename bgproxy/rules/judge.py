@@ -10,7 +10,8 @@ that may be (a mixture of likelihood ratios; it is a supermartingale where the l
 it ever reaches 1/alpha with a probability of alpha at most). It is added up from the beginning, and anew from each of
 some later looks, or an hour of good answers would hide a minute of bad ones. At the end an exact binomial test takes
 the rest of alpha. Answers are not independent: one stall is many slow answers. So times, and errors of late, must be
-bad in several seconds to count, and a ratio counts from a difference of `LEAST_DIFFERENCE` on.
+bad in several seconds to count, of one second no more than `MOST_OF_A_LOOK` has, and a ratio from a difference of
+`LEAST_DIFFERENCE` on.
 
 Fewer than `min_samples` answers decide only what the missing ones could not change: 3 errors where 2 of 200 may be.
 """
@@ -31,6 +32,11 @@ LEAST_DIFFERENCE: Final = 0.01
 """Seconds: a percentile that is worse by less than that is a busy machine, not a release."""
 
 BAD_LOOKS: Final = 3  # in which bad answers must have come
+MOST_OF_A_LOOK: Final = 2.0
+"""So many times the share that may be late counts of one look. A stall of a second or two, in which every answer is
+late, is what good releases have too; of one that is slow for good each look is bad, and it is found hardly later.
+"""
+
 _STARTS: Final = 32  # at most, from which evidence is added up anew
 _WORSE: Final = (1.5, 2.0, 3.0, 6.0, 20.0, 100.0)  # times the odds of a bad answer that may be
 _FIGURES: Final = ("p50", "p95", "p99", "first_byte")
@@ -50,7 +56,7 @@ class _Start:
     """A look from which evidence is added up: what had come by then."""
 
     count: int = 0
-    bad: int = 0
+    weighed: int = 0
     bad_looks: int = 0
 
 
@@ -66,6 +72,7 @@ class _Limit:
     starts: list[_Start] = field(default_factory=lambda: [_Start()])
     count: int = 0
     bad: int = 0
+    weighed: int = 0  # of the bad ones, those that count
     bad_looks: int = 0
 
     @property
@@ -83,7 +90,9 @@ class _Limit:
         if self.is_of_times:
             times = times_of(self.figure, new)
             count, bad = times.count, times.above(self.threshold)
-        self.bad_looks += bad > self.bad
+        came, worse = count - self.count, bad - self.bad
+        self.weighed += min(worse, ceil(MOST_OF_A_LOOK * self.allowed * came)) if self.is_of_times else worse
+        self.bad_looks += worse > 0
         self.count, self.bad = count, bad
 
     def told(self) -> str:
@@ -140,7 +149,7 @@ class Judge:
             bound = bound_of(times_of(limit.figure, old), QUANTILES[limit.figure], self._alpha / 4)
             limit.threshold = max(limit.limit * bound, bound + LEAST_DIFFERENCE)
             limit.standard = f"limit {limit.limit:g} times the old release's, which is {bound:.4g} s at most"
-            limit.starts, limit.bad, limit.bad_looks = [_Start()], 0, 0
+            limit.starts, limit.count, limit.bad, limit.weighed, limit.bad_looks = [_Start()], 0, 0, 0, 0
 
     def _is_broken(self, limit: _Limit, answers: int) -> bool:
         if not self._is_enough(limit, answers):
@@ -152,7 +161,7 @@ class Judge:
             if looks < (1 if is_first and not limit.is_of_times else BAD_LOOKS):
                 continue
             weight = log(2.0) if is_first else log(2.0 * _STARTS)
-            if evidence_of(limit.count - start.count, limit.bad - start.bad, limit.allowed) >= least + weight:
+            if evidence_of(limit.count - start.count, limit.weighed - start.weighed, limit.allowed) >= least + weight:
                 return True
         return False
 
@@ -161,12 +170,12 @@ class Judge:
             return False
         if limit.count < needed(limit.name, limit.limit) or not self._is_enough(limit, answers):
             return False
-        return tail(limit.count, limit.allowed, limit.bad) <= self._alpha / 4
+        return tail(limit.count, limit.allowed, limit.weighed) <= self._alpha / 4
 
     def _is_enough(self, limit: _Limit, answers: int) -> bool:
         """Whether so many answers decide, or those that are missing could not change it."""
         least = self._bake.min_samples
-        return answers >= least or limit.bad > limit.allowed * max(limit.count, least)
+        return answers >= least or limit.weighed > limit.allowed * max(limit.count, least)
 
     def _begin_anew(self) -> None:
         self._looks += 1
@@ -174,7 +183,7 @@ class Judge:
             return
         for limit in self._limits:
             if len(limit.starts) <= _STARTS:
-                limit.starts.append(_Start(limit.count, limit.bad, limit.bad_looks))
+                limit.starts.append(_Start(limit.count, limit.weighed, limit.bad_looks))
 
     def _unknown(self, new: Window) -> Iterator[str]:
         """What cannot be told."""
@@ -185,7 +194,7 @@ class Judge:
                 yield f"{limit.name}: the old release gave too few answers before the flip to compare with"
             elif limit.count < (wanted := needed(limit.name, limit.limit)):
                 yield f"{limit.name}: {limit.count} samples cannot tell, {wanted} are needed"
-            elif limit.bad > limit.allowed * limit.count:
+            elif limit.weighed > limit.allowed * limit.count:
                 yield f"{limit.told()}; that may be chance"
 
 

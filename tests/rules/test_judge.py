@@ -122,8 +122,16 @@ def test_one_stall_does_not_count_and_a_lasting_one_does():
     fine = window(300)
     stalled = fine.plus(window(100, took=5.0))
     assert [one.verdict for one in looked(judge, fine, *[stalled] * 5)][-1] is not Verdict.FAIL
-    lasting = [stalled.plus(window(10 * n, took=5.0)) for n in (1, 2)]
+    lasting = [stalled.plus(window(100 * n, took=5.0)) for n in range(1, 8)]
     assert looked(judge, *lasting)[-1].verdict is Verdict.FAIL
+
+
+def test_nor_do_some_stalls_of_a_second_or_two():
+    judge, came = Judge(Bake(max_p95=1.0, min_samples=100)), Window()
+    for number in range(60):
+        came = came.plus(window(20, took=5.0 if number % 15 > 12 else 0.1))  # eight bad seconds of sixty
+        assert looked(judge, came)[-1].verdict is not Verdict.FAIL, number
+    assert judge.look(came, Window(), last=True).verdict is Verdict.PASS
 
 
 def test_a_release_that_turns_bad_late_is_found_though_most_was_good():
