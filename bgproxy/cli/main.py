@@ -20,6 +20,7 @@ from bgproxy.cli import (
     look,
     nodes,
     plan,
+    recordings,
     release,
     release_report,
     retire,
@@ -78,6 +79,7 @@ app.command(epilog="Example: bgproxy audit --limit 5 --json")(audit.audit)
 app.command(epilog="Example: bgproxy report v2 --html v2.html --json v2.json")(release_report.report)
 app.command(epilog="Example: bgproxy events --follow --json")(events.events)
 app.add_typer(plan.app, name="plan")
+app.add_typer(recordings.app, name="recordings")
 app.command(epilog="Example: bgproxy upgrade --program /opt/bgproxy-2/bin/bgproxy")(upgrade.upgrade)
 app.add_typer(settings.app, name="config")
 app.command(epilog="Example: bgproxy demo")(demo)

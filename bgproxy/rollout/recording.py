@@ -69,6 +69,7 @@ class Recorder:
     def __init__(self, records: Records, redaction: Redaction, share: float) -> None:
         """`share`: of sessions, 0 to 1."""
         self.dropped = 0  # exchanges for which there was no room
+        self._told = 0  # of which the log knows
         self._records = records
         self._redaction = redaction
         self._drawn = int(share * 2**32)
@@ -148,6 +149,9 @@ class Recorder:
             log.exception("sessions could not be recorded")
 
     async def _sweep(self) -> None:
+        if self.dropped > self._told:
+            log.warning("%d exchanges came faster than they can be recorded", self.dropped - self._told)
+            self._told = self.dropped
         try:
             await asyncio.to_thread(self._records.sweep)
         except OSError as error:

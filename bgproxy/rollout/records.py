@@ -145,6 +145,12 @@ class Records:
         with suppress(FileNotFoundError):
             self._file(session).unlink()
 
+    def size(self, session: str) -> int:
+        """Bytes of a session's file; 0 where there is none."""
+        with suppress(FileNotFoundError):
+            return self._file(session).stat().st_size
+        return 0
+
     def sessions(self) -> list[str]:
         """The names of all sessions, the newest first."""
         return [name for name, _, _ in sorted(self._files(), key=lambda one: -one[2])]
