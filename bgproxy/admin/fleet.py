@@ -8,6 +8,8 @@ from typing import Any
 from bgproxy.admin.call import Call
 from bgproxy.admin.run import run_json
 from bgproxy.admin.view import look
+from bgproxy.rules.canary import canary
+from bgproxy.rules.fleet import FleetState
 
 
 async def status(call: Call) -> dict[str, Any]:
@@ -25,9 +27,19 @@ async def status(call: Call) -> dict[str, Any]:
         "pause": _members(state.pause, "actor", "reason", "max_hold"),
         "flip": view.flip.document() if view.flip is not None else None,
         "run": run_json(state.run) if state.run is not None and state.run.is_open else None,
+        "canary": _canary(state),
         "version": call.deps.version,
         "runtime_dir": call.deps.runtime_dir,
     }
+
+
+def _canary(state: FleetState) -> dict[str, Any] | None:
+    """The one that is on."""
+    on = canary(state)
+    if on is None:
+        return None
+    lists = [{"header": one.header, "cookie": one.cookie, "values": list(one.values)} for one in on.match]
+    return {"color": on.color, "release": on.release, "share": on.share, "since": on.since, "match": lists}
 
 
 def _members(hold: object, *names: str) -> dict[str, Any] | None:

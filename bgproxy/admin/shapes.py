@@ -273,6 +273,10 @@ ANSWERS: Final[dict[str, Schema]] = {
             "oneOf": [ref("Run"), {"type": "null"}],
             "description": "The release that is being brought out by a plan.",
         },
+        canary={
+            "type": ["object", "null"],
+            "description": "New sessions that begin before the flip: color, release, share, since, match; null: none.",
+        },
         pending={
             "type": ["object", "null"],
             "description": "The flip that is under way: verb, to, epoch, actor, reason; null: none.",

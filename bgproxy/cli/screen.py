@@ -33,6 +33,12 @@ def show_status(document: Mapping[str, Any]) -> None:
     if run := document.get("run"):
         text = f"{run.get('id')}: {run.get('release')} on {run.get('color')} is being released, at {run.get('step')}"
         console.print(Text(clean(f"{text}; `bgproxy release --watch` follows it"), style="yellow"))
+    if canary := document.get("canary"):
+        listed = ", and those listed," if canary.get("match") else ""
+        text = f"canary: {canary.get('share', 0):.2%} of new sessions{listed} begin on {canary.get('color')}"
+        console.print(
+            Text(clean(f"{text} ({canary.get('release')}) since {time(canary.get('since'))}"), style="yellow")
+        )
     console.print()
     console.print(_colors(document["colors"], str(document.get("active"))))
     for line in _idle(document["colors"]):

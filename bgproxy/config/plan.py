@@ -27,12 +27,14 @@ from bgproxy.rules.jury import PrometheusJudge, WebhookJudge
 from bgproxy.rules.plan import (
     A2aGate,
     Bake,
+    Canary,
     ChatGate,
     CommandGate,
     Gate,
     HttpGate,
     LoadGate,
     ManualGate,
+    Match,
     McpGate,
     Parity,
     Plan,
@@ -83,6 +85,7 @@ _ROOT = Table(
         "parity": table_of(Parity),
         "gate": Table(),  # by kind
         "hook": table_of(Hook),
+        "canary": table_of(Canary),
         **{name: _table(cls) for name, cls in _OPTIONAL.items()},
         "bake": _BAKE,
     }
@@ -131,7 +134,18 @@ class _Reading:
             name: self._section(cls, known[name], name) for name, cls in _OPTIONAL.items() if name in known
         }
         bake = self._bake(known["bake"]) if "bake" in known else None
-        return replace(plan or Plan(), parity=parity or Parity(), bake=bake, gates=gates, hooks=hooks, **more)
+        canary = self._canary(known["canary"]) if "canary" in known else None
+        plan = replace(plan or Plan(), parity=parity or Parity(), gates=gates, hooks=hooks, **more)
+        return replace(plan, canary=canary, bake=bake)
+
+    def _canary(self, written: Any) -> Canary | None:
+        listed: list[Any] = []
+        if isinstance(written, Mapping):
+            listed = self._listed("canary.match", written.get("match", []))
+            written = {name: value for name, value in written.items() if name != "match"}
+        matches = [self._section(Match, item, f"canary.match[{number}]") for number, item in enumerate(listed, start=1)]
+        canary = self._section(Canary, written, "canary")
+        return canary and replace(canary, match=tuple(match for match in matches if match is not None))
 
     def _hooks(self, written: Any) -> tuple[Hook, ...]:
         found = []

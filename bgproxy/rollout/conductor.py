@@ -30,8 +30,8 @@ from bgproxy.rollout.gates import try_gate
 from bgproxy.rollout.gates.trial import Trial, trial_of
 from bgproxy.rollout.hooks import run_hook
 from bgproxy.rollout.judges import unjudged
+from bgproxy.rollout.live import LIVE, watch_live
 from bgproxy.rollout.migrate import try_migration
-from bgproxy.rollout.mirroring import watch_mirror
 from bgproxy.rollout.options import RolloutOptions
 from bgproxy.rollout.parity import try_parity
 from bgproxy.rollout.ready import await_ready
@@ -50,7 +50,6 @@ from bgproxy.rules.run import (
     BEFORE,
     FLIP,
     MIGRATE,
-    MIRROR,
     PARITY,
     READY,
     Run,
@@ -297,8 +296,8 @@ class Conductor:
             return Finding(Verdict.UNDECIDED, f"it failed in itself: {type(error).__name__}; the proxy's log says more")
 
     async def _found(self, state: FleetState, run: Run, name: str, plan: Plan) -> Finding:
-        if name == MIRROR and plan.mirror is not None:
-            return await watch_mirror(run, plan.mirror, self._store)
+        if name in LIVE:
+            return await watch_live(name, run, plan, state, self._store)
         trial = trial_of(state, run, self._routes(), self.options, self._records)
         if name == FLIP:
             return await cut_over(run, plan, trial, self._mirror, self._switch, pause=PAUSE)

@@ -133,7 +133,7 @@ def flip(
     """
     known(state.colors, to)
     fresh(state, if_epoch)
-    _settled(state)
+    settled(state)
     if state.pointer.active == to:
         return None
     forced = _overridden(state, to, problem, force)
@@ -157,7 +157,7 @@ def rollback(
     silence onto a release that is down. `force` overrides the last two. Raises as `flip` does.
     """
     fresh(state, if_epoch)
-    _settled(state)
+    settled(state)
     to = state.pointer.previous
     if to is None:
         raise Refused("there is nothing to roll back to: the pointer has not moved yet; flip to a color instead")
@@ -197,7 +197,7 @@ def stage(
     if old is not None and old.phase in UNTRIED and old.same_content(new):
         return None
     if state.pending is not None and state.pending.to == color:
-        _settled(state)
+        settled(state)
     forced: list[str] = []
     if old is not None and state.run is not None and state.run.decides(color):
         if not force:
@@ -337,7 +337,8 @@ def fresh(state: FleetState, if_epoch: int | None) -> None:
         )
 
 
-def _settled(state: FleetState) -> None:
+def settled(state: FleetState) -> None:
+    """Raises `FlipOpen` where a flip is under way."""
     pending = state.pending
     if pending is not None:
         by = f" by {pending.actor}" if pending.actor else ""

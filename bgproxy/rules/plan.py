@@ -318,7 +318,7 @@ class Plan:
             yield f"mirror: {what}, {mirror.duration:g} s, at most {mirror.max_rate:g} per second on each node"
         if self.canary is not None:
             limits = ", ".join(f"{name} {limit:g}" for name, limit in self.canary.limits())
-            listed = f" and {len(self.canary.match)} lists" if self.canary.match else ""
+            listed = ", and those listed," if self.canary.match else ""
             yield f"canary: {self.canary.share:.2%} of new sessions{listed} for {self.canary.duration:g} s; {limits}"
         yield "flip"
         if self.bake is not None:

@@ -302,6 +302,10 @@ def _reverted(state: FleetState, run: Run, outcome: Outcome) -> tuple[tuple[str,
 
 
 def _leave(state: FleetState, actor: str, reason: str, at: float) -> FleetState:
-    """The pointer where it is, at its next epoch: sessions that live elsewhere are left by it as by a flip."""
+    """The pointer where it is, at its next epoch: sessions that live elsewhere are left by it as by a flip.
+
+    Raises `FlipOpen` while one is under way, which is to have that epoch.
+    """
+    fleet.settled(state)
     pointer = state.pointer
     return replace(state, pointer=replace(pointer, epoch=pointer.epoch + 1, actor=actor, reason=reason, at=at))

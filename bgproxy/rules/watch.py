@@ -10,8 +10,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
+from bgproxy.rules.canary import canary
 from bgproxy.rules.fleet import FleetState
-from bgproxy.rules.run import BAKE, Run
+from bgproxy.rules.run import BAKE, CANARY, Run
 
 BASELINE: Final = 60.0
 """Seconds of the old release's answers with which the new one's are compared, where a plan says nothing else."""
@@ -36,6 +37,8 @@ def watched(state: FleetState) -> Watch:
     run = state.run
     if run is None or not run.is_open:
         return Watch()
+    if canary(state) is not None:
+        return Watch(f"{run.id}:{CANARY}:{state.pointer.epoch}")
     if BAKE in run.todo and run.color == state.pointer.active and state.pointer.epoch > run.epoch:
         return Watch(f"{run.id}:{BAKE}:{state.pointer.epoch}", _baseline(run))
     return Watch()

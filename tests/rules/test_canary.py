@@ -8,11 +8,13 @@ from typing import Any
 
 import pytest
 
+from bgproxy.errors import FlipOpen
 from bgproxy.rules import fleet, running
 from bgproxy.rules.canary import LISTED, Canary, canary
 from bgproxy.rules.choose import choose
 from bgproxy.rules.fleet import Change, FleetState
 from bgproxy.rules.gate import Finding, Verdict
+from bgproxy.rules.holds import Pending
 from bgproxy.rules.pin import OnRollback, Pin, Policy
 from bgproxy.rules.plan import Canary as CanaryPlan
 from bgproxy.rules.plan import Hook, Match, Plan
@@ -152,6 +154,19 @@ def test_a_veto_of_the_flip_leaves_a_release_that_has_passed_as_it_is(state: Fle
     after = stepped(at(state, "before:flip:ask"), FAIL).state
     assert after.releases["green"].phase is Phase.READY
     assert choose(after.pointer, after.releases, pin(after)) == ("green", "pinned")
+
+
+def test_while_a_flip_is_open_it_does_not_end(state: FleetState) -> None:
+    on = at(state, CANARY)
+    held = Pending(9, "flip", "green", 2, "bob", "", True, False, "", (), 1.0, "k", "r")
+    with pytest.raises(FlipOpen):
+        stepped(replace(on, pending=held), FAIL)
+
+
+def test_who_takes_over_goes_on_with_it(state: FleetState) -> None:
+    on = at(state, CANARY)
+    after = made(running.take_over(on, "r2", "n1", "n2", at=99.0))
+    assert canary(after) == canary(on)
 
 
 def test_a_release_that_was_replaced_takes_nobody(state: FleetState) -> None:
