@@ -135,7 +135,12 @@ REQUESTS: Final[dict[str, Schema]] = {
     "AbortRequest": closed([], reason=_REASON),
     "RunRequest": closed(
         ["color"],
-        color={"type": "string", "maxLength": 64, "description": "The idle color.", "examples": ["green"]},
+        color={
+            "type": "string",
+            "maxLength": 64,
+            "description": "An idle color; of a bake the active one.",
+            "examples": ["green"],
+        },
         plan={
             "type": "object",
             "additionalProperties": True,
@@ -144,9 +149,10 @@ REQUESTS: Final[dict[str, Schema]] = {
         },
         kind={
             "type": "string",
-            "pattern": "release|validate",
+            "pattern": "release|validate|bake",
             "default": "release",
-            "description": "validate: the release that waits there, to its gates' end; nothing is flipped.",
+            "description": "validate: the release that waits there, to its gates' end; nothing is flipped. bake: "
+            "the active release is watched as the plan's [bake] has it, and rolled back where it is bad.",
         },
         **{**_RELEASE, "release": {**_RELEASE["release"], "default": ""}},
         reason=_REASON,

@@ -47,7 +47,8 @@ async def begin_run(call: Call) -> Mapping[str, Any] | web.StreamResponse:
         raise BadInput("release is missing: the label of what is brought out")
     release = checked(release_of(body)) if kind == "release" else None
     if release is None and (given := {"release", "upstreams", "routes", "metadata"} & body.keys()):
-        raise BadInput(f"{min(given)}: what is validated is what waits on {color}; leave it out, or begin a release")
+        what = f"what is validated is what waits on {color}" if kind == "validate" else "what is active is watched"
+        raise BadInput(f"{min(given)}: {what}; leave it out, or begin a release")
 
     async def ask(once: Once | None) -> Outcome:
         if release is not None:
@@ -61,6 +62,7 @@ async def begin_run(call: Call) -> Mapping[str, Any] | web.StreamResponse:
             if_epoch=body.get("if_epoch"),
             force=body.get("force", False),
             once=once,
+            kind=kind,
         )
 
     async def tell(done: Done) -> dict[str, Any]:

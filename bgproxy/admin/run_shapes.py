@@ -9,7 +9,7 @@ from bgproxy.admin.schema import Schema
 
 _RUN: dict[str, Schema] = {
     "id": {**TEXT, "description": "Its name on the record."},
-    "kind": {"enum": ["release", "validate"]},
+    "kind": {"enum": ["release", "validate", "bake"]},
     "color": TEXT,
     "release": TEXT,
     "actor": {**TEXT, "description": "Who began it."},

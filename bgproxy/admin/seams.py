@@ -15,6 +15,7 @@ from bgproxy.errors import StoreUnavailable
 from bgproxy.rules.barrier import Strategy
 from bgproxy.rules.fleet import FleetState
 from bgproxy.rules.release import Release
+from bgproxy.rules.run import Kind
 from bgproxy.store.base import Store
 from bgproxy.store.ledger import Ledger, Outcome
 from bgproxy.store.mirror import Mirror
@@ -94,9 +95,10 @@ class Runs(Protocol):
         if_epoch: int | None,
         force: bool,
         once: Once | None,
+        kind: Kind,
     ) -> Outcome:
         """Begin to run a plan, or the configured one; on the release that waits there where that is None, which is
-        not flipped to then."""
+        not flipped to then. `kind`: a bake watches what is active."""
         ...
 
     async def approve(self, gate: str, *, actor: str, reason: str) -> Outcome:

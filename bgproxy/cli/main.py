@@ -68,6 +68,7 @@ app.command(
     epilog="Example: bgproxy release green --release v2 --upstream http://127.0.0.1:9102 --plan plan.toml --yes"
 )(release.release)
 app.command(epilog="Example: bgproxy validate green --plan plan.toml")(release.validate)
+app.command(epilog="Example: bgproxy bake --plan plan.toml")(release.bake)
 app.command(epilog='Example: bgproxy approve look --reason "read the answers"')(release.approve)
 app.command(epilog='Example: bgproxy abort --reason "not today"')(release.abort)
 app.command(epilog="Example: bgproxy drain blue --wait --timeout 600 --deadline 300")(drain.drain)

@@ -1,4 +1,4 @@
-"""The verbs release and validate: a plan run from its first step to its end, watched from here or from anywhere.
+"""The verbs release, validate and bake: a plan run from its first step to its end, watched from here or from anywhere.
 
 What runs it is the fleet: a command line that is gone, or a node that dies, stops nothing. Approve and abort act on it.
 """
@@ -96,6 +96,26 @@ def validate(
     with reported(as_json, lines=True):
         api = Admin(admin, token)
         _begin(api, {"color": color, "kind": "validate", **_plan(plan)} | _terms(reason, None, False), "", as_json)
+        _follow(api, as_json)
+
+
+def bake(
+    plan: Plan = None,
+    reason: Reason = "",
+    admin: AdminUrl = ADMIN,
+    token: Token = "",
+    as_json: Json = False,
+) -> None:
+    """Watch the active release against the one before it, as a plan's [bake] has it, and roll it back where it is bad.
+
+    For a flip that was made without a plan: what came since the flip counts too, ten minutes of it at most. `bgproxy
+    abort` ends the watch and moves nothing. Exit 0 where it settles, 1 where it was rolled back, with the reason on the
+    last line.
+    """
+    with reported(as_json, lines=True):
+        api = Admin(admin, token)
+        active = api.get("/v1/status", expect="active")["active"]
+        _begin(api, {"color": active, "kind": "bake", **_plan(plan)} | _terms(reason, None, False), "", as_json)
         _follow(api, as_json)
 
 

@@ -59,7 +59,8 @@ class _Watch:
         previous = state.pointer.previous or ""
         old = state.releases.get(previous)
         self._old = previous, old.label if old is not None else ""
-        self._flipped = state.pointer.at
+        began = run.began if run.kind == "bake" else state.pointer.at
+        self._ends = began + plan.duration
         self._judge = Judge(plan)
         self._gatherer = Gatherer(store, self._topic)
         self._left = plan.duration  # seconds
@@ -80,7 +81,7 @@ class _Watch:
             await asyncio.sleep(max(0.0, pause - (monotonic() - began)))
 
     async def _look(self, state: FleetState | None) -> Finding | None:
-        self._left = max(0.0, self._flipped + self._plan.duration - await self._store.now())
+        self._left = max(0.0, self._ends - await self._store.now())
         is_over = not self._left
         gathered = await self._gatherer.look()
         new, old = gathered.since.get(self._new, Window()), gathered.before.get(self._old, Window())

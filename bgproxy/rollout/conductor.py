@@ -52,6 +52,7 @@ from bgproxy.rules.run import (
     MIGRATE,
     PARITY,
     READY,
+    Kind,
     Run,
     after_the_end,
     step_of,
@@ -134,6 +135,7 @@ class Conductor:
         if_epoch: int | None = None,
         force: bool = False,
         once: Once | None = None,
+        kind: Kind = "release",
     ) -> Outcome:
         """Begin to run a plan (None: the configured one), led by this node; see `rules.running.begin`.
 
@@ -144,26 +146,17 @@ class Conductor:
         written = self._default if written is None else written
         plan = self._plan(written)
         why = self.options.refuse(plan)
-        if not why and release is not None and (state := self._mirror.state) is not None:
-            why = await unjudged(plan, Trial(color, release, state.active, self._routes(), self.options), state)
+        state = self._mirror.state
+        tried = state.active if kind == "bake" and state is not None else release
+        if not why and tried is not None and state is not None:
+            why = await unjudged(plan, Trial(color, tried, state.active, self._routes(), self.options), state)
         if why:
             raise BadInput(why)
-        at = await self._store.now()
+        terms: dict[str, Any] = {"leader": self._node_id, "actor": actor, "reason": reason}
+        terms |= {"at": await self._store.now(), "if_epoch": if_epoch, "force": force, "kind": kind}
 
         def decide(state: FleetState) -> Change | None:
-            return running.begin(
-                state,
-                color,
-                release,
-                plan,
-                written,
-                leader=self._node_id,
-                actor=actor,
-                reason=reason,
-                at=at,
-                if_epoch=if_epoch,
-                force=force,
-            )
+            return running.begin(state, color, release, plan, written, **terms)
 
         return await self._ledger.make(decide, once=once)
 
@@ -183,7 +176,7 @@ class Conductor:
         """End the run: see `rules.running.abort`; once it has flipped, by a rollback."""
         state = await self._mirror.refresh()
         run = state.run if state is not None else None
-        if state is not None and run is not None and run.is_open and run.has_flipped:
+        if state is not None and run is not None and run.is_open and run.has_flipped and run.kind != "bake":
             await self._switch.rollback(
                 actor=actor, reason=reason or f"{run.id} is aborted", if_epoch=state.pointer.epoch, force=False
             )

@@ -39,10 +39,14 @@ class Reporter:
         self._node_id = node_id
         self._store = store
         self._windows = windows
+        self._epoch = 0
         self._task: asyncio.Task[None] | None = None
 
     def apply(self, state: FleetState) -> None:
         """A state is applied, and routed by."""
+        if state.pointer.epoch != self._epoch:
+            self._epoch = state.pointer.epoch
+            self._windows.flipped()
         if (watch := watched(state)) != self._windows.watch:
             self._windows.begin(watch)
 

@@ -24,7 +24,7 @@ from typing import Final, Literal
 from bgproxy.rules.gate import Verdict
 from bgproxy.rules.plan import Gate, ManualGate, Plan
 
-Kind = Literal["release", "validate"]
+Kind = Literal["release", "validate", "bake"]
 Outcome = Literal["", "settled", "validated", "stopped", "aborted", "rolled_back"]
 
 READY: Final = "ready"
@@ -100,8 +100,8 @@ class Run:
 
     @property
     def has_flipped(self) -> bool:
-        """Whether it has moved the pointer."""
-        return any(step.name == FLIP and step.verdict is Verdict.PASS for step in self.done)
+        """Whether it has moved the pointer, or began after somebody had."""
+        return self.kind == "bake" or any(step.name == FLIP and step.verdict is Verdict.PASS for step in self.done)
 
     @property
     def parting(self) -> Mapping[str, object]:

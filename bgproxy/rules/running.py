@@ -13,6 +13,7 @@ from typing import Final
 
 from bgproxy.errors import Refused
 from bgproxy.rules import fleet
+from bgproxy.rules.baking import begin_bake
 from bgproxy.rules.fleet import Change, FleetState, changed, known, recorded
 from bgproxy.rules.gate import Finding, Verdict
 from bgproxy.rules.plan import Plan
@@ -53,14 +54,19 @@ def begin(
     at: float,
     if_epoch: int | None = None,
     force: bool = False,
+    kind: Kind = "release",
 ) -> Change | None:
     """Stage `release` on an idle color and begin to run the plan on it; with None validate the one that stands there.
 
     `written`: the plan as it is kept. One run at a time; None where exactly this one is under way, or was the last one
-    and has settled. Raises what `fleet.stage` raises, and `Refused`.
+    and has settled. `kind`: a bake watches what is active, see `baking.py`. Raises what `fleet.stage` raises, and
+    `Refused`.
     """
     known(state.colors, color)
-    kind: Kind = "validate" if release is None else "release"
+    if kind == "bake":
+        who = {"leader": leader, "actor": actor, "reason": reason}
+        return begin_bake(state, color, plan, written, **who, at=at, if_epoch=if_epoch)
+    kind = "validate" if release is None else "release"
     run = state.run
     if run is not None and (run.color, run.kind) == (color, kind) and _is_there(state, color, release):
         settled = run.outcome == "settled" and state.pointer.active == color
@@ -197,6 +203,9 @@ def abort(state: FleetState, *, actor: str, reason: str, at: float) -> Change:
     run = _open(state)
     if misplaced(state) is not None:
         return _ended(state, run, at)
+    if run.kind == "bake":
+        why = f"{actor} ended the watch" + (f": {reason}" if reason else "")
+        return _told(state, replace(run, at=at), "aborted", why, None, "abort", {}, actor=actor, reason=reason)
     if run.has_flipped:
         raise Refused(f"{run.label} takes the traffic already: roll back, which ends {run.id} too")
     why = f"{actor} aborted it" + (f": {reason}" if reason else "")
@@ -269,8 +278,10 @@ def _told(
     """The change that puts this run in place, on record as `step`; `event`: what happens to its release with it."""
     new: dict[str, Release] = {}
     release = state.releases.get(run.color)
-    # A release may be READY before its last gate: an older node's doing, which knows of no plans.
-    if event is not None and release is not None and (event, release.phase) != (Event.PASSED, Phase.READY):
+    # A release may be READY before its last gate: an older node's doing, which knows of no plans. And one that is
+    # watched by hand may have settled long ago.
+    done = ((Event.PASSED, Phase.READY), (Event.SETTLE, Phase.ACTIVE))
+    if event is not None and release is not None and (event, release.phase) not in done:
         new[run.color] = replace(release.after(event), at=run.at)
     base, moved = state, False
     if event is Event.FAILED and base.run is not None and base.run.has_had_sessions and run.color in new:

@@ -18,6 +18,7 @@ BASELINE: Final = 60.0
 """Seconds of the old release's answers with which the new one's are compared, where a plan says nothing else."""
 
 LONGEST_BASELINE: Final = 600.0
+"""Also how far back a node remembers its seconds."""
 
 JUDGEMENT: Final = "judgement"
 """In a node's place, where nodes tell what they count: what the one that leads makes of it, for whoever follows."""
@@ -26,10 +27,11 @@ JUDGEMENT: Final = "judgement"
 @dataclass(frozen=True, slots=True)
 class Watch:
     """`name`: what is told of it is kept under; empty: nothing is watched. `baseline`: seconds before it, compared
-    with."""
+    with. `since_flip`: it reaches back to the last flip, as far as that is remembered."""
 
     name: str = ""
     baseline: float = BASELINE
+    since_flip: bool = False
 
 
 def watched(state: FleetState) -> Watch:
@@ -40,7 +42,7 @@ def watched(state: FleetState) -> Watch:
     if canary(state) is not None:
         return Watch(f"{run.id}:{CANARY}:{state.pointer.epoch}")
     if BAKE in run.todo and run.color == state.pointer.active and state.pointer.epoch > run.epoch:
-        return Watch(f"{run.id}:{BAKE}:{state.pointer.epoch}", _baseline(run))
+        return Watch(f"{run.id}:{BAKE}:{state.pointer.epoch}", _baseline(run), since_flip=True)
     return Watch()
 
 

@@ -39,6 +39,7 @@ class Windows:
         self._counted: dict[Slot, _Counted] = {}
         self._seconds: deque[tuple[float, dict[Key, Window]]] = deque()  # each with its end
         self._serial = 0
+        self._flipped = clock()
         self.watch = Watch()
         self._since: dict[Key, Window] = {}
         self._before: dict[Key, Window] = {}
@@ -64,12 +65,20 @@ class Windows:
         while self._seconds and self._seconds[0][0] <= now - LONGEST_BASELINE:
             self._seconds.popleft()
 
-    def begin(self, watch: Watch) -> None:
-        """From now on this is watched; what came just before it is its baseline. One without a name: nothing."""
+    def flipped(self) -> None:
+        """The pointer has moved right now."""
         self.tick()
-        self.watch, self._since = watch, {}
-        start = self._clock() - watch.baseline
-        self._before = summed(found for end, found in self._seconds if end > start) if watch.name else {}
+        self._flipped = self._clock()
+
+    def begin(self, watch: Watch) -> None:
+        """From now on, or from the last flip on, this is watched; what came just before that is its baseline. One
+        without a name: nothing."""
+        self.tick()
+        self.watch = watch
+        start = self._flipped if watch.since_flip else self._clock()
+        kept = self._seconds if watch.name else ()
+        self._since = summed(found for end, found in kept if end > start)
+        self._before = summed(found for end, found in kept if start - watch.baseline < end <= start)
 
     def report(self) -> Report:
         """Of what is watched, as of the last tick."""

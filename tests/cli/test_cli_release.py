@@ -148,6 +148,20 @@ def test_while_it_bakes_its_samples_are_told_now_and_then(run, admin):
     assert [" held: " in line for line in lines] == [False, True]
 
 
+def test_a_bake_by_itself_is_of_what_is_active(run, admin, tmp_path):
+    file = tmp_path / "plan.toml"
+    file.write_text("[bake]\nmax_error_rate = 0.01\n")
+    admin.answers["GET", "/v1/status"] = {"active": "green"}
+    begins(admin, run_at(5, "rolled_back", "blue was made active by bgproxy: bake of v2: error rate 0.1"))
+    result = run("bake", "--plan", str(file))
+    asked = next(body for method, path, body in admin.asked if (method, path) == ("POST", "/v1/run"))
+    assert asked == {"color": "green", "kind": "bake", "plan": {"bake": {"max_error_rate": 0.01}}}
+    assert (result.exit_code, result.stdout.splitlines()[-1]) == (
+        1,
+        "rolled back, v2 on green: blue was made active by bgproxy: bake of v2: error rate 0.1",
+    )
+
+
 def test_what_must_not_stay_and_does_is_shouted_once(run, admin):
     stuck = run_at(5, trouble="it is bad and cannot be rolled back: v1 is down")
     begins(admin, stuck, stuck, run_at(5, "rolled_back", "blue was made active by bgproxy"))

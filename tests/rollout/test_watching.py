@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -27,7 +28,11 @@ class Node:
         self.metrics = Metrics()
         self.reporter = Reporter(name, store, Windows(self.metrics))
         self.store = store
-        monkeypatch.setattr(watching, "watched", lambda watch: watch)  # states are what they let watch
+        monkeypatch.setattr(watching, "watched", lambda state: state.watch)
+
+    def apply(self, watch: Watch, epoch: int = 2) -> None:
+        """A state that lets watch this."""
+        self.reporter.apply(SimpleNamespace(watch=watch, pointer=SimpleNamespace(epoch=epoch)))  # type: ignore[arg-type]
 
     def answer(self, count: int, status: int = 200) -> None:
         self.metrics.slot("default", *GREEN).classes[status // 100] += count
@@ -51,7 +56,7 @@ async def store():
 def add(store, monkeypatch):
     def made(name: str) -> Node:
         node = Node(name, store, monkeypatch)
-        node.reporter.apply(WATCH)  # type: ignore[arg-type]
+        node.apply(WATCH)
         return node
 
     return made
@@ -76,14 +81,14 @@ async def test_the_windows_of_all_nodes_add_up_those_of_the_dead_too(store, add)
 async def test_a_state_that_lets_watch_the_same_goes_on_counting(store, add):
     node = add("n1")
     node.answer(5)
-    node.reporter.apply(WATCH)  # type: ignore[arg-type]
+    node.apply(WATCH)
     await node.tell()
     assert (await Gatherer(store, WATCH.name).look()).since[GREEN].answers == 5
 
 
 async def test_while_nothing_is_watched_nothing_is_told(store, add):
     node = add("n1")
-    node.reporter.apply(Watch())  # type: ignore[arg-type]
+    node.apply(Watch())
     node.answer(5)
     await node.tell()
     assert (await store.told(""), await store.told(WATCH.name)) == ({}, {})
@@ -151,3 +156,15 @@ async def test_who_stops_tells_what_came_last(store, add, turns):
     node.answer(2)
     await node.reporter.stop()
     assert (await Gatherer(store, WATCH.name).look()).since[GREEN].answers == 2
+
+
+async def test_a_flip_that_is_watched_later_is_watched_from_itself_on(store, add):
+    node = add("n1")
+    node.apply(Watch())
+    node.answer(7)
+    node.apply(Watch(), epoch=3)
+    node.answer(2)
+    node.apply(Watch("r2:bake:3", since_flip=True), epoch=3)
+    await node.tell()
+    found = await Gatherer(store, "r2:bake:3").look()
+    assert (found.since[GREEN].answers, found.before[GREEN].answers) == (2, 7)

@@ -27,7 +27,7 @@ def state(*, active: str = "green", epoch: int = 2, todo: tuple[str, ...] = ("fl
 
 def test_a_bake_is_watched_from_the_flip_on():
     assert watched(state(active="blue", epoch=1)) == Watch()
-    assert watched(state()) == Watch("r7:bake:2", BASELINE)
+    assert watched(state()) == Watch("r7:bake:2", BASELINE, since_flip=True)
 
 
 @pytest.mark.parametrize(

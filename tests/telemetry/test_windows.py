@@ -83,6 +83,19 @@ def test_what_happens_between_two_ticks_is_parted_where_the_watch_begins(node):
     assert node.windows.report().before[BLUE].answers == 1
 
 
+def test_a_bake_reaches_back_to_the_flip(node):
+    node.answer(BLUE)
+    node.second()
+    node.windows.flipped()
+    node.answer(GREEN, status=500)
+    node.now += 20.0
+    node.windows.begin(Watch("r1", baseline=5.0, since_flip=True))
+    node.answer(GREEN)
+    assert since(node).answers == 2
+    report = node.windows.report()
+    assert {key: window.answers for key, window in report.before.items()} == {BLUE: 1}
+
+
 def test_the_next_watch_begins_anew_and_none_is_told_of_nothing(node):
     node.windows.begin(Watch("r1"))
     node.answer(GREEN)
