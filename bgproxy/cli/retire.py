@@ -104,7 +104,8 @@ def _follow(
             raise typer.Exit(REFUSED) from None
     if order is not None:
         later = f"; it is tried again, {order['tries']} failed so far" if order["again"] else ""
-        raise Refused(f"{label} on {name} stays drained: {order['why']}{later}")
+        what = "is retired, but its successor's contract step was not done" if order["contract"] else "stays drained"
+        raise Refused(f"{label} on {name} {what}: {order['why']}{later}")
     if document.get("release") != label or document.get("phase") != "retired":
         what = f"{document.get('release')}, {document.get('phase')}"
         raise Refused(f"{label} on {name} was not retired: the order is void, {name} holds {what} by now")

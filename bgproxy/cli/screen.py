@@ -163,7 +163,8 @@ def _idle(colors: Mapping[str, Mapping[str, Any]]) -> Iterator[Text]:
             said = f"{name}: double running since {time(cost.get('since'))}, {hours}"
             yield Text(clean(said), style="dim")
         if order := color.get("retirement"):
-            under_way = f"is being retired by {order.get('leader')}" if order.get("leader") else "is to be retired"
+            what = "followed by its successor's contract step" if order.get("contract") else "retired"
+            under_way = f"is being {what} by {order.get('leader')}" if order.get("leader") else f"is to be {what}"
             failed = f"; {order.get('tries')} failed: {order.get('why')}" if order.get("tries") else ""
             said = f"{name}: {color.get('release')} {under_way}, asked by {order.get('actor')}{failed}"
             yield Text(clean(said), style="red" if failed else "yellow")

@@ -12,6 +12,7 @@ from fake_admin import FakeAdmin, problem
 from bgproxy.cli import retire as module
 
 ORDER = {"actor": "ada", "reason": "", "due": 1.0, "leader": "n1", "forced": False, "again": False, "tries": 0}
+ORDER |= {"contract": False}
 FREED = {"since": 1.0, "replicas": 3, "replica_hours": 1.25, "successor": "v2"}
 AUDIT = {"entries": [{"verb": "retire", "facts": {"color": "blue", "freed": FREED}}], "next": None}
 
@@ -53,6 +54,10 @@ def test_it_is_followed_to_its_end_and_says_what_it_frees(run, admin, words):
     [
         (blue(order={**ORDER, "tries": 1, "why": "it is needed"}), "stays drained: it is needed"),
         (blue(order={**ORDER, "again": True, "tries": 2, "why": "no"}), "it is tried again, 2 failed so far"),
+        (
+            blue("retired", {**ORDER, "contract": True, "tries": 1, "why": "locked"}),
+            "v1 on blue is retired, but its successor's contract step was not done: locked",
+        ),
         (blue("active"), "the order is void, blue holds v1, active by now"),
         (blue("staged", label="v3"), "the order is void, blue holds v3, staged by now"),
     ],
@@ -72,6 +77,28 @@ def test_for_later_it_only_orders_and_takes_back(run, admin):
     assert (result.exit_code, result.stdout) == (0, "v1 on blue stays, nothing is ordered\n")
     assert [body for method, _, body in admin.asked if method == "POST"] == [{"when_drained": True}, {"cancel": True}]
     assert run("retire", "blue", "--cancel", "--force", "--admin", admin.url).exit_code == 2
+
+
+def test_what_there_is_no_way_back_from_is_said_before(run, admin):
+    looked_at(admin, {**blue(), "after_this": "v2's contract step removes what v1 needs"}, blue("retired"))
+    result = run("retire", "blue", "--admin", admin.url)
+    assert result.stderr == "v1 on blue is taken down; v2's contract step removes what v1 needs\n"
+
+
+def test_the_status_says_what_runs_double_and_what_is_to_be_retired(run, admin):
+    cost = {"since": 1.0, "replicas": 3, "replica_hours": 1.25, "successor": "v2"}
+    color = {**blue(order={**ORDER, "tries": 2, "why": "no"}), "double_running": cost, "after_this": "no way back"}
+    contract = {**blue("retired", {**ORDER, "contract": True}), "color": "red"}
+    status = {"fleet": "f", "active": "green", "epoch": 2, "colors": {"blue": color, "red": contract}}
+    admin.answers["GET", "/v1/status"] = status
+    out = run("status", "--admin", admin.url).stdout
+    for said in (
+        "3 replicas idle, 1.250 replica-hours so far",
+        "v1 is being retired by n1, asked by ada; 2 failed: no",
+        "blue: to be retired, then no way back",
+        "red: v1 is being followed by its successor's contract step by n1",
+    ):
+        assert said in out, out
 
 
 def test_which_color_must_be_clear(run, admin):

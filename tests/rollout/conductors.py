@@ -1,4 +1,4 @@
-"""Nodes that conduct releases on one store, with every step of a plan pretended."""
+"""Nodes that conduct releases on one store, with every step of a plan pretended; and stores whose nodes are killed."""
 
 from __future__ import annotations
 
@@ -82,6 +82,34 @@ def pretended(monkeypatch: pytest.MonkeyPatch) -> Steps:
     monkeypatch.setattr(module, "PAUSE", 0.0)
     monkeypatch.setattr(module, "HOLD", 0.001)
     return made
+
+
+class Mortal:
+    """A store as a node sees it whose process is killed at one of its commits. After that it does nothing."""
+
+    shared = True
+
+    def __init__(self, store: Any, last: tuple[int, str] | None = None) -> None:
+        """`last`: the number of the commit, and whether "before" or "after" it."""
+        self._store = store
+        self._last = last
+        self.commits = 0
+        self.died = asyncio.Event()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._store, name)
+
+    async def commit(self, *arguments: Any, **more: Any) -> Any:
+        number, self.commits = self.commits, self.commits + 1
+        await self._may_die((number, "before"))
+        made = await self._store.commit(*arguments, **more)
+        await self._may_die((number, "after"))
+        return made
+
+    async def _may_die(self, moment: tuple[int, str]) -> None:
+        if moment == self._last or self.died.is_set():
+            self.died.set()
+            await asyncio.Event().wait()
 
 
 class Nodes:

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import pytest
-from conductors import BAKE, SMOKE, V3, WHO, Nodes, Steps, pretended, until
+from conductors import BAKE, SMOKE, V3, WHO, Mortal, Nodes, Steps, pretended, until
 from worlds import World
 
 from bgproxy.rollout import barrier
@@ -31,34 +31,6 @@ PLAN: Mapping[str, Any] = {
     "bake": BAKE,
 }
 STEPS = ["ready", "parity", "gate:smoke", "approval:look", "after:gates:tell", "before:flip:veto", "flip", "bake"]
-
-
-class Mortal:
-    """A store as a node sees it whose process is killed at one of its commits. After that it does nothing."""
-
-    shared = True
-
-    def __init__(self, store: Any, last: tuple[int, str] | None = None) -> None:
-        """`last`: the number of the commit, and whether "before" or "after" it."""
-        self._store = store
-        self._last = last
-        self.commits = 0
-        self.died = asyncio.Event()
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._store, name)
-
-    async def commit(self, *arguments: Any, **more: Any) -> Any:
-        number, self.commits = self.commits, self.commits + 1
-        await self._may_die((number, "before"))
-        made = await self._store.commit(*arguments, **more)
-        await self._may_die((number, "after"))
-        return made
-
-    async def _may_die(self, moment: tuple[int, str]) -> None:
-        if moment == self._last or self.died.is_set():
-            self.died.set()
-            await asyncio.Event().wait()
 
 
 class Hosts(Nodes):
