@@ -34,6 +34,7 @@ Listener = Callable[[FleetState], None]
 
 _FIRST_PAUSE = 0.05  # seconds before the first reconnect; doubled at each failure
 _LONGEST_PAUSE = 2.0
+_SAVED_AFTER = 0.1  # seconds: the disk is left alone while a flip is under way, and sees its last state only
 
 
 class Mirror:
@@ -263,7 +264,10 @@ class Mirror:
 
     async def _save(self, path: Path) -> None:
         written: FleetState | None = None
-        while (state := self.state) is not None and state is not written:
+        while self.state is not written:
+            await asyncio.sleep(_SAVED_AFTER)
+            state = self.state
+            assert state is not None, "it was held when this began"
             try:
                 await asyncio.to_thread(write_safely, path, state_document(state))
                 self._well("saving")

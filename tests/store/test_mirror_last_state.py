@@ -91,3 +91,17 @@ async def test_a_disk_that_refuses_is_told_once_and_harms_nothing(
     await mirror.stop()
     assert mirror.state is states[-1]
     assert len(warnings(caplog)) == 1
+
+
+async def test_of_states_that_follow_one_another_at_once_only_the_last_is_written(
+    fake_store: Any, states: list[FleetState], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A flip over many nodes is two states within some milliseconds, in which nobody should wait for a disk."""
+    written: list[int] = []
+    monkeypatch.setattr("bgproxy.store.mirror.write_safely", lambda _, document: written.append(document["revision"]))
+    mirror = Mirror(fake_store, last_state_path=tmp_path / "last.json")
+    for state in states[:3]:
+        mirror.apply(state)
+        await asyncio.sleep(0.01)
+    await mirror.stop()
+    assert written == [states[2].revision]
