@@ -8,6 +8,7 @@ from dataclasses import replace
 from bgproxy.errors import BadInput, Refused
 from bgproxy.rules.fleet import Change, FleetState, changed, fresh, recorded
 from bgproxy.rules.plan import Plan
+from bgproxy.rules.release import Phase, Release
 from bgproxy.rules.run import BAKE, Run
 
 
@@ -43,9 +44,20 @@ def begin_bake(
         raise Refused(
             "there is nothing to roll back to: the pointer has not moved yet, so there is nothing to watch for"
         )
+    if gone := _gone(state.releases.get(state.pointer.previous)):
+        raise Refused(f"there is nothing to roll back to on {state.pointer.previous}, {gone}, so nothing to watch for")
     name, epoch = f"r{state.revision + 1}", state.pointer.epoch - 1
     new = Run(name, "bake", color, release.label, kept, (BAKE,), actor, reason, epoch, leader, began=at, at=at)
     facts = recorded(state, {}, color=color, release=release.label, run=name, step="begin", kind="bake", plan=kept)
     if run is not None and run.tell:
         facts["untold"] = list(run.tell)
     return changed(replace(state, run=new), {}, "release", facts, actor, reason)
+
+
+def _gone(release: Release | None) -> str:
+    """Why the release before is none to roll back to; empty where it is one."""
+    if release is None:
+        return "it is empty"
+    if release.is_taken_down:
+        return f"{release.label} is being taken down"
+    return f"{release.label} is retired" if release.phase is Phase.RETIRED else ""

@@ -63,11 +63,15 @@ def begin(
     `Refused`.
     """
     known(state.colors, color)
+    run = state.run
+    if run is not None and REVERT in run.tell:
+        raise Refused(
+            f"the schema that {run.id} has expanded for {run.label} is being reverted: wait until that is done"
+        )
     if kind == "bake":
         who = {"leader": leader, "actor": actor, "reason": reason}
         return begin_bake(state, color, plan, written, **who, at=at, if_epoch=if_epoch)
     kind = "validate" if release is None else "release"
-    run = state.run
     if run is not None and (run.color, run.kind) == (color, kind) and _is_there(state, color, release):
         settled = run.outcome == "settled" and state.pointer.active == color
         if settled or (run.is_open and run.plan == written):
@@ -75,10 +79,6 @@ def begin(
     if run is not None and run.is_open:
         raise Refused(
             f"{run.label} on {run.color} is being released by {run.actor} ({run.id}): wait, or abort it first"
-        )
-    if run is not None and REVERT in run.tell:
-        raise Refused(
-            f"the schema that {run.id} has expanded for {run.label} is being reverted: wait until that is done"
         )
     stage = None
     if release is not None:

@@ -98,6 +98,12 @@ class TestRevert:
         assert (after.tell, after.plan, after.outcome) == ((), {}, "stopped")
         assert running.begin(change.state, "green", V3, PLAN, {}, leader="n1", at=4.0, **WHO) is not None
 
+    def test_nor_is_a_bake_begun_before_that_would_take_its_place(self):
+        state = stepped(until(began(), "gate:smoke"), FAIL)
+        plan = replace(PLAN, bake=Bake(max_error_rate=0.1))
+        with pytest.raises(Refused, match="is being reverted"):
+            running.begin(state, "blue", None, plan, {"bake": {}}, leader="n1", at=4.0, kind="bake", **WHO)
+
     def test_before_hooks_are_told_of_the_end(self):
         plan = replace(PLAN, hooks=(Hook(name="h", at=("end",), url="http://h/"),))
         assert run_of(stepped(until(began(plan), "ready"), FAIL)).tell == ("migrate:revert", "h")
@@ -201,6 +207,13 @@ class TestContract:
         assert change is not None
         assert change.facts["after_this"] == said
         assert no_return(fleet.rollback(drained, at=0.0, **WHO).state.releases["green"]) == ""
+
+    def test_what_has_no_way_back_is_not_watched_for_one(self, drained, retired):
+        plan, terms = replace(PLAN, bake=Bake(max_error_rate=0.1)), {"leader": "n1", "at": 4.0, "kind": "bake", **WHO}
+        assert running.begin(ordered(drained), "green", None, plan, {"bake": {}}, **terms) is not None
+        for state, why in ((led(ordered(drained)), "being taken down"), (finished(retired), "v1 is retired")):
+            with pytest.raises(Refused, match=f"nothing to roll back to on blue, .*{why}"):
+                running.begin(state, "green", None, plan, {"bake": {}}, **terms)
 
     def test_it_follows_the_retirement_led_by_the_same_node(self, retired):
         blue = retired.releases["blue"]
