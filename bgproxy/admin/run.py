@@ -14,17 +14,18 @@ from bgproxy.admin.once import answered
 from bgproxy.admin.targets import refuse_targets
 from bgproxy.errors import BadInput, NoRun, StoreUnavailable
 from bgproxy.rules.fleet import FleetState, known
+from bgproxy.rules.mirrored import tally_from, together
 from bgproxy.rules.release import checked
-from bgproxy.rules.run import APPROVAL, Run
+from bgproxy.rules.run import APPROVAL, MIRROR, Run
 from bgproxy.rules.watch import JUDGEMENT, watched
 from bgproxy.store.ledger import Outcome
 from bgproxy.store.once import Done, Once
 
 
 async def run(call: Call) -> dict[str, Any]:
-    """The run that stands, with what is seen of it while it bakes."""
+    """The run that stands, with what is seen of it while it is mirrored, and while it bakes."""
     state = call.deps.state()
-    return {**shown(state), "watch": await _seen(call, state)}
+    return {**shown(state), "watch": await _seen(call, state), "mirrored": await _mirrored(call, state.run)}
 
 
 async def _seen(call: Call, state: FleetState) -> dict[str, Any] | None:
@@ -36,6 +37,17 @@ async def _seen(call: Call, state: FleetState) -> dict[str, Any] | None:
         return dict(orjson.loads(text)) if text else None
     except (StoreUnavailable, ValueError, TypeError):
         return None
+
+
+async def _mirrored(call: Call, run: Run | None) -> dict[str, Any] | None:
+    """What all nodes have told so far; None where nothing is mirrored, or that cannot be had now."""
+    if run is None or not run.is_open or run.next != MIRROR:
+        return None
+    try:
+        nodes = await call.deps.store.nodes()
+    except StoreUnavailable:
+        return None
+    return together(tally_from(node.mirrored) for node in nodes if node.mirrored.get("run") == run.id).document()
 
 
 async def begin_run(call: Call) -> Mapping[str, Any] | web.StreamResponse:

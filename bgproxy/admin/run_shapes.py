@@ -77,8 +77,23 @@ _WATCH: Final[Schema] = {
     ],
 }
 
+_MIRRORED: Final[Schema] = {
+    "description": "What all nodes have compared so far, two seconds ago at most; null: nothing is mirrored now.",
+    "oneOf": [
+        exactly(
+            compared=COUNT,
+            differed=COUNT,
+            slow=COUNT,
+            failed={**COUNT, "description": "Got no whole answer."},
+            dropped={**COUNT, "description": "Were not mirrored, so that the load stays bounded."},
+            examples={"type": "array", "items": TEXT, "description": "What differed, without any value."},
+        ),
+        {"type": "null"},
+    ],
+}
+
 RUN_ANSWERS: Final[dict[str, Any]] = {
     "Run": exactly(**_RUN),
-    "RunWatched": exactly(**_RUN, watch=_WATCH),
+    "RunWatched": exactly(**_RUN, watch=_WATCH, mirrored=_MIRRORED),
     "RunChanged": exactly(**_RUN, changed={"type": "boolean"}),
 }

@@ -56,6 +56,8 @@ class Lines:
             typer.echo(clean(f"trouble   {trouble}"))
         if self._waiting and (watch := document.get("watch")):
             self._tell_watch(watch)
+        if self._waiting and (mirrored := document.get("mirrored")):
+            self._tell_mirrored(mirrored)
         gate = document.get("waits_for")
         if self._waiting and gate and f"? {gate}" not in self._told:
             self._told.add(f"? {gate}")
@@ -67,6 +69,21 @@ class Lines:
         if seen != self._seen:
             self._seen = seen
             typer.echo(seen_line(watch))
+
+    def _tell_mirrored(self, mirrored: Mapping[str, Any]) -> None:
+        """Each time that ten more were compared, or something is wrong that was not."""
+        wrong = [name for name in ("differed", "failed", "slow") if mirrored.get(name)]
+        seen = f"mirror {int(mirrored.get('compared') or 0) // 10} {wrong}"
+        if seen != self._seen:
+            self._seen = seen
+            typer.echo(mirrored_line(mirrored))
+
+
+def mirrored_line(mirrored: Mapping[str, Any]) -> str:
+    """What was compared so far, and the first example of what is wrong."""
+    counts = [f"{mirrored.get(name, 0)} {name}" for name in ("compared", "differed", "slow", "failed", "dropped")]
+    examples = mirrored.get("examples") or [""]
+    return clean(f"mirroring {', '.join(counts)}" + (f": {examples[0]}" if examples[0] else ""))
 
 
 def seen_line(watch: Mapping[str, Any]) -> str:
@@ -110,6 +127,7 @@ def picture(document: Mapping[str, Any]) -> Group:
         took = f"{step['took']:.1f} s" if step.get("took") is not None else _since(document) if under_way else ""
         rows.add_row(sign, clean(name), clean(took), Text(clean(step.get("why") or ""), overflow="fold"))
     more = [Text(seen_line(watch), style="dim")] if (watch := document.get("watch")) else []
+    more += [Text(mirrored_line(mirrored), style="dim")] if (mirrored := document.get("mirrored")) else []
     more += [Text(clean(trouble), style="bold red")] if (trouble := document.get("trouble")) else []
     waits = document.get("waits_for")
     more += [Text(clean(waiting(document)), style="yellow")] if waits else []

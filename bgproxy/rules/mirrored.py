@@ -164,12 +164,19 @@ def tally_from(document: Mapping[str, Any]) -> Tally:
     return Tally(**counts, examples=texts[:EXAMPLES])
 
 
+def together(nodes: Iterable[Tally]) -> Tally:
+    """The sum of all nodes' counts, with some examples of each."""
+    tallies = list(nodes)
+    total = Tally(**{name: sum(getattr(one, name) for one in tallies) for name in COUNTS})
+    total.examples = list(dict.fromkeys(text for one in tallies for text in one.examples))[: EXAMPLES * 2]
+    return total
+
+
 def judge(mirror: Mirror, nodes: Mapping[str, Tally]) -> Finding:
     """What all nodes' tallies come to."""
-    total = Tally(**{name: sum(getattr(one, name) for one in nodes.values()) for name in COUNTS})
-    examples = [text for one in nodes.values() for text in one.examples]
-    evidence: dict[str, Any] = {name: getattr(total, name) for name in COUNTS}
-    evidence |= {"examples": list(dict.fromkeys(examples))[: EXAMPLES * 2]}
+    total = together(nodes.values())
+    examples = total.examples
+    evidence = total.document()
     evidence |= {"nodes": {name: nodes[name].compared for name in sorted(nodes)[:_SHOWN_NODES]}}
     if total.sent < mirror.min_samples:
         return Finding(

@@ -13,7 +13,10 @@ from bgproxy.admin.events import changes
 from bgproxy.admin.options import Token
 from bgproxy.admin.shapes import ANSWERS
 from bgproxy.errors import Problem
+from bgproxy.rules.comparing import Mirror
+from bgproxy.rules.plan import Plan
 from bgproxy.rules.watch import JUDGEMENT, Watch
+from bgproxy.store.base import NodeReport
 
 LOOK = {"kind": "manual", "name": "look", "text": "the answers"}
 BEGIN = {"color": "violet", "release": "v3", "upstreams": ["http://127.0.0.1:9103"], "plan": {"gate": [LOOK]}}
@@ -131,6 +134,26 @@ async def test_while_it_bakes_it_tells_what_is_seen(client, plane: Plane, monkey
     assert (await look(client))["watch"] == SEEN
     await plane.store.tell("r2:bake:2", JUDGEMENT, "[")
     assert (await look(client))["watch"] is None
+
+
+async def test_while_it_is_mirrored_it_tells_what_all_nodes_have_compared(client, plane: Plane):
+    plane.runs.plan = Plan(mirror=Mirror())
+    await begun(client)
+    for number, (run, compared, example) in enumerate((("r2", 30, "GET /: a"), ("r2", 12, "GET /: b"), ("r1", 99, ""))):
+        counts = {"run": run, "compared": compared, "differed": 1, "examples": [example]}
+        await plane.store.beat(NodeReport(f"n{number}", "there", 7, "0", 1, mirrored=counts))
+    assert (await look(client))["mirrored"] is None, "it has not come to that"
+    await plane.runs.passes(2)
+    assert (await look(client))["mirrored"] == {
+        "compared": 42,
+        "differed": 2,
+        "slow": 0,
+        "failed": 0,
+        "dropped": 0,
+        "examples": ["GET /: a", "GET /: b"],
+    }
+    await plane.runs.passes(1)
+    assert (await look(client))["mirrored"] is None
 
 
 async def test_before_there_was_one(client):

@@ -148,6 +148,16 @@ def test_while_it_bakes_its_samples_are_told_now_and_then(run, admin):
     assert [" held: " in line for line in lines] == [False, True]
 
 
+def test_while_it_is_mirrored_its_counts_are_told_now_and_then(run, admin):
+    counts = {"compared": 3, "differed": 0, "slow": 0, "failed": 0, "dropped": 2, "examples": []}
+    wrong = {**counts, "compared": 8, "differed": 1, "examples": ["GET /a: /b is gone", "GET /c: no"]}
+    begins(admin, *(run_at(3, mirrored=one) for one in (counts, {**counts, "compared": 4}, wrong)), SETTLED)
+    assert [line for line in run(*GREEN).stdout.splitlines() if line.startswith("mirroring")] == [
+        "mirroring 3 compared, 0 differed, 0 slow, 0 failed, 2 dropped",
+        "mirroring 8 compared, 1 differed, 0 slow, 0 failed, 2 dropped: GET /a: /b is gone",
+    ]
+
+
 def test_a_bake_by_itself_is_of_what_is_active(run, admin, tmp_path):
     file = tmp_path / "plan.toml"
     file.write_text("[bake]\nmax_error_rate = 0.01\n")
