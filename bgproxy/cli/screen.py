@@ -33,6 +33,8 @@ def show_status(document: Mapping[str, Any]) -> None:
     if run := document.get("run"):
         text = f"{run.get('id')}: {run.get('release')} on {run.get('color')} is being released, at {run.get('step')}"
         console.print(Text(clean(f"{text}; `bgproxy release --watch` follows it"), style="yellow"))
+        if trouble := run.get("trouble"):
+            console.print(Text(clean(trouble), style="bold red"))
     if canary := document.get("canary"):
         listed = ", and those listed," if canary.get("match") else ""
         text = f"canary: {canary.get('share', 0):.2%} of new sessions{listed} begin on {canary.get('color')}"

@@ -62,8 +62,11 @@ class Reporter:
 
     async def _run(self) -> None:
         while True:
-            self._windows.tick()
-            await self._tell()
+            try:
+                self._windows.tick()
+                await self._tell()
+            except Exception:
+                log.exception("the windows could not be told")
             await asyncio.sleep(INTERVAL)
 
     async def _tell(self) -> None:

@@ -98,6 +98,8 @@ def test_a_release_that_is_being_brought_out_is_one_line_of_the_status(admin, ru
     told = {"id": "r7", "release": "v2", "color": "green", "step": "gate:smoke"}
     admin.answers["GET", "/v1/status"] = {**STATUS, "run": told}
     assert "r7: v2 on green is being released, at gate:smoke" in run("status").stdout
+    admin.answers["GET", "/v1/status"] = {**STATUS, "run": {**told, "trouble": "it is bad, and v1 is down"}}
+    assert "it is bad, and v1 is down" in run("status").stdout
     admin.answers["GET", "/v1/status"] = {**STATUS, "run": None}
     assert "is being released" not in run("status").stdout
 

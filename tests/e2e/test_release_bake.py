@@ -22,14 +22,16 @@ min_samples = 200
 
 
 class Leaky(Agent):
-    """Fails one turn in ten."""
+    """Fails one turn in ten, once it `leaks`."""
+
+    leaks = False
 
     def add_routes(self, router: web.UrlDispatcher) -> None:
         self.turns = itertools.count(1)
         router.add_route("*", "/turn", self._turn)
 
     async def _turn(self, _: web.Request) -> web.StreamResponse:
-        failed = self.label == "v2" and not next(self.turns) % 10
+        failed = self.leaks and not next(self.turns) % 10
         return web.Response(status=500 if failed else 200, text=self.label)
 
 
@@ -66,13 +68,16 @@ async def test_a_leak_of_errors_is_rolled_back_by_itself(town: Town, shared: tup
     plan = tmp_path / "plan.toml"
     plan.write_text(PLAN)
 
-    async def born_there() -> bool:
-        return (await traffic.turn(**{"X-Session-Id": "on v2"}))[0] == "v2"
+    async def watched_by_both() -> bool:
+        _, run = await serve.api("GET", "/v1/run")
+        return bool(run["watch"]) and run["watch"]["nodes"] == 2
 
     words = ("release", "green", "--release", "v2", "--upstream", v2.url, "--plan", str(plan), "--yes")
     command = asyncio.create_task(cli(*words, "--admin", serve.admin))
     await until(lambda: any(label == "v2" for label, _ in traffic.seen))
-    await until(born_there)
+    assert (await traffic.turn(**{"X-Session-Id": "on v2"}))[0] == "v2"
+    await until(watched_by_both)
+    v2.leaks = True
     code, out, err = await command
     await traffic.stop()
 

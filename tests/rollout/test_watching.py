@@ -149,6 +149,26 @@ async def test_with_the_store_away_it_is_told_later_and_whole(store, add, monkey
     assert (await Gatherer(store, WATCH.name).look()).since[GREEN].answers == 5
 
 
+async def test_a_telling_that_fails_in_itself_is_not_the_last_one(store, add, monkeypatch, turns, caplog):
+    node = add("n1")
+    monkeypatch.setattr(watching, "INTERVAL", 0.0)
+    told, whole = [], store.tell
+
+    async def odd(*arguments: Any) -> None:
+        told.append(arguments)
+        if len(told) == 1:
+            raise RuntimeError("odd")
+        await whole(*arguments)
+
+    monkeypatch.setattr(store, "tell", odd)
+    node.answer(2)
+    node.reporter.start()
+    await turns()
+    assert (await Gatherer(store, WATCH.name).look()).since[GREEN].answers == 2
+    assert caplog.text.count("the windows could not be told") == 1
+    await node.reporter.stop()
+
+
 async def test_who_stops_tells_what_came_last(store, add, turns):
     node = add("n1")
     node.reporter.start()

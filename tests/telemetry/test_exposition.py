@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from prometheus_client.parser import text_string_to_metric_families as parse_tex
 from bgproxy.rules.fleet import FleetState
 from bgproxy.rules.pointer import Pointer
 from bgproxy.rules.release import Phase, Release
+from bgproxy.rules.run import Run
 from bgproxy.telemetry.exposition import Facts, expose
 from bgproxy.telemetry.metrics import BOUNDS, Metrics, merge
 
@@ -135,6 +137,7 @@ def told() -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
         ("bgproxy_flip_sessions", {"outcome": "ended"}, 1),
         ("bgproxy_flip_sessions", {"outcome": "lost"}, 0),
         ("bgproxy_flip_turns_cut", {}, 3),
+        ("bgproxy_release_stuck", {}, 0),
         ("bgproxy_session_pinned_total", {"preset": "mcp", "color": "green"}, 2),
         ("bgproxy_session_learned_total", {"preset": "mcp", "color": "green"}, 4),
         ("bgproxy_session_moved_total", {"preset": "mcp", "color": "green"}, 6),
@@ -226,6 +229,15 @@ def test_before_anything_is_known_it_still_answers():
     assert told["bgproxy_store_up", frozenset()] == 0
     assert told["bgproxy_session_lookups_total", frozenset({("result", "hit")})] == 0
     assert "bgproxy_epoch" not in {name for name, _ in told}
+
+
+@pytest.mark.parametrize(("outcome", "stuck"), [("", 1), ("rolled_back", 0)])
+def test_a_release_that_cannot_be_rolled_back_is_told_while_it_stands(outcome, stuck):
+    state = facts().state
+    assert state is not None
+    run = Run("r7", "release", "green", "v2", {}, ("bake",), "a", "", 1, "n", 1.0, 1.0, trouble="v1 is down")
+    told = samples(expose(merge([]), facts(state=replace(state, run=replace(run, outcome=outcome))))[0])
+    assert told["bgproxy_release_stuck", frozenset()] == stuck
 
 
 def test_odd_label_values_are_escaped():
