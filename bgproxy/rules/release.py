@@ -244,8 +244,9 @@ class Release:
         return replace(after, relief=relief, parting=parting or {})
 
     def upstreams_for(self, route: str) -> tuple[str, ...]:
-        """The addresses that serve `route`; empty where this release does not serve it."""
-        return self.routes.get(route, self.upstreams)
+        """The addresses that serve `route`; empty where this release does not serve it, or is taken down: nobody looks
+        after them any more, so none is told to be unwell."""
+        return () if self.phase is Phase.RETIRED else self.routes.get(route, self.upstreams)
 
     def same_content(self, other: Release) -> bool:
         """Whether both deploy the same thing, wherever they stand in their lives."""

@@ -52,6 +52,8 @@ async def test_from_its_schema_to_the_end_of_the_old_one_and_the_report(town: To
         return bool(blue["phase"] == "retired" and blue["retirement"] is None)
 
     await until(gone)
+    blue = (await serve.status())["colors"]["blue"]["upstreams"]
+    assert [one["healthy"] for one in blue] == [None], "what is scaled to zero is not told to be unwell"
     assert file.read_text().splitlines() == [
         "expand migrate:expand v2",
         "revert migrate:revert v2",

@@ -175,6 +175,8 @@ class TestCarryingOut:
         assert order(over, "blue", window=WINDOW, at=960.0, **WHO) is None
         assert finish(over, "blue", "v1", "n1", PASS, at=950.0) is None
         assert cost(over.releases["blue"], 2_000.0) is None
+        assert state.releases["blue"].upstreams_for("chat") == V1.upstreams
+        assert over.releases["blue"].upstreams_for("chat") == (), "nobody asks after what is scaled to zero"
 
     def test_where_its_leader_is_gone_another_takes_over(self, drained):
         state = led(ordered(drained))
