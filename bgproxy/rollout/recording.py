@@ -2,8 +2,9 @@
 
 A session is recorded from its first turn or not at all, and forgotten where one of its turns could not be kept: what is
 replayed must be all that its client has said. Which sessions are drawn follows from the session, so all workers of a
-host draw the same ones. Everything is redacted and sealed before it is written, in a thread; what comes faster than it
-can be written is dropped, and its session with it. The traffic waits for none of this.
+host draw the same ones; a turn may reach one of them before another has written the turn before it, and waits for that.
+Everything is redacted and sealed before it is written, in a thread; what comes faster than it can be written is
+dropped, and its session with it. The traffic waits for none of this.
 """
 
 from __future__ import annotations
@@ -12,7 +13,8 @@ import asyncio
 import logging
 import re
 from base64 import b64encode
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from hashlib import blake2b
 from pathlib import Path
 from secrets import token_hex
@@ -30,10 +32,13 @@ from bgproxy.telemetry.taken import Fields, Taken, fields_of, value_of
 log = logging.getLogger(__name__)
 
 NAME: Final = "recording"
-MOST_WAITING: Final = 512  # exchanges that wait to be written
+MOST_WAITING: Final = 1_024  # exchanges that wait to be written
 MOST_WAITING_BYTES: Final = 16 * 1024 * 1024
+PATIENCE: Final = 1.0  # seconds in which another worker of this host has written the beginning of a session
+LOOK_INTERVAL: Final = 0.25  # seconds between two looks for that
 SWEEP_INTERVAL: Final = 10.0  # seconds
 PAUSE: Final = 30.0  # seconds without recording after a disk has failed
+_STRANGERS: Final = 10_000  # sessions that are remembered not to be recorded, as they began before
 _DECODED_BYTES: Final = 1_048_576
 _MINTED: Final = frozenset(
     name
@@ -75,7 +80,10 @@ class Recorder:
         self._drawn = int(share * 2**32)
         self._waiting: list[Taken] = []
         self._bytes = 0
-        self._spoiled: set[str] = set()  # sessions of which a turn was lost
+        self._orphans: dict[int, float] = {}  # of those that wait, by identity, since when: their session is not known
+        # Sessions of which a turn was lost, and until when they are removed: another worker may be about to begin one.
+        self._spoiled: dict[str, float] = {}
+        self._strangers: dict[str, None] = {}
         self._bell = asyncio.Event()
         self._silent_until = 0.0
         self._task: asyncio.Task[None] | None = None
@@ -87,6 +95,9 @@ class Recorder:
         """Write what has come."""
         await stop(self._task)
         await self._write()
+        if self._waiting:
+            await asyncio.sleep(LOOK_INTERVAL)
+            await self._write()
 
     # What the data path asks and tells
 
@@ -100,18 +111,17 @@ class Recorder:
             return  # it has changed nothing: as when a client does not listen any more
         if taken.method in _SAFE and _is_stream(taken):
             return  # an ear that was open as long as its client liked
-        if taken.pin and not self._draws(taken.pin):
+        name = taken.pin.hex()
+        if name and (name in self._strangers or not self._draws(taken.pin)):
             return
-        size = len(taken.body) + len(taken.answer) + 1_024
-        if len(self._waiting) >= MOST_WAITING or self._bytes + size > MOST_WAITING_BYTES:
+        if len(self._waiting) >= MOST_WAITING or self._bytes + _size(taken) > MOST_WAITING_BYTES:
             self.dropped += 1
-            if taken.pin:
-                self._spoiled.add(taken.pin.hex())
+            self._spoil([name])
         elif taken.complete:
             self._waiting.append(taken)
-            self._bytes += size
-        elif taken.pin:
-            self._spoiled.add(taken.pin.hex())
+            self._bytes += _size(taken)
+        else:
+            self._spoil([name])
         self._bell.set()
 
     def _draws(self, pin: bytes) -> bool:
@@ -120,33 +130,57 @@ class Recorder:
     # Writing
 
     async def _run(self) -> None:
-        swept = 0.0
+        loop, swept = asyncio.get_running_loop(), 0.0
         while True:
-            try:
-                async with asyncio.timeout(SWEEP_INTERVAL):
+            with suppress(TimeoutError):
+                async with asyncio.timeout(LOOK_INTERVAL if self._waiting or self._spoiled else SWEEP_INTERVAL):
                     await self._bell.wait()
-            except TimeoutError:
-                pass
             self._bell.clear()
             await self._write()
-            if (now := asyncio.get_running_loop().time()) >= swept + SWEEP_INTERVAL:
-                swept = now
+            if loop.time() >= swept + SWEEP_INTERVAL:
+                swept = loop.time()
                 await self._sweep()
             await asyncio.sleep(0.05)  # what comes meanwhile is written together
 
+    def _spoil(self, names: Iterable[str]) -> None:
+        """A turn of these was lost: nothing of them is kept."""
+        until = max(asyncio.get_running_loop().time(), self._silent_until) + PATIENCE
+        self._spoiled.update({name: until for name in names if name})
+
     async def _write(self) -> None:
         waiting, self._waiting, self._bytes = self._waiting, [], 0
-        spoiled, self._spoiled = self._spoiled, set()
         now = asyncio.get_running_loop().time()
-        if now < self._silent_until or not (waiting or spoiled):
+        if not waiting and not self._spoiled:
+            return
+        if now < self._silent_until:
+            self._spoil(taken.pin.hex() for taken in waiting)
             return
         try:
-            await asyncio.to_thread(self._keep, waiting, spoiled)
-        except OSError as error:
-            self._silent_until = now + PAUSE
-            log.error("sessions cannot be recorded, tried again in %g s: %s", PAUSE, error)
-        except Exception:
-            log.exception("sessions could not be recorded")
+            left, gone = await asyncio.to_thread(self._keep, waiting, tuple(self._spoiled))
+        except Exception as error:
+            if isinstance(error, OSError):
+                self._silent_until = now + PAUSE
+                log.error("sessions cannot be recorded, tried again in %g s: %s", PAUSE, error)
+            else:
+                log.exception("sessions could not be recorded")
+            self._spoil(taken.pin.hex() for taken in waiting)
+            return
+        self._spoiled = {name: until for name, until in self._spoiled.items() if until > now}
+        self._spoil(gone)
+        self._wait_on(left, now)
+
+    def _wait_on(self, left: Sequence[Taken], now: float) -> None:
+        """These are of sessions whose beginning is not there: they wait for it for a while."""
+        since = {id(taken): self._orphans.get(id(taken), now) for taken in left}
+        patient = [taken for taken in left if now < since[id(taken)] + PATIENCE]
+        for taken in left:
+            if now >= since[id(taken)] + PATIENCE:
+                self._strangers[taken.pin.hex()] = None
+        while len(self._strangers) > _STRANGERS:
+            del self._strangers[next(iter(self._strangers))]
+        self._orphans = {id(taken): since[id(taken)] for taken in patient}
+        self._waiting[:0] = patient
+        self._bytes += sum(map(_size, patient))
 
     async def _sweep(self) -> None:
         if self.dropped > self._told:
@@ -157,16 +191,21 @@ class Recorder:
         except OSError as error:
             log.error("old recordings cannot be removed: %s", error)
 
-    def _keep(self, waiting: Iterable[Taken], spoiled: Iterable[str]) -> None:
+    def _keep(self, waiting: Iterable[Taken], spoiled: Iterable[str]) -> tuple[list[Taken], set[str]]:
+        """Those whose session is not known, and the sessions that cannot be kept."""
         sessions: dict[str, list[dict[str, Any]]] = {}
-        gone = set(spoiled)
+        left: list[Taken] = []
+        lost, gone = set(spoiled), set[str]()
         for taken in waiting:
-            name = taken.pin.hex() if taken.pin else ""
+            name = taken.pin.hex()
             if not name:
                 if taken.session_ids:
                     continue  # of a session of which this proxy knows nothing
                 name = token_hex(16)  # a question that stands for itself
-            elif name not in sessions and not self._records.knows(name) and not _is_first(taken):
+            elif name in lost:
+                continue
+            elif name not in sessions and not _is_first(taken) and not self._records.knows(name):
+                left.append(taken)
                 continue
             turn = self._turn(taken)
             if turn is None:
@@ -176,8 +215,9 @@ class Recorder:
         for name, turns in sessions.items():
             if name not in gone:
                 self._records.append(name, turns)
-        for name in gone:
+        for name in lost | gone:
             self._records.remove(name)
+        return left, gone
 
     def _turn(self, taken: Taken) -> dict[str, Any] | None:
         """A turn as it is kept; None where it cannot be redacted."""
@@ -206,6 +246,10 @@ class Recorder:
             "release": taken.release,
             "ids": [one.decode("latin-1") for one in taken.session_ids],
         }
+
+
+def _size(taken: Taken) -> int:
+    return len(taken.body) + len(taken.answer) + 1_024
 
 
 def _is_stream(taken: Taken) -> bool:

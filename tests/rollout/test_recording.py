@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from bgproxy.errors import ConfigError
+from bgproxy.rollout import recording as module
 from bgproxy.rollout.options import RecordingOptions
 from bgproxy.rollout.recording import Recorder, records_of, redaction_of
 from bgproxy.rollout.records import Broken, Records, Seal
@@ -197,6 +198,41 @@ async def test_a_session_that_loses_a_turn_later_is_forgotten(tmp_path: Path) ->
     assert not kept.knows(ONE.hex()), "it is not taken up again in its middle"
 
 
+async def test_a_turn_waits_for_the_one_before_it_which_another_worker_writes(tmp_path: Path) -> None:
+    kept = records(tmp_path)
+    here, there = (Recorder(kept, redaction_of(RecordingOptions()), 1.0) for _ in range(2))
+    here.take(LATER)
+    await here._write()
+    assert not kept.knows(ONE.hex())
+    there.take(TAKEN)
+    await there._write()
+    await here.stop()
+    assert [turn["at"] for turn in kept.read(ONE.hex())] == [5.0, 6.0]
+
+
+async def test_a_turn_that_was_lost_counts_where_another_worker_begins_the_session_after_that(tmp_path: Path) -> None:
+    kept = records(tmp_path)
+    here, there = (Recorder(kept, redaction_of(RecordingOptions()), 1.0) for _ in range(2))
+    here.take(replace(LATER, complete=False))
+    await here._write()
+    there.take(TAKEN)
+    await there._write()
+    await here.stop()
+    assert not kept.knows(ONE.hex())
+
+
+async def test_a_session_that_began_before_is_not_asked_for_again_and_again(tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setattr(module, "PATIENCE", 0.0)
+    kept = records(tmp_path)
+    recorder = Recorder(kept, redaction_of(RecordingOptions()), 1.0)
+    recorder.take(LATER)
+    await recorder._write()
+    assert recorder._waiting == []
+    monkeypatch.setattr(kept, "knows", None)  # would fail
+    recorder.take(LATER)
+    await recorder.stop()
+
+
 async def test_a_question_of_no_session_stands_for_itself(tmp_path: Path) -> None:
     kept = await recorded(tmp_path, replace(TAKEN, pin=b""), replace(TAKEN, pin=b""))
     assert [len(kept.read(name)) for name in kept.sessions()] == [1, 1]
@@ -224,6 +260,11 @@ async def test_a_disk_that_fails_is_said_once_and_left_alone(tmp_path: Path, cap
         recorder.take(TAKEN)
         await recorder._write()
     assert caplog.text.count("sessions cannot be recorded, tried again in 30 s") == 1
+    (tmp_path / "here").mkdir()
+    recorder._silent_until = 0.0
+    recorder.take(LATER)
+    await recorder.stop()
+    assert kept.sessions() == [], "turns of it are lost"
 
 
 async def test_what_comes_faster_than_it_is_written_is_dropped_with_its_session(tmp_path: Path) -> None:
