@@ -25,6 +25,7 @@ from bench.report import machine, table
 PAGE = Path(__file__).resolve().parents[1] / "RELIABILITY.md"
 FENCED: dict[str, object] = {"store": "node_ttl = 4.0\nfence_after = 4.5"}
 TWO_HOSTS: dict[str, object] = {"hosts": 2, "workers": 2}
+ADMITS: dict[str, object] = {"outage": "admit"}  # the default of a configuration
 REFUSES: dict[str, object] = {"outage": "refuse"}
 
 CASES: dict[str, tuple[Fault, dict[str, object], float]] = {
@@ -36,22 +37,22 @@ CASES: dict[str, tuple[Fault, dict[str, object], float]] = {
     "stop_workers_shortly": (faults.stop_workers_shortly, {}, 1),
     "stop_workers_long": (faults.stop_workers_long, {}, 1),
     "stop_workers_fenced": (faults.stop_workers_very_long, {**TWO_HOSTS, **FENCED}, 1),
-    "kill_redis": (faults.kill_redis, {}, 1),
+    "kill_redis": (faults.kill_redis, ADMITS, 1),
     "kill_redis_refuse": (faults.kill_redis, REFUSES, 1),
-    "empty_redis": (faults.empty_redis, {}, 1),
-    "fail_over": (faults.fail_over, {"pair": True}, 2),
-    "stop_redis": (faults.stop_redis, {}, 1),
+    "empty_redis": (faults.empty_redis, ADMITS, 1),
+    "fail_over": (faults.fail_over, {**ADMITS, "pair": True}, 2),
+    "stop_redis": (faults.stop_redis, ADMITS, 1),
     "slow_store": (faults.slow_store, {}, 1),
-    "cut_off_all": (faults.cut_off_all, {}, 1),
-    "cut_off_one": (faults.cut_off_one, TWO_HOSTS, 1),
+    "cut_off_all": (faults.cut_off_all, ADMITS, 1),
+    "cut_off_one": (faults.cut_off_one, {**TWO_HOSTS, **ADMITS}, 1),
     "cut_off_one_refuse": (faults.cut_off_one, {**TWO_HOSTS, **REFUSES}, 1),
-    "cut_off_one_fenced": (faults.cut_off_one, {**TWO_HOSTS, **FENCED}, 1.5),
-    "pull_cable": (faults.pull_cable, {**TWO_HOSTS, "namespaces": True}, 1),
-    "pull_cable_fenced": (faults.pull_cable, {**TWO_HOSTS, **FENCED, "namespaces": True}, 1.5),
+    "cut_off_one_fenced": (faults.cut_off_one, {**TWO_HOSTS, **FENCED, **ADMITS}, 1.5),
+    "pull_cable": (faults.pull_cable, {**TWO_HOSTS, **ADMITS, "namespaces": True}, 1),
+    "pull_cable_fenced": (faults.pull_cable, {**TWO_HOSTS, **FENCED, **ADMITS, "namespaces": True}, 1.5),
     "lose_bells": (faults.lose_bells, {}, 1),
-    "reset_lines": (faults.reset_lines, {}, 1),
+    "reset_lines": (faults.reset_lines, ADMITS, 1),
     "reset_lines_refuse": (faults.reset_lines, REFUSES, 1),
-    "everything": (faults.everything, {}, 2),
+    "everything": (faults.everything, ADMITS, 2),
     "everything_refuse": (faults.everything, {**TWO_HOSTS, **REFUSES}, 2),
 }
 QUICK = "nothing,kill_workers,kill_at_each_step,kill_redis,slow_store,cut_off_one,reset_lines_refuse,everything"

@@ -16,6 +16,7 @@ import random
 import re
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any, cast
 
 from bench.history import Execution, Request
@@ -41,6 +42,7 @@ class Notes:
         self.executions: list[Execution] = []
         self.dead: dict[int, float] = {}
         self.ends: dict[tuple[int, int], int] = {}  # the numbers of open connections, by their own port and the other
+        self.killed: dict[tuple[int, int], float] = {}  # when a fault took the other end of these away
         self.numbers = itertools.count(1)
         self.over = False
 
@@ -51,6 +53,7 @@ class Notes:
     def kill(self, ends: set[tuple[int, int]], at: float) -> None:
         """These connections died at that time."""
         for end in ends:
+            self.killed[end] = at
             if (line := self.ends.get(end)) is not None:
                 self.dead[line] = at
 
@@ -58,8 +61,10 @@ class Notes:
 class Wire(asyncio.Protocol):
     """A connection with one question on it at a time."""
 
-    def __init__(self, notes: Notes) -> None:
+    def __init__(self, notes: Notes, since: float) -> None:
+        """`since`: when it was begun. A worker may take it, and be killed, before anybody here hears that it stands."""
         self.notes = notes
+        self.since = since
         self.number = next(notes.numbers)
         self.end = 0, 0
         self.closed = False
@@ -71,8 +76,9 @@ class Wire(asyncio.Protocol):
     async def open(cls, notes: Notes, address: tuple[str, int]) -> Wire:
         """A connection, as soon as there can be one."""
         while True:
+            since = time.monotonic()
             try:
-                _, wire = await asyncio.get_running_loop().create_connection(lambda: cls(notes), *address)
+                _, wire = await asyncio.get_running_loop().create_connection(partial(cls, notes, since), *address)
             except OSError:
                 await asyncio.sleep(0.01)
             else:
@@ -83,6 +89,8 @@ class Wire(asyncio.Protocol):
         near, far = (transport.get_extra_info(name) for name in ("sockname", "peername"))
         self.end = near[1], far[1] if far else 0
         self.notes.ends[self.end] = self.number
+        if (at := self.notes.killed.get(self.end, 0.0)) >= self.since:
+            self.notes.dead[self.number] = at
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.closed = True

@@ -40,7 +40,7 @@ class Size:
     talking: int = 4
     think: float = 0.03
     python: str = sys.executable
-    outage: str = "admit"  # on_store_outage
+    outage: str = "refuse"  # on_store_outage: where the store is well, none is excused as the machine was too busy
     store: str = ""  # further keys of [store]
     pair: bool = False  # a primary, a replica and a sentinel, reached without a line
     namespaces: bool = False  # each host is a network namespace, and reaches the store by a cable, not a line

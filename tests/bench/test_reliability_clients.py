@@ -91,6 +91,19 @@ async def test_what_dies_with_a_worker_is_known_by_its_ends():
     assert notes.dead == {12: 5.0}
 
 
+async def test_and_where_it_was_taken_before_the_client_knew_that_it_stands():
+    class Transport:
+        def get_extra_info(self, name: str) -> tuple[str, int]:
+            return "127.0.0.1", {"sockname": 2, "peername": 80}[name]
+
+    notes = Notes()
+    notes.kill({(2, 80)}, 5.0)
+    wires = [Wire(notes, since) for since in (4.9, 5.1)]  # the second has the port anew
+    for wire in wires:
+        wire.connection_made(Transport())
+    assert notes.dead == {wires[0].number: 5.0}
+
+
 async def test_all_kinds_of_clients_and_the_agent_agree():
     executions: list[Execution] = []
     agent = await Agent("v1", executions.append).start()
