@@ -55,7 +55,7 @@ class Lines:
             self._told.add("trouble")
             typer.echo(clean(f"trouble   {trouble}"))
         if self._waiting and (watch := document.get("watch")):
-            self._tell_watch(watch)
+            self._tell_watch(watch, document.get("step"))
         if self._waiting and (mirrored := document.get("mirrored")):
             self._tell_mirrored(mirrored)
         gate = document.get("waits_for")
@@ -63,12 +63,12 @@ class Lines:
             self._told.add(f"? {gate}")
             typer.echo(clean(waiting(document)))
 
-    def _tell_watch(self, watch: Mapping[str, Any]) -> None:
+    def _tell_watch(self, watch: Mapping[str, Any], step: object) -> None:
         """Each time that a tenth of a minute has passed, or the verdict is another one."""
         seen = f"{watch.get('verdict')} {watch.get('held')} {float(watch.get('left') or 0.0) // 6:.0f}"
         if seen != self._seen:
             self._seen = seen
-            typer.echo(seen_line(watch))
+            typer.echo(seen_line(watch, step))
 
     def _tell_mirrored(self, mirrored: Mapping[str, Any]) -> None:
         """Each time that ten more were compared, or something is wrong that was not."""
@@ -86,17 +86,18 @@ def mirrored_line(mirrored: Mapping[str, Any]) -> str:
     return clean(f"mirroring {', '.join(counts)}" + (f": {examples[0]}" if examples[0] else ""))
 
 
-def seen_line(watch: Mapping[str, Any]) -> str:
-    """What is seen of a release that bakes: its samples, beside the old one's, and how it stands."""
+def seen_line(watch: Mapping[str, Any], step: object) -> str:
+    """What is seen of a release at its canary or bake: its samples, beside the old one's, and how it stands."""
+    word, beside = ("canary", "active") if step == "canary" else ("baking", "before")
     new, old = watch.get("new") or {}, watch.get("old") or {}
     parts = [f"{new.get('answers', 0)} answers, {new.get('errors', 0)} errors ({new.get('error_rate', 0.0):.2%})"]
     for name in ("p95", "first_byte"):
         if name in new:
-            before = f" (before {old[name]:.3f} s)" if name in old else ""
+            before = f" ({beside} {old[name]:.3f} s)" if name in old else ""
             parts.append(f"{name.replace('_', ' ')} {new[name]:.3f} s{before}")
     left = "held" if watch.get("held") else f"{watch.get('left', 0.0):.0f} s left"
     silent = f"; no news of {', '.join(watch['silent'])}" if watch.get("silent") else ""
-    return clean(f"baking    {', '.join(parts)}, {left}: {watch.get('verdict')}, {watch.get('why')}{silent}")
+    return clean(f"{word}    {', '.join(parts)}, {left}: {watch.get('verdict')}, {watch.get('why')}{silent}")
 
 
 def line(step: Mapping[str, Any]) -> str:
@@ -126,7 +127,7 @@ def picture(document: Mapping[str, Any]) -> Group:
         )
         took = f"{step['took']:.1f} s" if step.get("took") is not None else _since(document) if under_way else ""
         rows.add_row(sign, clean(name), clean(took), Text(clean(step.get("why") or ""), overflow="fold"))
-    more = [Text(seen_line(watch), style="dim")] if (watch := document.get("watch")) else []
+    more = [Text(seen_line(watch, document.get("step")), style="dim")] if (watch := document.get("watch")) else []
     more += [Text(mirrored_line(mirrored), style="dim")] if (mirrored := document.get("mirrored")) else []
     more += [Text(clean(trouble), style="bold red")] if (trouble := document.get("trouble")) else []
     waits = document.get("waits_for")

@@ -9,9 +9,10 @@
 -- Answers {time, then for each: id, text, created, aliases, conflicts}, or {} where a pin would have to be made and no
 -- pointer stands, or none that may make it; then nothing is written. The id is "" where a pause holds new sessions.
 
-local held = redis.call('HMGET', KEYS[1], 'pause', 'canary')
-local paused = (held[1] or 'null') ~= 'null'
-local canary = (held[2] or 'null') ~= 'null' and cjson.decode(held[2])
+local standing = redis.call('HMGET', KEYS[1], 'pointer', 'pause', 'canary') -- at once: each call costs
+pointer = standing[1] and cjson.decode(standing[1]) or nil
+local paused = (standing[2] or 'null') ~= 'null'
+local canary = (standing[3] or 'null') ~= 'null' and cjson.decode(standing[3])
 
 -- Where a new session of that id begins by the pointer: its color, or the canary's. See rules/canary.py.
 local function place(id, wish)

@@ -114,6 +114,12 @@ async def test_one_that_is_bad_is_stopped_and_its_sessions_go_on_elsewhere(nodes
     code, out, _ = await cli("status", "--admin", two.admin)
     assert code == 0
     assert "canary: 50.00% of new sessions begin on green (v2) since" in out
+
+    async def seen() -> Any:
+        return (await one.api("GET", "/v1/run"))[1]["watch"]
+
+    watch = await until(seen, "the leader tells what it sees")
+    assert (watch["verdict"], watch["new"]["answers"]) == ("undecided", 0)
     crowd = Crowd([one, two], "during")
     run = await outcome(two)
     assert (run["outcome"], run["steps"][2]["verdict"]) == ("stopped", "fail")
