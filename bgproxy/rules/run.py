@@ -112,11 +112,17 @@ class Run:
     def has_expanded(self) -> bool:
         """Whether the schema is expanded, or may be: a step towards it is done in part, or under way."""
         names = [step.name for step in self.done if step.name.startswith(MIGRATE)]
-        stopped = self.done and self.done[-1].verdict is not Verdict.PASS and not self.done[-1].name.startswith(AFTER)
-        if self.next.startswith(MIGRATE) and not stopped:
+        if self.next.startswith(MIGRATE) and not self._is_stopped:
             names.append(self.next)
         last = names[-1] if names else ""
         return last.startswith(EXPAND) or (last == REVERT and not self._is_reverted)
+
+    @property
+    def _is_stopped(self) -> bool:
+        """Whether its last step says no: what would be next is not under way."""
+        return (
+            bool(self.done) and not self.done[-1].name.startswith(AFTER) and self.done[-1].verdict is not Verdict.PASS
+        )
 
     @property
     def _is_reverted(self) -> bool:
@@ -130,7 +136,7 @@ class Run:
     @property
     def has_had_sessions(self) -> bool:
         """Whether sessions of clients may have begun on its release before the flip."""
-        return self.next == CANARY or any(step.name == CANARY for step in self.done)
+        return (self.next == CANARY and not self._is_stopped) or any(step.name == CANARY for step in self.done)
 
     def decides(self, color: str) -> bool:
         """Whether it says what becomes of the release on a color: then nobody else calls that ready, or replaces it."""

@@ -15,6 +15,7 @@ from conductors import BAKE, SMOKE, V3, WHO, Mortal, Nodes, Steps, pretended, un
 from worlds import World
 
 from bgproxy.rollout import barrier
+from bgproxy.rollout import conductor as module
 from bgproxy.rollout.conductor import Conductor
 from bgproxy.rollout.options import RolloutOptions
 from bgproxy.rules.gate import Finding, Verdict
@@ -28,9 +29,13 @@ PLAN: Mapping[str, Any] = {
         {"name": "veto", "when": "before", "at": ["flip"], "url": "http://h/"},
         {"name": "tell", "at": ["gates", "end"], "url": "http://h/"},
     ],
+    "migrate": {"expand": {"url": "http://h/"}, "revert": {"url": "http://h/"}},
+    "mirror": {"paths": ["/"]},
+    "canary": {"share": 0.05, "max_error_rate": 0.01},
     "bake": BAKE,
 }
-STEPS = ["ready", "parity", "gate:smoke", "approval:look", "after:gates:tell", "before:flip:veto", "flip", "bake"]
+BEFORE = ["migrate:expand", "ready", "parity", "gate:smoke", "approval:look", "after:gates:tell", "mirror"]
+STEPS = [*BEFORE, "canary", "before:flip:veto", "flip", "bake"]
 
 
 class Hosts(Nodes):
@@ -99,30 +104,50 @@ class Story:
         return [str(entry.facts["step"]) for entry in entries if "verdict" in entry.facts]
 
 
-FOUND = {
-    "settled": Finding(Verdict.PASS, "as before"),
-    "rolled_back": Finding(Verdict.FAIL, "3 % errors"),
+def all_pretended(monkeypatch: pytest.MonkeyPatch) -> Steps:
+    """The migration, the mirror and the canary too."""
+    made = pretended(monkeypatch)
+
+    async def live(name: str, *_: Any) -> Finding:
+        return await made.take(name)
+
+    async def migration(_migrate: Any, name: str, *_: Any) -> Finding:
+        return await made.take(name)
+
+    monkeypatch.setattr(module, "watch_live", live)
+    monkeypatch.setattr(module, "try_migration", migration)
+    return made
+
+
+GOOD, BAD = Finding(Verdict.PASS, "as before"), Finding(Verdict.FAIL, "3 % errors")
+
+# What one step comes to; then the outcome, the steps that are done, what is done after the end, and how often the
+# pointer is moved forth and back.
+STORIES = {
+    "settled": ("bake", GOOD, STEPS, ["after:end:tell"], 1, 0),
+    "rolled_back": ("bake", BAD, STEPS, ["after:end:tell"], 1, 1),
+    "stopped": ("mirror", BAD, BEFORE, ["migrate:revert", "after:end:tell"], 0, 0),
 }
 
 
 @pytest.mark.parametrize("moment", ["before", "after"])
-@pytest.mark.parametrize("outcome", FOUND)
+@pytest.mark.parametrize("outcome", STORIES)
 async def test_whenever_the_leader_is_killed_all_is_done_and_once(monkeypatch, outcome, moment):
     monkeypatch.setattr(barrier, "_PATIENCE", 0.005)
     monkeypatch.setattr(barrier, "_AGAIN", 0.005)
+    step, found, done, after, flips, rollbacks = STORIES[outcome]
     for number in itertools.count(1 if moment == "before" else 0):  # before the first one there is no release
-        steps = pretended(monkeypatch)
-        steps.comes_to["bake"] = FOUND[outcome]
+        steps = all_pretended(monkeypatch)
+        steps.comes_to[step] = found
         story = Story(steps, (number, moment))
         await story.play()
         where = f"{moment} commit {number}"
         run, verbs = story.run, await story.verbs()
-        rolled_back = int(outcome == "rolled_back")
-        assert (run.outcome, [step.name for step in run.done]) == (outcome, STEPS), where
-        assert (verbs["flip"], verbs["rollback"]) == (1, rolled_back), where
-        assert story.world.state.pointer.epoch == 2 + rolled_back, where
-        assert story.world.state.pointer.active == ("blue" if rolled_back else "red"), where
-        assert await story.recorded() == [*STEPS, "after:end:tell"], f"{where}: each once"
+        assert (run.outcome, [one.name for one in run.done]) == (outcome, done), where
+        assert (verbs["flip"], verbs["rollback"]) == (flips, rollbacks), where
+        assert story.world.state.pointer.epoch == 1 + flips + rollbacks, where
+        assert story.world.state.pointer.active == ("red" if outcome == "settled" else "blue"), where
+        assert await story.recorded() == [*done, *after], f"{where}: each once"
         twice = [name for name, times in Counter(steps.tried).items() if times > 1]
         assert len(twice) <= story.was_killed, f"{where}: only what was under way is tried again"
         assert max(Counter(steps.tried).values()) <= 2, where
@@ -130,4 +155,4 @@ async def test_whenever_the_leader_is_killed_all_is_done_and_once(monkeypatch, o
         assert run.leader == ("n2" if story.was_killed else "n1") or is_last, where
         if story.commits <= number:
             break
-    assert number >= len(STEPS) + 3, "it begins, each step is a commit, the flip one more, and the word of the end"
+    assert number >= len(done) + len(after) + 2 * flips, "each is a commit, as its beginning is, and the flip one more"
