@@ -14,10 +14,11 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from serving import ROOT, Serve, Town, cli, environment
+from serving import ROOT, Serve, Town, cli, environment, until
 from typer.testing import CliRunner
 
-from bench.releases.plans import GATES, TURN
+from bench.releases.plans import BAKE, GATES, TURN
+from bench.releases.traffic import Traffic
 from bgproxy.cli.main import app
 
 STOPPED = {
@@ -97,3 +98,26 @@ async def test_each_is_stopped_by_its_gate_and_a_good_one_goes_through(town: Tow
     assert (status["epoch"], status["reason"], status["actor"]) == (2, "release good", "admin@loopback")
     assert (await evidence(serve, "gate:turns"))["evidence"]["new"]["samples"] == 100
     assert (await serve.api("GET", "/v1/audit/verify"))[1]["intact"] is True
+
+
+async def test_streams_that_break_off_where_no_gate_looks_are_rolled_back_by_the_bake(town: Town, v2s, tmp_path):
+    serve = await town.serve(SimpleNamespace(url=v2s["v1"]))
+    plan = tmp_path / "plan.toml"
+    plan.write_text(BAKE.format(duration=60.0))
+    traffic = Traffic(serve.url, rate=100.0)
+    flowing = asyncio.create_task(traffic.flow())
+    await until(lambda: len(traffic.turns) > 30)
+    code, out, _ = await here(*green(serve, "break", v2s["break"], plan))
+    traffic.is_over.set()
+    await flowing
+    assert code == 1, out
+    last = out.splitlines()[-1]
+    assert last.startswith(
+        "rolled back, break on green: blue was made active by bgproxy: bake of break: error rate 0."
+    ), last
+    assert "limit 0.01" in last, last
+    status = await serve.status()
+    assert (status["active"], status["epoch"], status["actor"]) == ("blue", 3, "bgproxy")
+    assert await answers(serve) == "v1"
+    broken = [turn.release for turn in traffic.turns if turn.trouble.startswith("broken off")]
+    assert set(broken) == {"v2"}, "by nobody else"
