@@ -21,6 +21,7 @@ GROUPS = {
     "config": ["check", "show"],
     "nodes": ["forget"],
     "plan": ["check"],
+    "recordings": ["list", "delete"],
     "sessions": ["list", "show", "move", "forget", "stats"],
 }
 VERBS = [
@@ -31,6 +32,7 @@ VERBS = [
     "retire",
     "report",
     "validate",
+    "bake",
     "approve",
     "abort",
     "flip",
