@@ -139,6 +139,7 @@ class Visit:
     request_done = True
     bytes_in = 0
     fields = b""
+    wish = ""  # nobody asks for an idle color
     over = False
     waits = 0  # for how many things it has waited, or been placed
 
