@@ -56,6 +56,16 @@ async def test_a_stream_broken_off(rig: Rig) -> None:
     await seen(proxy, 1, 1)
 
 
+async def test_an_error_that_is_broken_off_is_one_error(rig: Rig) -> None:
+    proxy, _, client, agent = await rig.asked(get())
+    await agent.send(SSE.replace(b"200 OK", b"500 Oops"))
+    await client.head()
+    await client.chunk()
+    agent.reset()
+    await client.end()
+    await seen(proxy, 1, 1)
+
+
 async def test_agents_that_are_not_there(rig: Rig) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]

@@ -13,6 +13,7 @@ from bgproxy.errors import StoreUnavailable
 from bgproxy.rollout import bake as module
 from bgproxy.rollout.bake import bake
 from bgproxy.rollout.gates.trial import Trial
+from bgproxy.rollout.judges import Jury
 from bgproxy.rules import fleet
 from bgproxy.rules.fleet import FleetState
 from bgproxy.rules.gate import Finding, Verdict
@@ -227,3 +228,12 @@ async def test_a_judge_that_does_not_answer_leaves_it_undecided(story, votes, po
     votes[:] = [SILENT]
     found = await story.watch(replace(judged(), on_undecided=policy))
     assert (found.verdict, "judge prom: no answer within 5 s" in found.why, story.at) == (verdict, True, 120.0)
+
+
+async def test_silence_neither_accuses_nor_acquits(votes):
+    jury = Jury(judged(in_a_row=2), Trial("green", Release("v2", ("http://a:1",)), None, ONE_ROUTE))
+    good = votes[0]
+    votes[:] = [AGAINST, SILENT, AGAINST, good]
+    for against in (0, 0, 1, 0):
+        await jury.ask_all()
+        assert len(jury.against()) == against
