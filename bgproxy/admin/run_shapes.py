@@ -66,6 +66,13 @@ _WATCH: Final[Schema] = {
             },
             nodes={**COUNT, "description": "That have told what they count."},
             left={**NUMBER, "description": "Seconds."},
+            synthetic=closed(
+                ["sent", "answers", "errors"],
+                **dict.fromkeys(("sent", "answers", "errors"), COUNT),
+                p95={**NUMBER, "description": "Seconds."},
+                left_out={**COUNT, "description": "Not sent, as too many were open."},
+                kinds={"type": "object", "additionalProperties": COUNT, "description": "Of errors, the most."},
+            ),
             silent={"type": "array", "items": TEXT, "description": "Nodes of which there is no news."},
             judges={
                 "type": "array",

@@ -95,6 +95,8 @@ def seen_line(watch: Mapping[str, Any], step: object) -> str:
         if name in new:
             before = f" ({beside} {old[name]:.3f} s)" if name in old else ""
             parts.append(f"{name.replace('_', ' ')} {new[name]:.3f} s{before}")
+    if made := watch.get("synthetic"):
+        parts.append(f"synthetic {made.get('answers', 0)} answers, {made.get('errors', 0)} errors")
     left = "held" if watch.get("held") else f"{watch.get('left', 0.0):.0f} s left"
     silent = f"; no news of {', '.join(watch['silent'])}" if watch.get("silent") else ""
     return clean(f"{word}    {', '.join(parts)}, {left}: {watch.get('verdict')}, {watch.get('why')}{silent}")

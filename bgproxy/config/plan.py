@@ -39,6 +39,7 @@ from bgproxy.rules.plan import (
     Parity,
     Plan,
     Slo,
+    Synthetic,
     WebhookGate,
     WebsocketGate,
 )
@@ -67,7 +68,13 @@ _OPTIONAL: Mapping[str, type] = {"mirror": Mirror, "decommission": Decommission,
 """Sections that a plan may have, each a field of `Plan` by its name."""
 
 
-_NESTED: Mapping[str, type] = {"slo": Slo, "expand": Action, "revert": Action, "contract": Action}
+_NESTED: Mapping[str, type] = {
+    "slo": Slo,
+    "synthetic": Synthetic,
+    "expand": Action,
+    "revert": Action,
+    "contract": Action,
+}
 """Keys of a section that are tables themselves."""
 
 
@@ -85,7 +92,7 @@ _ROOT = Table(
         "parity": table_of(Parity),
         "gate": Table(),  # by kind
         "hook": table_of(Hook),
-        "canary": table_of(Canary),
+        "canary": _table(Canary),
         **{name: _table(cls) for name, cls in _OPTIONAL.items()},
         "bake": _BAKE,
     }

@@ -16,7 +16,7 @@ from bgproxy.config.wording import number_fault, shown
 from bgproxy.rules import assertion
 from bgproxy.rules.action import Action, Migrate
 from bgproxy.rules.jury import PrometheusJudge
-from bgproxy.rules.plan import VARIABLE, Bake, Canary, Gate, LoadGate, Plan, WebsocketGate
+from bgproxy.rules.plan import VARIABLE, Bake, Canary, Gate, LoadGate, Plan, Synthetic, WebsocketGate
 from bgproxy.rules.slo import samples_needed, unjudgeable
 from bgproxy.rules.watch import LONGEST_BASELINE
 
@@ -33,6 +33,7 @@ MOST_HOOKS: Final = 16
 MOST_JUDGES: Final = 8
 _STEPS: Final = "migrate, ready, parity, gates, mirror, canary, flip, bake, end"
 LONGEST_LOAD: Final = 600.0  # seconds
+MOST_SYNTHETIC: Final = 50.0  # requests per second: they are made by a node that serves
 
 _FRAMING: Final = frozenset({"host", "content-length", "transfer-encoding", "connection", "upgrade", "te", "trailer"})
 _SECRETS: Final = frozenset({"authorization", "proxy-authorization", "cookie", "x-api-key", "api-key"})
@@ -160,8 +161,7 @@ def _secret(path: Path, text: str, *, needs: bool) -> Found:
 
 
 def _gate(gate: Gate, path: Path) -> Found:
-    if (host := getattr(gate, "host", "")) and not _HOST.fullmatch(host):
-        yield (*path, "host"), f'"{host}" is no host name; write it without scheme or path'
+    yield from _host(gate, path)
     if gate.kind in ("http", "load"):
         yield from _request(gate, path)
     if gate.kind == "http" and gate.repeat * gate.timeout > 3600:
@@ -182,6 +182,11 @@ def _gate(gate: Gate, path: Path) -> Found:
         yield from replay_faults(gate, path)
     if gate.kind == "load":
         yield from _load(gate, path)
+
+
+def _host(asked: Any, path: Path) -> Found:
+    if (host := getattr(asked, "host", "")) and not _HOST.fullmatch(host):
+        yield (*path, "host"), f'"{host}" is no host name; write it without scheme or path'
 
 
 def _request(gate: Any, path: Path) -> Found:
@@ -312,7 +317,7 @@ def _canary(canary: Canary) -> Found:
     limits = list(canary.limits())
     if not limits:
         yield ("canary",), "there is no limit to keep to; write for example max_error_rate = 0.01"
-    if not canary.share and not canary.match:
+    if not canary.share and not canary.match and canary.synthetic is None:
         yield ("canary", "share"), "no session begins there; write a share such as 0.05, or [[canary.match]]"
     for name, wanted in unjudgeable(limits, canary.min_samples):
         yield (
@@ -331,6 +336,23 @@ def _canary(canary: Canary) -> Found:
             yield (*path, "header"), f"{name} cannot tell who is listed; write a field of your own, or a cookie"
         if not match.values:
             yield (*path, "values"), 'there is no value; write for example values = ["yes"]'
+    if canary.synthetic is not None:
+        yield from _synthetic(canary.synthetic, canary)
+
+
+def _synthetic(made: Synthetic, canary: Canary) -> Found:
+    path = ("canary", "synthetic")
+    yield from _common(made, path)
+    yield from _host(made, path)
+    yield from _request(made, path)
+    if canary.max_error_rate is None:
+        yield path, "its errors have no limit; write max_error_rate below [canary], or leave this out"
+    if not made.rate:
+        yield (*path, "rate"), "nothing would be sent; write requests per second, for example 1.0"
+    if made.rate > MOST_SYNTHETIC:
+        yield (*path, "rate"), f"{made.rate:g} is too large; the most is {MOST_SYNTHETIC:g}: for a load, write a gate"
+    if made.timeout > canary.duration:
+        yield (*path, "timeout"), f"the canary is over after {canary.duration:g} s; lower it, or raise its duration"
 
 
 def _bake(bake: Bake) -> Found:

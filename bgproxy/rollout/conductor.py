@@ -289,9 +289,9 @@ class Conductor:
             return Finding(Verdict.UNDECIDED, f"it failed in itself: {type(error).__name__}; the proxy's log says more")
 
     async def _found(self, state: FleetState, run: Run, name: str, plan: Plan) -> Finding:
-        if name in LIVE:
-            return await watch_live(name, run, plan, state, self._store)
         trial = trial_of(state, run, self._routes(), self.options, self._records)
+        if name in LIVE:
+            return await watch_live(name, run, plan, state, self._store, trial)
         if name == FLIP:
             return await cut_over(run, plan, trial, self._mirror, self._switch, pause=PAUSE)
         if name == BAKE and plan.bake is not None:

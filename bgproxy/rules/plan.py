@@ -269,6 +269,22 @@ class Match:
 
 
 @dataclass(frozen=True, slots=True)
+class Synthetic:
+    """Requests that the leading node makes itself, straight to the new release's upstreams; see `Asked`."""
+
+    rate: float = 1.0  # per second, of all upstreams together
+    route: str = ""
+    host: str = ""
+    path: str = "/"
+    method: str = "GET"
+    headers: dict[str, str] = field(default_factory=dict)
+    json: object = None
+    body: str = ""
+    expect_status: tuple[int, ...] = (200,)  # any other, and no whole answer in time, is an error
+    timeout: float = 10.0  # of one request
+
+
+@dataclass(frozen=True, slots=True)
 class Canary(Limits):
     """New sessions that begin on the new release before the flip. Ratios compare with the active color's answers in the
     same time.
@@ -277,7 +293,8 @@ class Canary(Limits):
     share: float = 0.0  # of all new sessions
     match: tuple[Match, ...] = ()  # and those that are listed
     duration: float = 300.0
-    min_samples: int = 200  # of the new release's answers: fewer, and it is not let flip
+    min_samples: int = 200  # of the new release's answers, synthetic too: fewer, and it is not let flip
+    synthetic: Synthetic | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -319,7 +336,10 @@ class Plan:
         if self.canary is not None:
             limits = ", ".join(f"{name} {limit:g}" for name, limit in self.canary.limits())
             listed = ", and those listed," if self.canary.match else ""
-            yield f"canary: {self.canary.share:.2%} of new sessions{listed} for {self.canary.duration:g} s; {limits}"
+            made = self.canary.synthetic
+            beside = f"; {made.rate:g} per second at {made.method} {made.path} beside them" if made is not None else ""
+            about = f"{self.canary.share:.2%} of new sessions{listed} for {self.canary.duration:g} s"
+            yield f"canary: {about}; {limits}{beside}"
         yield "flip"
         if self.bake is not None:
             limits = ", ".join(f"{name} {limit:g}" for name, limit in self.bake.limits())

@@ -119,6 +119,7 @@ SEEN = {
     "limits": {"max_error_rate": {"samples": 50, "bad": 0}},
     "nodes": 2,
     "left": 55.0,
+    "synthetic": {"sent": 9, "answers": 8, "errors": 1, "p95": 0.2, "left_out": 1, "kinds": {"status 500": 1}},
     "silent": ["n3"],
     "judges": [{"judge": "prom", "verdict": "pass", "why": "it is 0"}],
 }

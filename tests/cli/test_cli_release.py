@@ -177,6 +177,12 @@ def test_a_canary_s_samples_stand_beside_the_active_one_s(run, admin):
     assert "canary    50 answers, 2 errors (4.00%), p95 0.250 s (active 0.200 s), 55 s left" in run(*GREEN).stdout
 
 
+def test_a_canary_s_synthetic_samples_are_told_too(run, admin):
+    made = {"sent": 32, "answers": 30, "errors": 1, "p95": 0.2}
+    begins(admin, run_at(4, step="canary", watch={**SEEN, "synthetic": made}), SETTLED)
+    assert "p95 0.250 s (active 0.200 s), synthetic 30 answers, 1 errors, 55 s left" in run(*GREEN).stdout
+
+
 def test_what_must_not_stay_and_does_is_shouted_once(run, admin):
     stuck = run_at(5, trouble="it is bad and cannot be rolled back: v1 is down")
     begins(admin, stuck, stuck, run_at(5, "rolled_back", "blue was made active by bgproxy"))

@@ -10,7 +10,7 @@ import pytest
 from bgproxy.config.plan import JUDGES, KINDS, MAX_BYTES, load_plan, plan_from
 from bgproxy.errors import ConfigError
 from bgproxy.rules.jury import PrometheusJudge
-from bgproxy.rules.plan import Bake, HttpGate, LoadGate, Parity, Plan, Slo
+from bgproxy.rules.plan import Bake, Canary, HttpGate, LoadGate, Parity, Plan, Slo, Synthetic
 
 EXAMPLES = Path(__file__).parents[2] / "config" / "examples"
 
@@ -32,6 +32,9 @@ min_samples = 200
 """
 
 
+MADE = "[canary]\nmax_error_rate = 0.01\n"
+
+
 def read(text: str) -> Plan:
     return plan_from(tomllib.loads(text))
 
@@ -51,6 +54,15 @@ def test_the_smallest_plan_works_as_it_is_written():
     )
     assert plan.bake == Bake(duration=60.0, max_error_rate=0.01, max_p95_ratio=1.5, min_samples=200)
     assert plan.parity == Parity()
+
+
+def test_a_canary_of_synthetic_traffic_alone_is_one():
+    plan = read(MADE + "[canary.synthetic]\nrate = 5\nmethod = 'POST'\njson = { a = 1 }\nexpect_status = 202")
+    assert plan.canary == Canary(
+        max_error_rate=0.01,
+        synthetic=Synthetic(rate=5.0, method="POST", json={"a": 1}, expect_status=(202,)),
+    )
+    assert any("5 per second at POST / beside them" in line for line in plan.lines())
 
 
 def test_nothing_at_all_is_a_plan():
@@ -132,6 +144,21 @@ WRONG = [
     ("[canary]\nshare = 0.1", "canary: there is no limit to keep to"),
     ("[canary]\nshare = 5", "canary.share: 5.0 is too large; the most is 1"),
     ("[canary]\nshare = 1\nmin_samples = 5\nmax_p95 = 1", "canary.max_p95: it cannot be judged with min_samples = 5"),
+    (
+        MADE + "[canary.synthetic]\nrat = 5",
+        "canary.synthetic.rat: there is no such key; did you mean canary.synthetic.rate?",
+    ),
+    (MADE + "[canary.synthetic]\nrate = 0", "canary.synthetic.rate: nothing would be sent; write requests per second"),
+    (MADE + "[canary.synthetic]\nrate = 51", "canary.synthetic.rate: 51 is too large; the most is 50"),
+    (MADE + "[canary.synthetic]\npath = 'x'", 'canary.synthetic.path: "x" is no path'),
+    (MADE + "[canary.synthetic]\nhost = 'a/b'", 'canary.synthetic.host: "a/b" is no host name'),
+    (MADE + "[canary.synthetic]\nmethod = 'a b'", 'canary.synthetic.method: "a b" cannot be used'),
+    (MADE + "[canary.synthetic]\nexpect_status = 99", "canary.synthetic.expect_status: 99 is no final status"),
+    (MADE + "[canary.synthetic]\njson = 1\nbody = 'x'", "canary.synthetic.body: json is given too"),
+    (MADE + "[canary.synthetic]\ntimeout = 301", "canary.synthetic.timeout: the canary is over after 300 s"),
+    (MADE + "[canary.synthetic.headers]\nCookie = 'a=b'", "canary.synthetic.headers.Cookie: a plan is kept and shown"),
+    (MADE + "synthetic = 5", "canary.synthetic: 5 is not a table"),
+    ("[canary]\nmax_p95 = 1\n[canary.synthetic]", "canary.synthetic: its errors have no limit; write max_error_rate"),
     ("[canary]\nmatch = 5", "canary.match: this is not a list of tables; write [[canary.match]]"),
     ('[[canary.match]]\nvalues = ["a"]', "canary.match[1]: write either header or cookie"),
     ('[[canary.match]]\nheader = "a"\ncookie = "b"\nvalues = "c"', "canary.match[1]: write either header or cookie"),

@@ -15,9 +15,8 @@ from contextlib import AsyncExitStack, suppress
 from time import perf_counter
 from typing import Any
 
-from bgproxy.rollout.gates.ask import Upstream, upstream
+from bgproxy.rollout.gates.ask import Upstream, fault_of, upstream
 from bgproxy.rollout.gates.load import samples_document
-from bgproxy.rules.gate import Answer
 from bgproxy.rules.slo import Samples
 from bgproxy.tasks import spawn, stop
 
@@ -97,16 +96,11 @@ class Load:
             body=asked["body"].encode(),
             timeout=self._pace["timeout"],
         )
-        if fault := self._fault(answer):
+        if fault := fault_of(answer, self._expected):
             self._kinds[fault] += 1
         else:
             self._latency.append(round(answer.latency, 6))
             self._first_byte.append(round(answer.first_byte, 6))
-
-    def _fault(self, answer: Answer) -> str:
-        if answer.trouble:
-            return answer.trouble[:100]
-        return "" if answer.status in self._expected else f"status {answer.status}"
 
 
 async def load(asked: Mapping[str, Any]) -> Samples:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Container, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from time import perf_counter
 from typing import Any
@@ -100,6 +100,13 @@ def request_body(gate: Any, fields: Mapping[str, str]) -> tuple[dict[str, str], 
         return {**own, **fields}, gate.body.encode()
     kind = {} if "content-type" in names else {"Content-Type": "application/json"}
     return {**own, **kind, **fields}, json_body(gate.json)
+
+
+def fault_of(answer: Answer, expected: Container[int]) -> str:
+    """What kind of error an answer is, where only its status counts; empty where it is none."""
+    if answer.trouble:
+        return answer.trouble[:100]
+    return "" if answer.status in expected else f"status {answer.status}"
 
 
 class _Reading:

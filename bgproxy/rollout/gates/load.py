@@ -20,7 +20,7 @@ from typing import Any
 from bgproxy.rollout.gates.ask import json_body, request_body
 from bgproxy.rollout.gates.trial import Trial, Unanswerable
 from bgproxy.rules.gate import Finding, Verdict
-from bgproxy.rules.plan import LoadGate
+from bgproxy.rules.plan import LoadGate, Synthetic
 from bgproxy.rules.slo import Samples, judge, samples_needed
 
 START_TIMEOUT = 15.0  # seconds, beyond the load's own: for a process to start on a busy host, and to end
@@ -29,10 +29,9 @@ LINE_BYTES = 32 * 1024 * 1024  # of what it says at its end
 
 async def try_load(gate: LoadGate, trial: Trial) -> Finding:
     """Load the idle color, and before that the active one where a limit compares with it."""
-    urls = trial.upstreams(gate.route, gate.host, gate.path)
+    urls, fields, body = targets(gate, trial)
     if not urls:
         return Finding(Verdict.FAIL, "the release has no upstream for this route")
-    fields, body = request_body(gate, trial.fields(gate.headers))
     request = {"method": gate.method, "path": gate.path, "fields": fields, "body": body.decode()}
     pace = {name: getattr(gate, name) for name in ("agents", "duration", "rate", "think", "requests", "timeout")}
     asked = {"request": request, "pace": pace, "expect_status": list(gate.expect_status)}
@@ -41,6 +40,12 @@ async def try_load(gate: LoadGate, trial: Trial) -> Finding:
         old = await drive({**asked, "urls": list(active)}, gate.duration)
     new = await drive({**asked, "urls": list(urls)}, gate.duration)
     return judge(gate.slo, new, old, gate.min_samples or samples_needed(gate.slo.limits()))
+
+
+def targets(asked: LoadGate | Synthetic, trial: Trial) -> tuple[tuple[str, ...], dict[str, str], bytes]:
+    """The idle color's addresses for a request, its fields and its body. Raises `Unanswerable`."""
+    urls = trial.upstreams(asked.route, asked.host, asked.path)
+    return urls, *request_body(asked, trial.fields(asked.headers))
 
 
 async def drive(asked: Mapping[str, Any], duration: float) -> Samples:
