@@ -78,7 +78,7 @@ class Worker:
         self.fence = Fence(options.fence_after if self.store.shared else 0.0)  # alone, nobody leaves it behind
         last = place.runtime_dir / f"state-{settings.fleet}.json" if self.store.shared else None
         self.mirror = Mirror(self.store, read_interval=options.read_interval, last_state_path=last, fence=self.fence)
-        self.ledger = Ledger(self.store, self.mirror, time, timeout=options.connect_timeout + options.command_timeout)
+        self.ledger = Ledger(self.store, self.mirror, time, timeout=options.patience)
         self.metrics = Metrics()
         self.access = AccessLog(settings.access_log())
         self.estate = Estate(place.runtime_dir, place.slot, self.metrics, self._collect)

@@ -118,6 +118,12 @@ class StoreOptions:
     def __repr__(self) -> str:
         return f"StoreOptions(url={redacted(self.url)!r}, fleet={self.fleet!r}, command_timeout={self.command_timeout})"
 
+    @property
+    def patience(self) -> float:
+        """Seconds that a change may take before whoever asked for it is told that the store does not answer."""
+        replicas = self.replica_timeout if self.min_replicas else 0.0
+        return self.connect_timeout + self.command_timeout + replicas
+
 
 class Replicas(NamedTuple):
     """How many replicas had a change in time, and how many should have."""

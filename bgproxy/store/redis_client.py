@@ -229,14 +229,25 @@ async def run_and_wait(
     client: Redis, script: Any, keys: Sequence[str], arguments: Sequence[Any], replicas: int, timeout: float
 ) -> tuple[Any, int]:
     """What a script answers, and how many replicas have what it wrote: `replicas` of them, or those that have it after
-    `timeout` seconds. Both go by one connection, as WAIT knows of what was written by its own only."""
+    `timeout` seconds. They are waited for only where it answers "done": with another answer clients may be held.
+
+    Both go by one connection, as WAIT knows of what was written by its own only.
+    """
+
+    async def once() -> tuple[Any, int]:
+        async with cast("Any", client).pipeline(transaction=False) as line:  # keeps its connection to the end
+            answer = await line.immediate_execute_command("EVALSHA", script.sha, len(keys), *keys, *arguments)
+            if answer[0] != b"done":
+                return answer, 0
+            return answer, int(await line.immediate_execute_command("WAIT", replicas, max(1, round(timeout * 1000))))
+
     for _ in range(2):
-        pipeline = cast("Any", client).pipeline(transaction=False)
-        pipeline.evalsha(script.sha, len(keys), *keys, *arguments)
-        pipeline.wait(replicas, max(1, round(timeout * 1000)))
         try:
-            answer, have = await pipeline.execute()
-            return answer, int(have)
+            if isinstance(client, FollowingClient):
+                return cast("tuple[Any, int]", await _followed(client.primary, once))
+            return await once()
+        except redis_errors.AskError:  # its slot is on its way elsewhere: made there, and waited for by nobody
+            return await script(keys=keys, args=arguments), 0
         except redis_errors.NoScriptError:  # the server has forgotten it, or is another one
             await cast("Any", client).script_load(script.script)
     raise redis_errors.NoScriptError("NOSCRIPT it forgets scripts as soon as they are loaded")

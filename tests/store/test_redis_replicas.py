@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 
 from bgproxy.errors import StoreAuth
 from bgproxy.rules.barrier import Move, prepare
-from bgproxy.store.base import Store
+from bgproxy.store.base import Conflict, Held, NodeReport, Store, StoreOptions, Waiting
 from bgproxy.store.ledger import Ledger
 from bgproxy.store.mirror import Mirror
 from tests.redis_servers import RedisServer, Sentinels
@@ -60,6 +61,28 @@ async def test_clients_are_not_held_for_their_sake(opened: Opened, redis_server:
     assert entry.replicas is None
 
 
+async def test_what_was_not_done_waits_for_nobody(opened: Opened, redis_server: RedisServer, flips: Any) -> None:
+    """As the question whether all nodes hold, with all clients held meanwhile."""
+    store = await opened(redis_server.url, min_replicas=1, replica_timeout=0.05)
+    state, _ = await store.commit(flips.first(), create=True)
+    await store.beat(NodeReport("far", "host", 1, "0.1", 1))
+    before = waits(redis_server)
+    with pytest.raises(Waiting):
+        await store.commit(flips.flip(state), held=Held(state.revision))
+    stale = flips.flip(state)
+    await store.commit(flips.stage(state, "green", "v9"))
+    assert waits(redis_server) == before + 1
+    with pytest.raises(Conflict):
+        await store.commit(stale)
+    assert waits(redis_server) == before + 1
+
+
+def waits(server: RedisServer) -> int:
+    """How often this server was asked to wait for its replicas."""
+    found = re.search(rb"cmdstat_wait:calls=(\d+)", server.command("INFO", "commandstats"))
+    return int(found[1]) if found else 0
+
+
 async def test_another_connection_hears_of_it_while_they_are_waited_for(
     opened: Opened, redis_server: RedisServer, flips: Any, until: Callable[..., Awaitable[float]]
 ) -> None:
@@ -85,3 +108,8 @@ async def test_who_may_not_wait_is_told_before_the_first_flip(
     rights.give(redis_server, fleet_name, [one for one in rights.documented() if one != "+wait"], user)
     with pytest.raises(StoreAuth, match="wait"):
         await opened(rights.with_user(redis_server.url, user), min_replicas=1)
+
+
+def test_who_asked_for_a_change_is_told_no_earlier_than_the_replicas_are_waited_for() -> None:
+    plain, replicated = StoreOptions(replica_timeout=5.0), StoreOptions(min_replicas=1, replica_timeout=5.0)
+    assert replicated.patience == plain.patience + 5.0
