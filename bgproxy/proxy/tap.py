@@ -1,8 +1,9 @@
 """Copies of requests and answers, for whoever has asked to see them: made as the bytes pass, handed over afterwards.
 
 Promises that the live exchange waits for nothing here, that no more is kept than of `HELD` exchanges and `HELD_BYTES`
-at any time, and that of what does not fit no more is told than that it was. Where nobody looks there is no tap: a
-connection asks for it once per request. Must not know what the copies are for.
+at any time, and that of what does not fit no more is told than that it was; nor of a GET that is answered with an event
+stream, which would hold its place for hours. Where nobody looks there is no tap: a connection asks for it once per
+request. Must not know what the copies are for.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from bgproxy.proxy.exchange import Exchange
 from bgproxy.proxy.routing import Group
 from bgproxy.proxy.turn import Turn
 from bgproxy.sessions.preset import CREDENTIALS
-from bgproxy.telemetry.taken import Take, Taken, Wants
+from bgproxy.telemetry.taken import Take, Taken, Wants, fields_of, value_of
 
 if TYPE_CHECKING:
     from bgproxy.proxy.client import ClientConnection
@@ -35,7 +36,7 @@ class Tap:
     """See the module. It is on the data path from the first observer to the last."""
 
     def __init__(self, plane: DataPlane) -> None:
-        self.held = 0  # exchanges
+        self.held = 0  # exchanges under way of which something is kept
         self.held_bytes = 0
         self.dropped = 0  # wished for and not copied, for want of room
         self._plane = plane
@@ -64,22 +65,22 @@ class Tap:
         if not wishing or request.upgrade:
             return Exchange(client, request)
         copy = Copy(self)
-        if self.held >= HELD or request.length > REQUEST_BYTES:
+        if self.held > HELD or request.length > REQUEST_BYTES:
             copy.drop()
-        self.held += 1
         return TappedExchange(client, request, copy, wishing)
 
 
 class Copy:
-    """What is kept of one exchange while it is under way."""
+    """What is kept of one exchange while it is under way. It has one of the places until it is void or over."""
 
     def __init__(self, tap: Tap) -> None:
         self.tap = tap
+        tap.held += 1
         self.request = bytearray()
         self.answer = bytearray()
         self.answer_head = b""
         self.is_cut = False
-        self.is_void = False  # of no use: too large, or there is no room
+        self.is_void = False  # of no use: too large, there is no room, or nobody wants it
 
     def keep_request(self, data: bytes) -> None:
         """A piece of the request's body."""
@@ -107,18 +108,29 @@ class Copy:
         return True
 
     def drop(self) -> None:
-        """Keep nothing of it."""
+        """Keep nothing of it, for want of room."""
         if not self.is_void:
-            self.is_void = True
             self.tap.dropped += 1
-            self.tap.held_bytes -= len(self.request) + len(self.answer)
+            self.leave_out()
+
+    def leave_out(self) -> None:
+        """Keep nothing of it, and give its place to another."""
+        if not self.is_void:
+            self.over()
+            self.is_void = True
             self.request = bytearray()
             self.answer = bytearray()
 
     def over(self) -> None:
-        """The exchange has ended: whoever wished for the copy has it from here on."""
-        self.tap.held_bytes -= len(self.request) + len(self.answer)
-        self.tap.held -= 1
+        """The exchange has ended: whoever wished for the copy has it from here on. A void one has no place to give."""
+        if not self.is_void:
+            self.tap.held_bytes -= len(self.request) + len(self.answer)
+            self.tap.held -= 1
+
+
+def _is_ear(response: ResponseHead) -> bool:
+    """Whether this answer to a GET is an event stream, which is open as long as its client likes."""
+    return value_of(fields_of(response.fields), "content-type").lower().startswith("text/event-stream")
 
 
 class TappedExchange(Exchange):
@@ -141,8 +153,12 @@ class TappedExchange(Exchange):
         super().look_into(pieces)
 
     def _begin(self, answer: Answer, response: ResponseHead, data: bytes) -> None:
-        del answer  # it copies nothing, and has done nothing yet
         self.copy.answer_head = response.fields
+        if self.request.method == b"GET" and response.event_stream and _is_ear(response):
+            self.copy.leave_out()
+        if self.copy.is_void:
+            super()._begin(answer, response, data)
+            return
         tapped = TappedAnswer(self, response)
         tapped.copy = self.copy
         super()._begin(tapped, response, data)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from rig import Rig, Serving, get, ok, post, until
+from rig import Rig, Script, Serving, get, ok, post, until
 
 from bgproxy.http1.head import RequestHead
 from bgproxy.proxy import tap as module
@@ -125,6 +125,71 @@ async def test_a_copy_is_bounded_and_the_live_answer_is_not(rig: Rig, monkeypatc
     await client.send(get())
     assert (await client.answer()).body == big
     assert ([one.complete for one in eyes.taken], tap.dropped) == ([True, False, False, False], 3)
+
+
+async def test_a_copy_that_was_dropped_has_no_place(rig: Rig):
+    script = Script()
+    proxy = await rig.proxy(rig.agent(script))
+    eyes = Eyes()
+    tap = eyes.look_at(proxy.plane)
+    tap.held = module.HELD - 1  # by others: one place is left
+    clients, agents = [await proxy.connect() for _ in range(3)], []
+    for client in clients[:2]:
+        await client.send(post(b"question"))
+        agents.append(await script.next())
+        await agents[-1].head()
+    assert (tap.held, tap.dropped) == (module.HELD, 1), "the second came too late"
+    await agents[0].send(ok(b"one"))
+    await clients[0].answer()
+    assert tap.held == module.HELD - 1
+    await clients[0].send(post(b"question"))
+    await agents[0].head()
+    assert (tap.held, tap.dropped) == (module.HELD, 1), "the place is free, though the second is still under way"
+    await agents[0].send(ok(b"three"))
+    await clients[0].answer()
+    await agents[1].send(ok(b"two"))
+    await clients[1].answer()
+    assert [(one.complete, one.answer) for one in eyes.taken] == [(True, b"one"), (True, b"three"), (False, b"")]
+    assert (tap.held, tap.held_bytes, tap.dropped) == (module.HELD - 1, 0, 1)
+
+
+@pytest.mark.parametrize(
+    ("method", "kind", "is_ear"),
+    [
+        ("GET", b"text/event-stream; charset=utf-8", True),
+        ("GET", b"Text/Event-Stream", True),
+        ("GET", b"application/x-ndjson", False),
+        ("POST", b"text/event-stream", False),
+    ],
+)
+async def test_who_listens_takes_no_place_from_who_asks(rig: Rig, method: str, kind: bytes, is_ear: bool):
+    script = Script()
+    proxy = await rig.proxy(rig.agent(script))
+    eyes = Eyes()
+    tap = eyes.look_at(proxy.plane)
+    tap.held = module.HELD - 1  # by others: one place is left
+    ear, client = await proxy.connect(), await proxy.connect()
+    await ear.send(post(b"all of it", method=method))
+    stream = await script.next()
+    await stream.head()
+    assert (tap.held, tap.held_bytes) == (module.HELD, len(b"all of it"))
+    await stream.send(CHUNKED.replace(b"text/plain", kind), b"9\r\ndata: 1\n\n\r\n")
+    await ear.head()
+    assert await ear.chunk() == b"data: 1\n\n"
+    assert (tap.held == module.HELD - 1, tap.held_bytes == 0) == (is_ear, is_ear)
+    await client.send(post(b"question"))
+    agent = await script.next()
+    await agent.head()
+    await agent.send(ok(b"answer"))
+    await client.answer()
+    assert (eyes.taken[0].complete, tap.dropped) == (is_ear, 0 if is_ear else 1)
+    await stream.send(b"9\r\ndata: 2\n\n\r\n0\r\n\r\n")
+    assert [await ear.chunk(), await ear.chunk()] == [b"data: 2\n\n", b""]
+    heard = eyes.taken[1]
+    assert (heard.method, heard.status, heard.complete) == (method, 200, not is_ear)
+    assert heard.answer == (b"" if is_ear else b"data: 1\n\ndata: 2\n\n")
+    assert value_of(fields_of(heard.answer_head), "content-type") == kind.decode()
+    assert (tap.held, tap.held_bytes) == (module.HELD - 1, 0)
 
 
 async def test_an_observer_that_fails_harms_nobody(rig: Rig):
