@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import partial
@@ -26,6 +27,7 @@ from bgproxy.errors import (
 from bgproxy.rollout.bake import bake
 from bgproxy.rollout.cut_over import cut_over
 from bgproxy.rollout.flip import Switch
+from bgproxy.rollout.foreseen import missing
 from bgproxy.rollout.gates import try_gate
 from bgproxy.rollout.gates.trial import Trial, trial_of
 from bgproxy.rollout.hooks import run_hook
@@ -145,7 +147,7 @@ class Conductor:
             raise BadInput("plan is missing: give one, or write [release] in the proxy's configuration")
         written = self._default if written is None else written
         plan = self._plan(written)
-        why = self.options.refuse(plan)
+        why = self.options.refuse(plan) or missing(plan, written, self._routes(), os.environ)
         state = self._mirror.state
         tried = state.active if kind == "bake" and state is not None else release
         if not why and tried is not None and state is not None:

@@ -130,6 +130,46 @@ async def test_a_plan_whose_judge_does_not_answer_is_refused_with_nothing_moved(
     assert (world.state, steps.tried) == (before, [])
 
 
+@pytest.mark.parametrize(
+    ("more", "why"),
+    [
+        (
+            {"gate": [SMOKE, {"kind": "http", "headers": {"Authorization": "Bearer ${GATE_GONE}"}}]},
+            r"^gate\[2\]\.headers\.Authorization: the variable GATE_GONE is not set",
+        ),
+        (
+            {"decommission": {"url": "http://a/down", "secret": "${GATE_GONE}"}},
+            r"^decommission\.secret: the variable GATE_GONE is not set",
+        ),
+        (
+            {"migrate": {"contract": {"url": "http://a/contract", "secret": "${GATE_GONE}"}}},
+            r"^migrate\.contract\.secret: the variable GATE_GONE is not set",
+        ),
+        (
+            {"gate": [SMOKE, {"kind": "http", "route": "nope"}]},
+            r"^gate\[2\]\.route: there is no route 'nope'; this fleet has default",
+        ),
+        (
+            {"canary": {"share": 0.1, "max_error_rate": 0.1, "synthetic": {"route": "nope"}}},
+            r"^canary\.synthetic\.route: there is no route 'nope'",
+        ),
+    ],
+)
+async def test_what_a_plan_needs_and_does_not_find_is_told_with_nothing_begun(world, nodes, steps, more, why):
+    node = await nodes.add("n1", options=RolloutOptions(webhooks=("http://a",)))
+    before = world.state
+    with pytest.raises(BadInput, match=why):
+        await node.begin("red", V3, more, **WHO)
+    assert (world.state, steps.tried) == (before, [])
+
+
+async def test_what_is_set_and_what_is_sent_as_it_stands_is_no_obstacle(world, node, monkeypatch):
+    monkeypatch.setenv("GATE_HERE", "hush")
+    here = {"kind": "http", "method": "POST", "route": "default", "headers": {"X-A": "${GATE_HERE}"}}
+    await node.begin("red", V3, plan(SMOKE, here | {"json": {"headers": "${GATE_GONE}"}}), **WHO)
+    assert (await ended(world)).outcome == "settled"
+
+
 async def test_a_judge_that_falls_silent_before_the_flip_stops_it_there(world, node, steps, monkeypatch):
     async def unanswered(*_: Any) -> str:
         return "judge prom does not answer"

@@ -6,6 +6,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from bgproxy.rollout.foreseen import unknown_route
 from bgproxy.rollout.options import RolloutOptions
 from bgproxy.rollout.records import Records
 from bgproxy.rules.fleet import FleetState
@@ -46,9 +47,8 @@ class Trial:
         return self._of(self.active, route, host, path) if self.active is not None else ()
 
     def _of(self, release: Release, route: str, host: str, path: str) -> tuple[str, ...]:
-        if route and route not in {one.name for one in self.routes.routes}:
-            known = ", ".join(one.name for one in self.routes.routes)
-            raise Unanswerable(f"there is no route {route!r}; this fleet has {known}")
+        if why := unknown_route(route, self.routes):
+            raise Unanswerable(why)
         found = None if route else self.routes.find(host.encode(), path.encode())
         if not route and found is None:
             raise Unanswerable(f"no route of this fleet takes {host or 'any host'} {path}: name one by route")
