@@ -5,7 +5,7 @@ a release could otherwise run programs there, or have the proxy call what only i
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from bgproxy.rules.action import Action
 from bgproxy.rules.jury import BakeJudge
@@ -27,9 +27,11 @@ class RolloutOptions:
         )
 
     def allows_webhook(self, url: str) -> bool:
-        """Whether a plan may have it called. The path is compared by whole segments."""
+        """Whether a plan may have it called. The path is compared by whole segments, of which none may lead upwards,
+        escaped or not.
+        """
         asked = urlsplit(url)
-        if ".." in asked.path.split("/"):
+        if ".." in unquote(asked.path).replace("\\", "/").split("/"):
             return False
         for one in self.webhooks:
             allowed = urlsplit(one)
