@@ -24,7 +24,7 @@ REMEDIES: Mapping[str, str] = {
     "forbidden": "use a token with the role operator",
     "key_reused": "repeat the first request as it was, or use another --idempotency-key",
     "no_run": "begin one with `bgproxy release`",
-    "not_ready": "repair what is named, or overrule it with --force, which is on record",
+    "not_ready": "repair what is named; --force overrules what can be overruled, and is on record",
     "not_upgraded": "the running proxy is untouched; mend what is named, then try again",
     "stale_epoch": "look with `bgproxy status`, then try again with the epoch that stands",
     "store_unavailable": "nothing was half-done, traffic flows on; try again when the store is back",

@@ -231,8 +231,7 @@ def _obstacles(state: FleetState, color: str, label: str) -> Iterator[tuple[str,
         )
     for release in state.releases.values():
         if label in release.outdated:
-            by = release.outdated[label]
-            yield f"{by}'s contract step has removed what {label} needs", "stage a release that works without it"
+            yield f"{_removed(release, label)} what {label} needs", "stage a release that works without it"
 
 
 def step(
@@ -314,8 +313,9 @@ def _overridden(state: FleetState, to: str, problem: str | None, force: bool) ->
     if release is None:
         reasons.append(f"{to} has no release: stage one")
     elif release.phase is Phase.RETIRED:
-        by = release.outdated.get(release.label)
-        gone = f", and {by}'s contract step has removed what it needs: there is no rollback past it" if by else ""
+        gone = ""
+        if release.label in release.outdated:
+            gone = f", and {_removed(release, release.label)} what it needs: there is no rollback past it"
         raise NotReady(f"{to} holds {release.label}, which is retired{gone}: stage a release there")
     elif release.phase not in (Phase.READY, Phase.STANDBY, Phase.DRAINED):
         reasons.append(f"{to} holds {release.label}, which is {release.phase}")
@@ -326,6 +326,13 @@ def _overridden(state: FleetState, to: str, problem: str | None, force: bool) ->
     if reasons and not force:
         raise NotReady("; ".join(reasons) + "; force overrides and is on record")
     return reasons
+
+
+def _removed(release: Release, label: str) -> str:
+    """What the contract step behind that label has done: one that is owed may have done all, some or nothing."""
+    is_owed = release.owes_contract and release.label == label
+    done = ", begun or still to be done, may have removed" if is_owed else " has removed"
+    return f"{release.outdated[label]}'s contract step{done}"
 
 
 def fresh(state: FleetState, if_epoch: int | None) -> None:

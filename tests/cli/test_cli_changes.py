@@ -111,7 +111,10 @@ def test_a_token_with_a_line_break_is_not_sent_and_not_shown(admin, run):
 
 PROBLEMS = {
     "stale": (problem(409, "stale_epoch", "the epoch is 8, not 7", epoch=8), "look with `bgproxy status`"),
-    "not ready": (problem(409, "not_ready", "green has no healthy upstream"), "overrule it with --force"),
+    "not ready": (
+        problem(409, "not_ready", "green has no healthy upstream"),
+        "--force overrules what can be overruled",
+    ),
     "unknown": (problem(404, "unknown_color", "there is no color 'x'"), "`bgproxy status` lists the colors"),
     "no token": (problem(401, "unauthorized", "this needs a token"), "set BGPROXY_TOKEN"),
     "store": (problem(503, "store_unavailable", "the store does not answer"), "try again when the store is back"),
