@@ -82,7 +82,9 @@ def tools(release: str) -> MCPServer[None]:
 
 
 class _Chat:
-    """`POST /v1/chat/completions`. The release stands in `system_fingerprint`, as the API has it for this."""
+    """`POST /v1/chat/completions`: it counts as it is told to (`count to 10 every 50 ms for ann`), and answers all else
+    with one word. The release stands in `system_fingerprint`, as the API has it for this.
+    """
 
     def __init__(self, release: str) -> None:
         self._release = release
@@ -93,10 +95,10 @@ class _Chat:
             prompt = str(body["messages"][-1]["content"])
         except (ValueError, LookupError, TypeError):
             return _refusal("The body must be JSON with `messages`, the last of which has `content`.")
-        if (order := _ORDER.search(prompt)) is None:
-            return _refusal("This agent can only count: ask it to `count to 10 every 50 ms for ann`.")
-        words = [f"{order['tag']}:{number} " for number in range(int(order["to"]))]
-        every = int(order["every_ms"]) / 1000
+        words, every = ["pong "], 0.0
+        if (order := _ORDER.search(prompt)) is not None:
+            words = [f"{order['tag']}:{number} " for number in range(int(order["to"]))]
+            every = int(order["every_ms"]) / 1000
         if body.get("stream"):
             return StreamingResponse(self._stream(words, every), media_type="text/event-stream")
         await asyncio.sleep(every)
