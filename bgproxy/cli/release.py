@@ -26,7 +26,9 @@ GOOD = frozenset({"settled", "validated"})
 
 Plan = Annotated[
     Path | None,
-    typer.Option("--plan", "-p", metavar="FILE", show_default=False, help="In TOML; else the proxy's own, [release]."),
+    typer.Option(
+        "--plan", "-p", metavar="FILE", show_default=False, help="In TOML; else the proxy's own, \\[release]."
+    ),
 ]
 
 
@@ -106,7 +108,7 @@ def bake(
     token: Token = "",
     as_json: Json = False,
 ) -> None:
-    """Watch the active release against the one before it, as a plan's [bake] has it, and roll it back where it is bad.
+    """Watch the active release against the one before it, as a plan's \\[bake] has it; roll it back where it is bad.
 
     For a flip that was made without a plan: what came since the flip counts too, ten minutes of it at most. `bgproxy
     abort` ends the watch and moves nothing. Exit 0 where it settles, 1 where it was rolled back, with the reason on the
@@ -240,9 +242,15 @@ def last_line(document: Mapping[str, Any]) -> str:
     why = f": {document['why']}" if document.get("why") else ""
     outcome = document.get("outcome")
     if outcome == "settled":
-        return f"settled: {document.get('color')} is active with {document.get('release')}"
+        return f"settled: {document.get('color')} is active with {document.get('release')}{_doubt(document)}"
     if outcome == "validated":
         return f"validated: {what} is ready, nothing was flipped"
     if outcome == "stopped":
         return f"stopped, {what} was not made active{why}"
     return f"{str(outcome or 'open').replace('_', ' ')}, {what}{why}"
+
+
+def _doubt(document: Mapping[str, Any]) -> str:
+    """Why the bake could not be judged, where it settled nevertheless."""
+    found = [str(step.get("why")) for step in document.get("steps", ()) if step.get("name") == "bake"]
+    return f" ({found[-1]})" if found and found[-1].startswith("undecided") else ""

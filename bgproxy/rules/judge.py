@@ -191,7 +191,12 @@ class Judge:
             yield f"{new.answers} answers came, {self._bake.min_samples} are needed"
         for limit in self._limits:
             if isinf(limit.threshold) and limit.name.endswith("_ratio"):
-                yield f"{limit.name}: the old release gave too few answers before the flip to compare with"
+                had = times_of(limit.figure, self._baseline).count if self._baseline is not None else 0
+                least = ceil(log(self._alpha / 4) / log(QUANTILES[limit.figure]))  # from which `bound_of` is finite
+                yield (
+                    f"{limit.name}: the old release gave too few answers before the flip to compare with: {had}, "
+                    f"{least} are needed"
+                )
             elif limit.count < (wanted := needed(limit.name, limit.limit)):
                 yield f"{limit.name}: {limit.count} samples cannot tell, {wanted} are needed"
             elif limit.weighed > limit.allowed * limit.count:

@@ -182,7 +182,7 @@ def judge(mirror: Mirror, nodes: Mapping[str, Tally]) -> Finding:
         return Finding(
             Verdict.UNDECIDED,
             f"{total.sent} requests were mirrored, {mirror.min_samples} are needed: let more be mirrored (methods, "
-            "rpc, share, max_rate), longer (duration), or ask for fewer (min_samples)"
+            "rpc, paths, sessions, share, max_rate), longer (duration), or ask for fewer (min_samples)"
             + (f"; {examples[0]}" if examples else ""),
             evidence,
         )

@@ -315,5 +315,19 @@ def test_the_picture_shows_all_steps(admin):
     assert "waiting: bgproxy approve look" in text
 
 
+def test_what_settled_without_a_judgement_says_so_on_the_last_line():
+    document = run_at(5, "settled")
+    document["steps"][-1]["why"] = "undecided, and settled as on_undecided says: 3 answers came"
+    why = "undecided, and settled as on_undecided says: 3 answers came"
+    assert last_line(document) == f"settled: green is active with v2 ({why})"
+    document["steps"][-2]["why"], document["steps"][-1]["why"] = why, "all is kept"
+    assert last_line(document) == "settled: green is active with v2"
+
+
+@pytest.mark.parametrize(("verb", "table"), [("release", "[release]"), ("bake", "[release]"), ("bake", "[bake]")])
+def test_help_shows_the_tables_that_it_names(run, verb, table):
+    assert table in run(verb, "--help").stdout
+
+
 def test_the_last_line_of_what_is_open():
     assert last_line(run_at(2)) == "open, v2 on green"

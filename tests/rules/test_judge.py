@@ -109,6 +109,16 @@ def test_a_ratio_needs_something_to_compare_with():
     assert (found.verdict, "the old release gave too few answers" in found.why) == (Verdict.UNDECIDED, True)
 
 
+@pytest.mark.parametrize("name", ["max_p50_ratio", "max_p95_ratio", "max_p99_ratio", "max_first_byte_ratio"])
+def test_how_many_answers_it_takes_to_compare_is_told_and_is_the_least(name):
+    def why(had: int) -> str:
+        return looked(Judge(Bake(**{name: 1.5})), window(500), old=window(had))[0].why
+
+    needed = int(why(1).split("compare with: 1, ")[1].split()[0])
+    assert f"compare with: {needed - 1}, {needed} are needed" in why(needed - 1)
+    assert "compare with" not in why(needed)
+
+
 def test_a_difference_that_is_a_machines_is_none():
     judge, old = Judge(Bake(max_p95_ratio=1.5)), window(1_000, took=0.001)
     slower = [window(300 * n, took=0.001 + LEAST_DIFFERENCE * 0.8) for n in (1, 2, 3, 4)]

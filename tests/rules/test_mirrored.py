@@ -113,6 +113,7 @@ def node(compared: int = 0, **more: Any) -> Tally:
         ([node(30), node(20)], Verdict.PASS, "50 answers compared"),
         ([node(49)], Verdict.UNDECIDED, "49 requests were mirrored, 50 are needed"),
         ([], Verdict.UNDECIDED, "0 requests were mirrored"),
+        ([], Verdict.UNDECIDED, "let more be mirrored (methods, rpc, paths, sessions, share, max_rate)"),
         ([node(60, differed=1, examples=["GET /a: /b is gone"])], Verdict.FAIL, "1 of 60 mirrored requests were answ"),
         ([node(60, failed=1)], Verdict.FAIL, "1 of 61 mirrored requests got no whole answer"),
         ([node(0, failed=80)], Verdict.FAIL, "80 of 80"),
