@@ -63,7 +63,8 @@ def release(
     """Bring a release out by its plan: stage, compare, try the gates, flip, watch. Nothing flips before all passed.
 
     It goes on whatever becomes of this command; the same command again, or --watch from anywhere, follows it. Exit 0
-    once it is settled, 1 where it was stopped, aborted or rolled back, with the reason on the last line.
+    once it is settled, 1 where it was stopped, aborted or rolled back, with the reason on the last line. One whose
+    canary failed drains, ROLLED_BACK, and is REJECTED then.
     """
     if watch and (color or label or plan):
         raise typer.BadParameter("it begins nothing: give no color, release or plan", param_hint="--watch")

@@ -59,9 +59,10 @@ def _configured(state: FleetState, color: str, wanted: Release) -> Release | Non
     if old.label == wanted.label:
         what = {"upstreams": wanted.upstreams, "routes": wanted.routes, "metadata": wanted.metadata}
         return replace(old, **what, at=wanted.at)  # type: ignore[arg-type]  # each is what it was called
-    if old.phase in _LIVE:
+    if old.phase in _LIVE or old.is_tried:
+        canary = " with sessions of a canary" if old.is_tried else ""
         raise Refused(
-            f"the configuration puts {wanted.label} on {color}, where {old.label} is {old.phase}: "
+            f"the configuration puts {wanted.label} on {color}, where {old.label} is {old.phase}{canary}: "
             f"stage {wanted.label} on an idle color and flip to it"
         )
     return wanted.following(old)

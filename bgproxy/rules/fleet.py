@@ -9,11 +9,12 @@ replaced by the store's own when a change is committed.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 from bgproxy.errors import BadInput, FlipOpen, NotReady, Refused, StaleEpoch, UnknownColor
 from bgproxy.rules.holds import Pause, Pending
+from bgproxy.rules.obstacles import obstacles, removed
 from bgproxy.rules.pin import Order
 from bgproxy.rules.pointer import Pointer
 from bgproxy.rules.release import ENDED, POINTER_EVENTS, UNTRIED, Event, Phase, Release, checked
@@ -185,7 +186,8 @@ def stage(
     """Put a release on an idle color, as STAGED; None where exactly this one is already waiting there.
 
     Refused on the active color, forced or not: flip away first. Refused where the color's release may still hold
-    sessions (STANDBY, ROLLED_BACK) unless forced. Raises `UnknownColor`, `BadInput`, `StaleEpoch`, `Refused`.
+    sessions (STANDBY, ROLLED_BACK; a canary's) unless forced. Raises `UnknownColor`, `BadInput`, `StaleEpoch` and
+    `Refused`.
     """
     known(state.colors, color)
     fresh(state, if_epoch)
@@ -210,28 +212,13 @@ def stage(
                 "drained; force overrides"
             )
         forced.append(f"{color} held {old.label}, {old.phase}")
-    for obstacle, remedy in _obstacles(state, color, new.label):
+    for obstacle, remedy in obstacles(state.releases, color, new.label):
         if not force:
             raise Refused(f"{obstacle}: {remedy}; force overrides")
         forced.append(obstacle)
     new = new.following(old)
     facts = recorded(state, {color: new}, color=color, release=new.label, upstreams=list(new.upstreams), forced=forced)
     return changed(state, {color: new}, "stage", facts, actor, reason)
-
-
-def _obstacles(state: FleetState, color: str, label: str) -> Iterator[tuple[str, str]]:
-    """What stands in the way of staging that label there, each with its remedy."""
-    old = state.releases.get(color)
-    if old is not None and old.is_taken_down:
-        yield f"{old.label} on {color} is being taken down", "wait until it is retired"
-    elif old is not None and old.owes_contract:
-        yield (
-            f"the contract step for {old.label} on {color} is still to be done",
-            f"`bgproxy retire {color}` does it, staging over it leaves it out",
-        )
-    for release in state.releases.values():
-        if label in release.outdated:
-            yield f"{_removed(release, label)} what {label} needs", "stage a release that works without it"
 
 
 def step(
@@ -315,7 +302,7 @@ def _overridden(state: FleetState, to: str, problem: str | None, force: bool) ->
     elif release.phase is Phase.RETIRED:
         gone = ""
         if release.label in release.outdated:
-            gone = f", and {_removed(release, release.label)} what it needs: there is no rollback past it"
+            gone = f", and {removed(release, release.label)} what it needs: there is no rollback past it"
         raise NotReady(f"{to} holds {release.label}, which is retired{gone}: stage a release there")
     elif release.phase not in (Phase.READY, Phase.STANDBY, Phase.DRAINED):
         reasons.append(f"{to} holds {release.label}, which is {release.phase}")
@@ -326,13 +313,6 @@ def _overridden(state: FleetState, to: str, problem: str | None, force: bool) ->
     if reasons and not force:
         raise NotReady("; ".join(reasons) + "; force overrides and is on record")
     return reasons
-
-
-def _removed(release: Release, label: str) -> str:
-    """What the contract step behind that label has done: one that is owed may have done all, some or nothing."""
-    is_owed = release.owes_contract and release.label == label
-    done = ", begun or still to be done, may have removed" if is_owed else " has removed"
-    return f"{release.outdated[label]}'s contract step{done}"
 
 
 def fresh(state: FleetState, if_epoch: int | None) -> None:

@@ -54,7 +54,8 @@ class Event(StrEnum):
 # The pointer brings these about: a phase must never move by them while the pointer stays where it is.
 POINTER_EVENTS: Final = frozenset({Event.ACTIVATE, Event.LEAVE, Event.ROLL_BACK, Event.FORCE_ACTIVATE})
 
-# Never had traffic of their own, so nothing drains there and they may be staged anew without force.
+# Never had traffic of their own, so nothing drains there and they may be staged anew without force: all but those that
+# had a canary's (`Release.is_tried`).
 UNTRIED: Final = frozenset({Phase.STAGED, Phase.VALIDATING, Phase.READY})
 
 # Traffic has left a release in such a phase, and it is not known to be empty: it drains.
@@ -68,18 +69,21 @@ _TABLE: Final[Mapping[Phase, Mapping[Event, Phase]]] = MappingProxyType(
         Phase.STAGED: {
             Event.VALIDATE: Phase.VALIDATING,
             Event.FAILED: Phase.REJECTED,
+            Event.ROLL_BACK: Phase.ROLLED_BACK,  # a canary's sessions live there: it drains before it is REJECTED
             Event.FORCE_ACTIVATE: Phase.BAKING,
         },
         Phase.VALIDATING: {
             Event.VALIDATE: Phase.VALIDATING,  # a dead validator's work is taken up by another
             Event.PASSED: Phase.READY,
             Event.FAILED: Phase.REJECTED,
+            Event.ROLL_BACK: Phase.ROLLED_BACK,
             Event.FORCE_ACTIVATE: Phase.BAKING,
         },
         Phase.READY: {
             Event.VALIDATE: Phase.VALIDATING,  # by a plan, after it was called ready for nothing but its connections
             Event.ACTIVATE: Phase.BAKING,
             Event.FAILED: Phase.REJECTED,
+            Event.ROLL_BACK: Phase.ROLLED_BACK,
             Event.FORCE_ACTIVATE: Phase.BAKING,
         },
         Phase.REJECTED: {Event.FORCE_ACTIVATE: Phase.BAKING},
@@ -167,7 +171,8 @@ class Release:
 
     `routes` gives single routes their own upstreams; all others use `upstreams`. `at`: unix seconds, store's clock.
     `rolled_back` is the epoch of the last rollback that left it, 0 while none has: sessions that came before flee.
-    `left` is the epoch of the flip or rollback by which traffic left it last, 0 while none has.
+    `left` is the epoch of the flip or rollback by which traffic left it last, 0 while none has; of one that was never
+    active yet, the epoch beside which its canary began.
 
     `deadline`: unix seconds by the store's clock, when the sessions that still live here are ended; 0: none.
     `ended`: it has passed, they are over. `ended_before`: the labels of releases that stood on this color earlier and
@@ -197,6 +202,11 @@ class Release:
     parting: Mapping[str, object] = field(default_factory=dict)
     retirement: Retirement | None = None
     outdated: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def is_tried(self) -> bool:
+        """Whether it has not been active yet, and sessions of a canary may live on it all the same."""
+        return self.left > 0 and self.phase in UNTRIED
 
     @property
     def owes_contract(self) -> bool:

@@ -10,7 +10,8 @@ is not done. How it changes: `running.py`.
     before:STEP:HOOK, after:STEP:HOOK
                                     the first may stop it as a gate does, before a flip with the release READY; the
                                     others change nothing
-    canary                          a share of new sessions begins there (`canary.py`); else as a gate
+    canary                          a share of new sessions begins there (`canary.py`); else as a gate, but a release
+                                    that had them is ROLLED_BACK, and REJECTED once it is drained
     flip                            BAKING where the plan has a bake, else ACTIVE
     bake                            ACTIVE, or the rollback that was made
 """

@@ -199,7 +199,7 @@ def approve(
 
 
 def abort(state: FleetState, *, actor: str, reason: str, at: float) -> Change:
-    """End the run before its flip; its release is REJECTED until it is staged anew. Raises `Refused` past that."""
+    """End the run before its flip; its release is REJECTED, a canary's once drained. Raises `Refused` past that."""
     run = _open(state)
     if misplaced(state) is not None:
         return _ended(state, run, at)
@@ -284,10 +284,16 @@ def _told(
     if event is not None and release is not None and (event, release.phase) not in done:
         new[run.color] = replace(release.after(event), at=run.at)
     base, moved = state, False
-    if event is Event.FAILED and base.run is not None and base.run.has_had_sessions and run.color in new:
+    is_tried = base.run is not None and base.run.has_had_sessions
+    if event is Event.FAILED and release is not None and (is_tried or release.is_tried):
         # By the pointer's next epoch every node says which sessions have a turn there, and the others move.
         state, moved = _leave(base, actor, reason or why, run.at), True
-        new[run.color] = replace(new[run.color], rolled_back=state.pointer.epoch)
+        # They live there until then, so it drains before it is REJECTED, as after a rollback.
+        epoch = state.pointer.epoch
+        new[run.color] = replace(release.after(Event.ROLL_BACK), at=run.at, rolled_back=epoch, left=epoch)
+    elif release is not None and not outcome and run.has_had_sessions and release.phase in UNTRIED and not release.left:
+        # From its canary on, whatever becomes of this run and comes after it: nobody stages over its sessions unasked.
+        new[run.color] = replace(new.get(run.color, release), at=run.at, left=state.pointer.epoch)
     tell, left = _reverted(state, run, outcome)
     why, more = (f"{why}; {left}" if why else left, {**more, "schema": left}) if left else (why, more)
     after = replace(run, outcome=outcome, why=why, tell=tell, plan={} if outcome and not tell else run.plan)
@@ -304,7 +310,9 @@ def _reverted(state: FleetState, run: Run, outcome: Outcome) -> tuple[tuple[str,
     migrate = run.plan.get("migrate")
     if not isinstance(migrate, Mapping) or "revert" not in migrate:
         return run.tell, "the schema stays expanded, the plan has no revert"
-    if run.has_flipped or run.has_had_sessions or state.pointer.active == run.color:
+    release = state.releases.get(run.color)
+    is_tried = run.has_had_sessions or (release is not None and release.is_tried)
+    if run.has_flipped or is_tried or state.pointer.active == run.color:
         return (
             run.tell,
             f"the schema stays expanded, revert was left: {run.label} has had traffic and may still need it",

@@ -90,7 +90,7 @@ async def test_when_it_ends_badly_they_move_at_their_next_turn(proxy: Proxy) -> 
     assert set(await colors(proxy, 5)) == {"green"}
     step(proxy, FAIL)
     assert proxy.plane.state is not None
-    assert proxy.plane.state.releases["green"].phase is Phase.REJECTED
+    assert proxy.plane.state.releases["green"].phase is Phase.ROLLED_BACK
     assert set(await colors(proxy, 5)) == {"blue"}
     assert await says(proxy) == "blue"
 

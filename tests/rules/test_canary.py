@@ -8,17 +8,18 @@ from typing import Any
 
 import pytest
 
-from bgproxy.errors import FlipOpen
+from bgproxy.errors import FlipOpen, Refused
 from bgproxy.rules import fleet, running
 from bgproxy.rules.canary import LISTED, Canary, canary
 from bgproxy.rules.choose import choose
+from bgproxy.rules.configured import reconfigure
 from bgproxy.rules.fleet import Change, FleetState
 from bgproxy.rules.gate import Finding, Verdict
 from bgproxy.rules.holds import Pending
 from bgproxy.rules.pin import OnRollback, Pin, Policy
 from bgproxy.rules.plan import Canary as CanaryPlan
 from bgproxy.rules.plan import Hook, Match, Plan
-from bgproxy.rules.release import Phase, Release
+from bgproxy.rules.release import Event, Phase, Release
 from bgproxy.rules.run import CANARY
 from bgproxy.store.flips import record_of
 
@@ -116,7 +117,7 @@ def ended(state: FleetState, how: str) -> Change:
 
 
 @pytest.mark.parametrize("how", ["failed", "undecided", "aborted", "flipped by hand"])
-def test_a_bad_end_rejects_the_release_and_leaves_its_sessions_by_a_new_epoch(state: FleetState, how: str) -> None:
+def test_a_bad_end_rolls_the_release_back_and_leaves_its_sessions_by_a_new_epoch(state: FleetState, how: str) -> None:
     on = at(state, CANARY)
     change = ended(on, how)
     before, after = change.base, change.state
@@ -124,7 +125,8 @@ def test_a_bad_end_rejects_the_release_and_leaves_its_sessions_by_a_new_epoch(st
     assert canary(after) is None
     assert (after.pointer.active, after.pointer.previous) == ("blue", before.pointer.previous)
     assert after.pointer.epoch == before.pointer.epoch + 1
-    assert after.releases["green"].phase is Phase.REJECTED
+    left = after.releases["green"]
+    assert (left.phase, left.left, left.rolled_back) == (Phase.ROLLED_BACK, after.pointer.epoch, after.pointer.epoch)
     assert change.fits(before)
     assert change.moved  # so that the store writes the pointer with its own time
     record = record_of(change, 9.0, 3)
@@ -180,3 +182,72 @@ def test_its_flip_takes_its_sessions_along(state: FleetState) -> None:
     on = at(state, CANARY)
     flipped = made(fleet.flip(at(on, "flip"), "green", at=7.0, **WHO))
     assert choose(flipped.pointer, flipped.releases, pin(on)) == ("green", "pinned")
+
+
+V3 = Release("v3", ("http://a:3",))
+
+
+@pytest.mark.parametrize("how", ["failed", "undecided", "aborted", "flipped by hand"])
+def test_what_a_bad_one_leaves_drains_before_anything_is_staged_over_it(state: FleetState, how: str) -> None:
+    on = at(state, CANARY)
+    after = ended(on, how).state
+    with pytest.raises(Refused, match="green still holds v2, which is rolled_back and may have live sessions"):
+        fleet.stage(after, "green", V3, at=9.0, **WHO)
+    assert choose(after.pointer, after.releases, pin(on)) == ("blue", "rollback")  # not "gone": it waits for its turns
+    drained = made(fleet.step(after, "green", "v2", Event.DRAINED, at=9.0, **WHO))
+    assert drained.releases["green"].phase is Phase.REJECTED
+    assert made(fleet.stage(drained, "green", V3, at=9.0, **WHO)).releases["green"].label == "v3"
+
+
+def test_one_that_was_staged_anew_under_its_canary_drains_too(state: FleetState) -> None:
+    again = Release("v2", ("http://a:4",))
+    other = made(fleet.stage(at(state, CANARY), "green", again, at=7.0, force=True, **WHO))
+    assert made(running.close(other, "r2", at=8.0)).releases["green"].phase is Phase.ROLLED_BACK
+
+
+def vetoed(state: FleetState) -> FleetState:
+    """The canary has passed, and the flip was not let be: the release is READY, with its sessions."""
+    return stepped(at(state, "before:flip:ask"), FAIL).state
+
+
+def moved_by_hand(state: FleetState) -> FleetState:
+    behind = at(state, "before:flip:ask")
+    flipped = made(fleet.flip(behind, "green", at=7.0, **WHO))
+    pointer = replace(flipped.pointer, active="blue")  # as by a flip to a third color
+    return made(running.close(replace(behind, pointer=pointer), "r2", at=8.0))
+
+
+@pytest.mark.parametrize("end", [vetoed, moved_by_hand])
+@pytest.mark.parametrize("release", [V3, Release("v2", ("http://a:4",))], ids=["another", "elsewhere"])
+def test_nothing_is_staged_unforced_over_one_that_passed(state: FleetState, end: Any, release: Release) -> None:
+    after = end(state)
+    assert after.releases["green"].phase is Phase.READY
+    with pytest.raises(Refused, match=r"sessions of a canary may live on v2 on green.*force overrides"):
+        fleet.stage(after, "green", release, at=9.0, **WHO)
+    forced = fleet.stage(after, "green", release, at=9.0, force=True, **WHO)
+    assert forced is not None
+    assert "sessions of a canary may live on v2 on green" in str(forced.facts["forced"])
+    assert not forced.state.releases["green"].is_tried
+    assert fleet.stage(after, "green", Release("v2", ("http://a:2",)), at=9.0, **WHO) is None  # what stands there
+    assert made(fleet.flip(after, "green", at=9.0, **WHO)).releases["green"].phase is Phase.ACTIVE
+
+
+def test_a_later_run_forgets_none_of_them(state: FleetState) -> None:
+    after = vetoed(state)
+    begun = made(running.begin(after, "green", None, Plan(), {}, leader="n1", at=9.0, **WHO))
+    assert begun.run is not None
+    assert not begun.run.has_had_sessions
+    validated = stepped(stepped(begun).state).state
+    assert (validated.run and validated.run.outcome, validated.releases["green"].phase) == ("validated", Phase.READY)
+    with pytest.raises(Refused, match="sessions of a canary"):
+        fleet.stage(validated, "green", V3, at=9.0, **WHO)
+    failed = stepped(begun, FAIL).state
+    assert (failed.releases["green"].phase, failed.pointer.epoch) == (Phase.ROLLED_BACK, after.pointer.epoch + 1)
+    assert choose(failed.pointer, failed.releases, pin(after)) == ("blue", "rollback")
+
+
+def test_the_configuration_puts_nothing_over_its_sessions(state: FleetState) -> None:
+    after = vetoed(state)
+    configured = replace(after, releases={**after.releases, "green": replace(after.releases["green"], origin="config")})
+    with pytest.raises(Refused, match="where v2 is ready with sessions of a canary"):
+        reconfigure(configured, ("blue", "green"), {"green": replace(V3, origin="config")}, at=9.0, **WHO)
