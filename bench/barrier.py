@@ -12,7 +12,6 @@ import argparse
 import asyncio
 import json
 import os
-import shutil
 import sys
 import time
 from collections.abc import Sequence
@@ -26,6 +25,7 @@ from bench.contenders.ours import wait_until_ready
 from bench.flip import CONNECTIONS, Tally, Watch, client_loop, executed_twice, pause
 from bench.options import Plan, add_common, plan_of
 from bench.processes import Cores, Stage, free_ports, tree
+from bench.redis_server import start_redis
 from bench.report import median, section, table
 from bench.wire import Line, answer_is_whole, parse_answer, post_json
 
@@ -112,19 +112,17 @@ async def _contend(plan: Plan, port: int, admin: int, agents: tuple[int, int], s
 
 
 async def _measure(plan: Plan, build: Build, workers: int) -> dict[str, Result] | None:
-    server = shutil.which("redis-server")
-    if server is None:
-        return None
     cores = Cores.of_this_machine()
     with Stage() as stage:
+        redis = start_redis(stage)
+        if redis is None:
+            return None
         agents = (start_agent(stage, cores, "blue"), start_agent(stage, cores, "green"))
-        redis, port, admin = free_ports(3)
-        quiet = ["--save", "", "--appendonly", "no", "--bind", "127.0.0.1"]
-        stage.start("redis", [server, "--port", str(redis), *quiet], core=cores.proxy, ports=[redis])
+        port, admin = free_ports(2)
         argv = [build.python, "-m", "bgproxy", "serve", "--workers", str(workers)]
         argv += ["--listen", f"127.0.0.1:{port}", "--admin", f"127.0.0.1:{admin}"]
         argv += ["--blue", f"http://127.0.0.1:{agents[0]}", "--green", f"http://127.0.0.1:{agents[1]}"]
-        argv += ["--active", "blue", "--store", f"redis://127.0.0.1:{redis}/0"]
+        argv += ["--active", "blue", "--store", redis.url]
         stage.start(build.name, argv, core=cores.proxy, ports=[port, admin], env=build.environment())
         wait_until_ready(admin)
         await _registered(admin, workers)

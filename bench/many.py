@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import os
-import shutil
 import time
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
@@ -17,7 +16,8 @@ from multiprocessing import get_context
 from statistics import median
 from typing import TYPE_CHECKING
 
-from bench.processes import Cores, Stage, free_ports
+from bench.processes import Stage
+from bench.redis_server import start_redis
 from bench.report import table
 from bgproxy.rollout.barrier import Barrier, FlipOptions
 from bgproxy.rules.barrier import Move
@@ -96,21 +96,17 @@ def _others(url: str, numbers: range, joined: Event, over: Event) -> None:
 
 def measure(nodes: int, flips: int, pause: float) -> Result | None:
     """None where there is no redis-server. `pause`: seconds between two flips."""
-    server = shutil.which("redis-server")
-    if server is None:
-        return None
     with Stage() as stage:
-        (port,) = free_ports(1)
-        argv = [server, "--bind", "127.0.0.1", "--port", str(port), "--save", "", "--appendonly", "no"]
-        stage.start("redis", argv, core=Cores.of_this_machine().proxy, ports=[port])
-        url = f"redis://127.0.0.1:{port}/0"
+        redis = start_redis(stage)
+        if redis is None:
+            return None
         spawning = get_context("spawn")
         joined, over = spawning.Event(), spawning.Event()
-        asyncio.run(_begin(url))
-        other = spawning.Process(target=_others, args=(url, range(nodes // 2, nodes), joined, over))
+        asyncio.run(_begin(redis.url))
+        other = spawning.Process(target=_others, args=(redis.url, range(nodes // 2, nodes), joined, over))
         other.start()
         try:
-            return asyncio.run(_measure(url, nodes, flips, pause, joined))
+            return asyncio.run(_measure(redis.url, nodes, flips, pause, joined))
         finally:
             over.set()
             other.join()

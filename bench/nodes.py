@@ -9,14 +9,14 @@ from __future__ import annotations
 import argparse
 import asyncio
 import os
-import shutil
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from bench.processes import Cores, Stage, free_ports
+from bench.processes import Cores, Stage
+from bench.redis_server import start_redis
 from bench.report import table
 from bgproxy.store.badge import Badges
 from bgproxy.store.base import NodeReport, Store, StoreOptions, open_store
@@ -61,16 +61,13 @@ async def _nothing(_: NodeReport) -> None:
 
 def measure(nodes: int, seconds: float) -> Result | None:
     """None where there is no redis-server."""
-    server = shutil.which("redis-server")
-    if server is None:
-        return None
     with Stage() as stage:
-        (port,) = free_ports(1)
-        argv = [server, "--bind", "127.0.0.1", "--port", str(port), "--save", "", "--appendonly", "no"]
-        redis = stage.start("redis", argv, core=Cores.of_this_machine().proxy, ports=[port])
+        redis = start_redis(stage)
+        if redis is None:
+            return None
         os.sched_setaffinity(0, {Cores.of_this_machine().load})
         spent = partial(_spent, partial(_on_cpu, redis.pid), seconds)
-        return asyncio.run(_measure(f"redis://127.0.0.1:{port}/0", nodes, stage.directory, spent))
+        return asyncio.run(_measure(redis.url, nodes, stage.directory, spent))
 
 
 async def _measure(url: str, count: int, directory: Path, spent: Callable[[], asyncio.Future[float]]) -> Result:

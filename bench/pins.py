@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import shutil
 import time
 import tracemalloc
 from dataclasses import dataclass
@@ -15,7 +14,8 @@ from typing import Any
 
 from redis.asyncio import Redis
 
-from bench.processes import Cores, Stage, free_ports
+from bench.processes import Stage
+from bench.redis_server import start_redis
 from bench.report import median, section, table
 from bgproxy.rules.fleet import bootstrap
 from bgproxy.rules.release import Phase, Release
@@ -47,14 +47,11 @@ class Result:
 
 def measure(pins: int) -> Result | None:
     """Fill a Redis of its own; None where there is no redis-server."""
-    server = shutil.which("redis-server")
-    if server is None:
-        return None
     with Stage() as stage:
-        (port,) = free_ports(1)
-        argv = [server, "--bind", "127.0.0.1", "--port", str(port), "--save", "", "--appendonly", "no"]
-        stage.start("redis", argv, core=Cores.of_this_machine().proxy, ports=[port])
-        return asyncio.run(_measure(f"redis://127.0.0.1:{port}/0", pins))
+        redis = start_redis(stage)
+        if redis is None:
+            return None
+        return asyncio.run(_measure(redis.url, pins))
 
 
 async def _measure(url: str, pins: int) -> Result:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import shutil
 import sys
 import time
 from collections.abc import Awaitable, Callable
@@ -18,7 +17,8 @@ from dataclasses import dataclass
 
 from redis.asyncio import Redis
 
-from bench.processes import Cores, Stage, free_ports
+from bench.processes import Stage
+from bench.redis_server import start_redis
 from bench.report import section, table
 from bgproxy.rules.fleet import bootstrap
 from bgproxy.rules.release import Phase, Release
@@ -122,15 +122,12 @@ def report(costs: Costs, fleets: list[Fleet]) -> str:
 
 
 def main() -> int:
-    server = shutil.which("redis-server")
-    if server is None:
-        print("left out: there is no redis-server; `apt-get install redis-server` brings one")
-        return 0
     with Stage() as stage:
-        (port,) = free_ports(1)
-        argv = [server, "--bind", "127.0.0.1", "--port", str(port), "--save", "", "--appendonly", "no"]
-        stage.start("redis", argv, core=Cores.of_this_machine().proxy, ports=[port])
-        costs = asyncio.run(_measure(f"redis://127.0.0.1:{port}/0"))
+        redis = start_redis(stage)
+        if redis is None:
+            print("left out: there is no redis-server; `apt-get install redis-server` brings one")
+            return 0
+        costs = asyncio.run(_measure(redis.url))
     sizes = [Fleet(16, 10_000), Fleet(100, 100_000), Fleet(400, 1_000_000), Fleet(10_000, 10_000_000)]
     print(report(costs, sizes))
     return 0
