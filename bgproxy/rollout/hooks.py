@@ -12,10 +12,9 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from bgproxy.rollout.gates.ask import json_body
 from bgproxy.rollout.gates.command import run_for
 from bgproxy.rollout.gates.trial import Trial, Unanswerable
-from bgproxy.rollout.webhook import Told, call
+from bgproxy.rollout.webhook import post
 from bgproxy.rules.action import Action, Hook
 from bgproxy.rules.gate import Finding, Verdict
 from bgproxy.rules.run import Run
@@ -45,31 +44,11 @@ def event_of(step: str, trial: Trial, run: Run) -> dict[str, Any]:
 
 
 async def _call(hook: Action, event: Mapping[str, Any], trial: Trial, name: str) -> Finding:
-    if not trial.options.allows_webhook(hook.url):
-        raise Unanswerable(f"{hook.url} may not be called from this proxy's host: add it to rollout.webhooks")
-    told = await call(
-        hook.url,
-        json_body(event),
-        event_id=hashlib.sha256(name.encode()).hexdigest()[:32],
-        secret=trial.filled(hook.secret),
-        fields=trial.fields(hook.headers),
-        timeout=hook.timeout,
-        attempts=hook.attempts,
-    )
+    event_id = hashlib.sha256(name.encode()).hexdigest()[:32]
+    told = await post(hook, event, event_id=event_id, trial=trial, attempts=hook.attempts)
     evidence = {"url": hook.url, "status": told.status, "attempts": told.attempts}
-    if told.trouble or not 200 <= told.status <= 299:
-        why = told.trouble or f"the status is {told.status}"
-        return Finding(Verdict.FAIL, f"{hook.url}: {why}, {told.tries}", evidence)
-    verdict, why = _said(told)
+    if told.fault:
+        return Finding(Verdict.FAIL, f"{hook.url}: {told.fault}, {told.tries}", evidence)
+    verdict, why = told.said()
+    verdict = verdict or Verdict.PASS  # any answer of 2xx lets go on but one that says otherwise
     return Finding(verdict, f"{hook.url}: {why or verdict}", evidence)
-
-
-def _said(told: Told) -> tuple[Verdict, str]:
-    """Any answer of 2xx lets go on but one that says otherwise: `{"verdict": "fail", "why": "…"}`."""
-    try:
-        said = json.loads(told.body)
-    except (ValueError, RecursionError):
-        return Verdict.PASS, ""
-    if not isinstance(said, Mapping) or said.get("verdict") not in list(Verdict):
-        return Verdict.PASS, ""
-    return Verdict(said["verdict"]), str(said.get("why", ""))[:300]

@@ -8,23 +8,19 @@ the end the bake is (`on_undecided`). Before the flip each must have answered on
 from __future__ import annotations
 
 import asyncio
-import json
 import math
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Final
+from typing import Any
 
-from bgproxy.rollout.gates.ask import json_body
 from bgproxy.rollout.gates.trial import Trial, Unanswerable
-from bgproxy.rollout.webhook import Told, call, get
+from bgproxy.rollout.webhook import VERDICTS, WHY_CHARACTERS, post, query
 from bgproxy.rules.fleet import FleetState
 from bgproxy.rules.gate import Finding, Verdict
 from bgproxy.rules.jury import BakeJudge, PrometheusJudge, WebhookJudge
 from bgproxy.rules.plan import Bake, Plan
 from bgproxy.tasks import spawn, stop
-
-_ANSWER_CHARACTERS: Final = 300
 
 
 async def unanswered(judges: Sequence[BakeJudge], trial: Trial) -> str:
@@ -47,8 +43,6 @@ async def unjudged(plan: Plan, trial: Trial, state: FleetState) -> str:
 async def ask(judge: BakeJudge, trial: Trial, event: Mapping[str, Any]) -> Finding:
     """One vote; its evidence says whether it was an answer."""
     try:
-        if not trial.options.allows_webhook(judge.url):
-            raise Unanswerable(f"{judge.url} may not be called from this proxy's host: add it to rollout.webhooks")
         if isinstance(judge, PrometheusJudge):
             return await _query(judge, trial)
         return await _post(judge, trial, event)
@@ -58,15 +52,10 @@ async def ask(judge: BakeJudge, trial: Trial, event: Mapping[str, Any]) -> Findi
 
 async def _query(judge: PrometheusJudge, trial: Trial) -> Finding:
     """An instant query (https://prometheus.io/docs/prometheus/latest/querying/api/#instant-queries)."""
-    told = await get(
-        f"{judge.url.rstrip('/')}/api/v1/query",
-        {"query": judge.query},
-        fields=trial.fields(judge.headers),
-        timeout=judge.timeout,
-    )
-    document = _document(told)
+    told = await query(judge, "/api/v1/query", {"query": judge.query}, trial)
+    document = told.document()
     if told.trouble or told.status != 200 or document.get("status") != "success":
-        why = told.trouble or str(document.get("error") or f"the status is {told.status}")[:_ANSWER_CHARACTERS]
+        why = told.trouble or str(document.get("error") or f"the status is {told.status}")[:WHY_CHARACTERS]
         return Finding(Verdict.UNDECIDED, f"{judge.url}: {why}")
     values = _values(document.get("data"))
     if values is None:
@@ -95,32 +84,14 @@ def _values(data: Any) -> list[float] | None:
 
 
 async def _post(judge: WebhookJudge, trial: Trial, event: Mapping[str, Any]) -> Finding:
-    told = await call(
-        judge.url,
-        json_body({"judge": judge.name, **trial.about, **event}),
-        event_id=uuid.uuid4().hex,
-        secret=trial.filled(judge.secret),
-        fields=trial.fields(judge.headers),
-        timeout=judge.timeout,
-        attempts=1,  # it is asked again anyway
-    )
-    document = _document(told)
-    if told.trouble or not 200 <= told.status <= 299:
-        return Finding(Verdict.UNDECIDED, f"{judge.url}: {told.trouble or f'the status is {told.status}'}")
-    if document.get("verdict") not in list(Verdict):
-        words = ", ".join(f'"{one}"' for one in Verdict)
-        return Finding(Verdict.UNDECIDED, f"{judge.url}: its JSON has no verdict, which is one of {words}")
-    verdict = Verdict(document["verdict"])
-    why = str(document.get("why", ""))[:_ANSWER_CHARACTERS]
+    event = {"judge": judge.name, **trial.about, **event}
+    told = await post(judge, event, event_id=uuid.uuid4().hex, trial=trial, attempts=1)  # it is asked again anyway
+    if told.fault:
+        return Finding(Verdict.UNDECIDED, f"{judge.url}: {told.fault}")
+    verdict, why = told.said()
+    if verdict is None:
+        return Finding(Verdict.UNDECIDED, f"{judge.url}: its JSON has no verdict, which is one of {VERDICTS}")
     return Finding(verdict, why or f"it says {verdict}", {"answered": True})
-
-
-def _document(told: Told) -> Mapping[str, Any]:
-    try:
-        found = json.loads(told.body)
-    except (ValueError, RecursionError):
-        return {}
-    return found if isinstance(found, Mapping) else {}
 
 
 class Jury:

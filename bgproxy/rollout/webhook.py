@@ -12,22 +12,31 @@ import asyncio
 import base64
 import hashlib
 import hmac
+import json
 import socket
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from ipaddress import IPv6Address, ip_address
+from typing import Any, Final
 
 import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
 from aiohttp.resolver import ThreadedResolver
 from yarl import URL
 
-from bgproxy.rollout.gates.ask import AGENT
+from bgproxy.rollout.gates.ask import AGENT, json_body
+from bgproxy.rollout.gates.trial import Trial, Unanswerable
 from bgproxy.rollout.health import words
+from bgproxy.rules.action import Action
+from bgproxy.rules.gate import Verdict
+from bgproxy.rules.jury import PrometheusJudge, WebhookJudge
+from bgproxy.rules.plan import WebhookGate
 
 ANSWER_BYTES = 65_536
 FIRST_PAUSE = 0.5  # seconds; doubled at each attempt
+WHY_CHARACTERS: Final = 300  # of a reason that is given
+VERDICTS: Final = ", ".join(f'"{one}"' for one in Verdict)
 
 # Outside of the link-local range, where all the others are.
 _METADATA = frozenset({ip_address("fd00:ec2::254"), ip_address("100.100.100.200"), ip_address("168.63.129.16")})
@@ -47,16 +56,41 @@ class Told:
         """How often it was called, in words."""
         return "1 attempt" if self.attempts == 1 else f"{self.attempts} attempts"
 
+    @property
+    def fault(self) -> str:
+        """Why it is no answer to go by, in words; empty where its status is one of 2xx."""
+        return self.trouble or ("" if 200 <= self.status <= 299 else f"the status is {self.status}")
 
-async def call(
-    url: str, event: bytes, *, event_id: str, secret: str, fields: Mapping[str, str], timeout: float, attempts: int
+    def document(self) -> Mapping[str, Any]:
+        """The JSON object that was answered; empty where it is none."""
+        try:
+            found = json.loads(self.body)
+        except (ValueError, RecursionError):
+            return {}
+        return found if isinstance(found, Mapping) else {}
+
+    def said(self) -> tuple[Verdict | None, str]:
+        """The verdict in `{"verdict": "pass" | "fail" | "undecided", "why": "…"}`, None where it has none; and why."""
+        document = self.document()
+        if document.get("verdict") not in list(Verdict):
+            return None, ""
+        return Verdict(document["verdict"]), str(document.get("why", ""))[:WHY_CHARACTERS]
+
+
+async def post(
+    to: Action | WebhookGate | WebhookJudge, event: Mapping[str, Any], *, event_id: str, trial: Trial, attempts: int
 ) -> Told:
-    """POST the event (JSON). Repeated where nobody answers, or the answer is 429 or 5xx. `timeout`: of each attempt."""
+    """Tell it of an event, as JSON. Repeated where nobody answers, or the answer is 429 or 5xx.
+
+    Raises `Unanswerable` where this host does not allow it, or a variable is not set.
+    """
+    _must_be_allowed(to.url, trial)
+    body, secret, fields = json_body(event), trial.filled(to.secret), trial.fields(to.headers)
     pause, told = FIRST_PAUSE, Told(0, b"", "", 0)
     for attempt in range(1, attempts + 1):
-        headers = {"Content-Type": "application/json", **fields, **_signed(event, event_id, secret)}
-        status, body, trouble = await _send("POST", URL(url, encoded=True), event, headers, timeout)
-        told = Told(status, body, trouble, attempt)
+        headers = {"Content-Type": "application/json", **fields, **_signed(body, event_id, secret)}
+        status, answer, trouble = await _send("POST", URL(to.url, encoded=True), body, headers, to.timeout)
+        told = Told(status, answer, trouble, attempt)
         if not (trouble or status == 429 or status >= 500) or attempt == attempts:
             break
         await asyncio.sleep(pause)
@@ -64,10 +98,17 @@ async def call(
     return told
 
 
-async def get(url: str, query: Mapping[str, str], *, fields: Mapping[str, str], timeout: float) -> Told:
-    """GET, once, with such a query. `timeout` in seconds."""
-    status, body, trouble = await _send("GET", URL(url, encoded=True).with_query(query), None, fields, timeout)
+async def query(judge: PrometheusJudge, path: str, asked: Mapping[str, str], trial: Trial) -> Told:
+    """GET, once, what stands below its address at `path`. Raises `Unanswerable` as `post` does."""
+    _must_be_allowed(judge.url, trial)
+    url = URL(judge.url.rstrip("/") + path, encoded=True).with_query(asked)
+    status, body, trouble = await _send("GET", url, None, trial.fields(judge.headers), judge.timeout)
     return Told(status, body, trouble, 1)
+
+
+def _must_be_allowed(url: str, trial: Trial) -> None:
+    if not trial.options.allows_webhook(url):
+        raise Unanswerable(f"{url} may not be called from this proxy's host: add it to rollout.webhooks")
 
 
 def _signed(event: bytes, event_id: str, secret: str) -> dict[str, str]:
