@@ -5,13 +5,12 @@ from __future__ import annotations
 import time as clock
 from collections.abc import Callable, Iterator
 from typing import Annotated, Any
-from urllib.parse import quote
 
 import typer
 
-from bgproxy.cli.changes import Color
+from bgproxy.cli.asking import path_of, why
 from bgproxy.cli.client import Admin, Unreachable
-from bgproxy.cli.options import ADMIN, AdminUrl, Json, Reason, Token
+from bgproxy.cli.options import ADMIN, AdminUrl, Color, Json, Reason, Token
 from bgproxy.cli.report import REFUSED, clean, print_json, reported
 from bgproxy.errors import Refused
 
@@ -69,7 +68,7 @@ def _check(wait: bool, timeout: float | None, deadline: float | None, no_deadlin
 def _set(api: Admin, color: str, seconds: float | None, reason: str) -> None:
     """Set or cancel the deadline; where the color is drained already there is nothing left that it could end."""
     if not _ask(api, color)["drained"]:
-        api.post(_path(color), {"deadline": seconds, **({"reason": reason} if reason else {})}, expect="drained")
+        api.post(_path(color), {"deadline": seconds, **why(reason)}, expect="drained")
 
 
 def _wait(api: Admin, color: str, timeout: float | None, as_json: bool) -> dict[str, Any]:
@@ -121,7 +120,7 @@ def _ask(api: Admin, color: str) -> dict[str, Any]:
 
 
 def _path(color: str) -> str:
-    return f"/v1/colors/{quote(color, safe='')}/drain"
+    return f"{path_of('colors', color)}/drain"
 
 
 def _tell(document: dict[str, Any], as_json: bool) -> None:

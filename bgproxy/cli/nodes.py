@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from typing import Annotated
-from urllib.parse import quote
 
 import typer
 
+from bgproxy.cli.asking import path_of, why
 from bgproxy.cli.client import Admin
 from bgproxy.cli.options import ADMIN, AdminUrl, Force, Json, Reason, Token
 from bgproxy.cli.report import clean, print_json, reported
@@ -44,8 +44,8 @@ def forget(
     Where its process lives after all it joins anew, and may have answered by an old pointer until then.
     """
     with reported(as_json):
-        query = {**({"reason": reason} if reason else {}), **({"force": "true"} if force else {})}
-        answer = Admin(admin, token).delete(f"/v1/nodes/{quote(node, safe='')}", expect="forgotten", **query)
+        query = {**why(reason), **({"force": "true"} if force else {})}
+        answer = Admin(admin, token).delete(path_of("nodes", node), expect="forgotten", **query)
         if as_json:
             print_json(answer)
         else:

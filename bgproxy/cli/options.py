@@ -21,6 +21,17 @@ Token = Annotated[
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, failures included.")]
+Color = Annotated[str, typer.Argument(metavar="COLOR", show_default=False, help="The color's name, such as green.")]
+Upstreams = Annotated[
+    list[str] | None, typer.Option("--upstream", metavar="URL", help="http://host:port or unix:/path; may repeat.")
+]
+RouteUpstreams = Annotated[
+    list[str] | None,
+    typer.Option("--route-upstream", metavar="ROUTE=URL", help="An upstream of one route only; may repeat."),
+]
+Metadata = Annotated[
+    list[str] | None, typer.Option("--metadata", metavar="KEY=VALUE", help="A fact to keep with it; may repeat.")
+]
 Reason = Annotated[str, typer.Option("--reason", "-r", show_default=False, help="Why, for the audit record.")]
 IfEpoch = Annotated[
     int | None, typer.Option("--if-epoch", min=0, help="Refuse unless the pointer's epoch is this one.")

@@ -13,9 +13,21 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from bgproxy.cli.changes import pairs
+from bgproxy.cli.asking import made_of, terms, why
 from bgproxy.cli.client import Admin, RefusedByApi, Unreachable
-from bgproxy.cli.options import ADMIN, AdminUrl, Force, IdempotencyKey, IfEpoch, Json, Reason, Token
+from bgproxy.cli.options import (
+    ADMIN,
+    AdminUrl,
+    Force,
+    IdempotencyKey,
+    IfEpoch,
+    Json,
+    Metadata,
+    Reason,
+    RouteUpstreams,
+    Token,
+    Upstreams,
+)
 from bgproxy.cli.report import DONE, REFUSED, clean, print_line, reported
 from bgproxy.errors import Refused
 
@@ -39,16 +51,9 @@ def release(
     label: Annotated[
         str, typer.Option("--release", metavar="LABEL", show_default=False, help="The version's label, such as v2.")
     ] = "",
-    upstream: Annotated[
-        list[str] | None, typer.Option("--upstream", metavar="URL", help="http://host:port or unix:/path; may repeat.")
-    ] = None,
-    route_upstream: Annotated[
-        list[str] | None,
-        typer.Option("--route-upstream", metavar="ROUTE=URL", help="An upstream of one route only; may repeat."),
-    ] = None,
-    metadata: Annotated[
-        list[str] | None, typer.Option("--metadata", metavar="KEY=VALUE", help="A fact to keep with it; may repeat.")
-    ] = None,
+    upstream: Upstreams = None,
+    route_upstream: RouteUpstreams = None,
+    metadata: Metadata = None,
     plan: Plan = None,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask whether to begin.")] = False,
     watch: Annotated[bool, typer.Option("--watch", "-w", help="Begin nothing; follow the one that stands.")] = False,
@@ -73,14 +78,10 @@ def release(
     with reported(as_json, lines=True):
         api = Admin(admin, token)
         if not watch:
-            routes: dict[str, list[str]] = {}
-            for name, url in pairs(route_upstream or [], "--route-upstream"):
-                routes.setdefault(name, []).append(url)
-            asked: dict[str, Any] = {"color": color, "release": label, "upstreams": upstream or [], **_plan(plan)}
-            asked |= {"routes": routes} if routes else {}
-            asked |= {"metadata": facts} if (facts := dict(pairs(metadata or [], "--metadata"))) else {}
+            made = made_of(label, upstream, route_upstream, metadata)
+            asked = {"color": color, **made, **_plan(plan), **terms(reason, if_epoch, force)}
             _agree(plan, f"{label} on {color}", yes or as_json)
-            _begin(api, asked | _terms(reason, if_epoch, force), key, as_json)
+            _begin(api, asked, key, as_json)
         _follow(api, as_json)
 
 
@@ -98,7 +99,7 @@ def validate(
     """
     with reported(as_json, lines=True):
         api = Admin(admin, token)
-        _begin(api, {"color": color, "kind": "validate", **_plan(plan)} | _terms(reason, None, False), "", as_json)
+        _begin(api, {"color": color, "kind": "validate", **_plan(plan), **why(reason)}, "", as_json)
         _follow(api, as_json)
 
 
@@ -118,7 +119,7 @@ def bake(
     with reported(as_json, lines=True):
         api = Admin(admin, token)
         active = api.get("/v1/status", expect="active")["active"]
-        _begin(api, {"color": active, "kind": "bake", **_plan(plan)} | _terms(reason, None, False), "", as_json)
+        _begin(api, {"color": active, "kind": "bake", **_plan(plan), **why(reason)}, "", as_json)
         _follow(api, as_json)
 
 
@@ -131,7 +132,7 @@ def approve(
 ) -> None:
     """Say yes to the manual gate that a release waits for; it is on record under your token's name."""
     with reported(as_json, lines=True):
-        asked = {**({"gate": gate} if gate else {}), **({"reason": reason} if reason else {})}
+        asked = {**({"gate": gate} if gate else {}), **why(reason)}
         answer = Admin(admin, token).post("/v1/run/approve", asked, expect="steps")
         if as_json:
             print_line(answer)
@@ -143,8 +144,7 @@ def approve(
 def abort(reason: Reason = "", admin: AdminUrl = ADMIN, token: Token = "", as_json: Json = False) -> None:
     """End the release that is being brought out, with nothing flipped; once it has flipped, by a rollback."""
     with reported(as_json, lines=True):
-        asked = {"reason": reason} if reason else {}
-        answer = Admin(admin, token).post("/v1/run/abort", asked, expect="steps")
+        answer = Admin(admin, token).post("/v1/run/abort", why(reason), expect="steps")
         if as_json:
             print_line(answer)
         else:
@@ -182,12 +182,6 @@ def _agree(file: Path | None, what: str, yes: bool) -> None:
 def _is_asked() -> bool:
     """Whether there is somebody at a terminal."""
     return sys.stdin.isatty()
-
-
-def _terms(reason: str, if_epoch: int | None, force: bool) -> dict[str, Any]:
-    terms: dict[str, Any] = {"reason": reason} if reason else {}
-    terms |= {"if_epoch": if_epoch} if if_epoch is not None else {}
-    return terms | ({"force": True} if force else {})
 
 
 def _begin(api: Admin, asked: Mapping[str, Any], key: str, as_json: bool) -> None:

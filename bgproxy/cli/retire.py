@@ -6,10 +6,10 @@ import sys
 import time as clock
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any
-from urllib.parse import quote
 
 import typer
 
+from bgproxy.cli.asking import path_of, why
 from bgproxy.cli.client import Admin, Unreachable
 from bgproxy.cli.options import ADMIN, AdminUrl, Json, Reason, Token
 from bgproxy.cli.report import REFUSED, clean, print_json, reported
@@ -48,12 +48,11 @@ def retire(
     with reported(as_json):
         api = Admin(admin, token)
         name = color or _left(api)
-        standing = api.get(_path(name), expect="phase")
+        standing = api.get(path_of("colors", name), expect="phase")
         if not cancel:
             _agree(standing, yes or as_json)
-        asked: dict[str, Any] = {"reason": reason} if reason else {}
-        asked |= {key: True for key, wanted in _wanted(when_drained, cancel, force).items() if wanted}
-        document = api.post(f"{_path(name)}/retire", asked, expect="phase")
+        asked = why(reason) | {key: True for key, wanted in _wanted(when_drained, cancel, force).items() if wanted}
+        document = api.post(f"{path_of('colors', name)}/retire", asked, expect="phase")
         if not (when_drained or cancel):
             document = _follow(api, name, document, clock.monotonic, clock.sleep)
         if as_json:
@@ -95,7 +94,7 @@ def _follow(
     while (order := document.get("retirement")) is not None and not order["tries"]:
         try:
             sleep(INTERVAL)
-            document, heard = api.get(_path(name), expect="phase"), now()
+            document, heard = api.get(path_of("colors", name), expect="phase"), now()
         except Unreachable:
             if now() > heard + PATIENCE:
                 raise
@@ -129,7 +128,3 @@ def _freed(api: Admin, document: Mapping[str, Any]) -> str:
             freed = facts["freed"]
             return f": {freed.get('replicas')} replicas freed, {freed.get('replica_hours'):g} replica-hours run double"
     return ""
-
-
-def _path(color: str) -> str:
-    return f"/v1/colors/{quote(color, safe='')}"

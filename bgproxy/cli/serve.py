@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from bgproxy.cli.changes import pairs
+from bgproxy.cli.asking import pairs
 from bgproxy.cli.options import ConfigFile
 from bgproxy.cli.report import reported
 from bgproxy.workers import RESUME, TRIAL
@@ -85,6 +85,6 @@ def _run(config: str | None, flags: dict[str, Any]) -> int:
 def _colors(blue: list[str] | None, green: list[str] | None, others: list[str] | None) -> dict[str, Any] | None:
     """The upstreams given by flags, in the shape of the file."""
     found: dict[str, list[str]] = {"blue": list(blue or []), "green": list(green or [])}
-    for color, url in pairs(others or [], "--upstream"):
+    for color, url in pairs(others, "--upstream"):
         found.setdefault(color, []).append(url)
     return {color: {"upstreams": urls} for color, urls in found.items() if urls} or None

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from typing import Annotated
-from urllib.parse import quote
 
 import typer
 
+from bgproxy.cli.asking import path_of, why
 from bgproxy.cli.client import Admin
 from bgproxy.cli.options import ADMIN, AdminUrl, Json, Reason, Token
 from bgproxy.cli.report import clean, print_json, reported
@@ -46,7 +46,7 @@ def list_(
 def show(session: Id, admin: AdminUrl = ADMIN, token: Token = "", as_json: Json = False) -> None:
     """Show one session: where it lives, since when, until when."""
     with reported(as_json):
-        document = Admin(admin, token).get(_path(session), expect="release")
+        document = Admin(admin, token).get(path_of("sessions", session), expect="release")
         if as_json:
             print_json(document)
             return
@@ -69,8 +69,8 @@ def move(
     What the agent holds of it in memory does not move with it.
     """
     with reported(as_json):
-        asked = {"to": color, **({"reason": reason} if reason else {})}
-        answer = Admin(admin, token).post(f"{_path(session)}/move", asked, expect="moved")
+        asked = {"to": color, **why(reason)}
+        answer = Admin(admin, token).post(f"{path_of('sessions', session)}/move", asked, expect="moved")
         if as_json:
             print_json(answer)
         else:
@@ -88,8 +88,7 @@ def move(
 def forget(session: Id, reason: Reason = "", admin: AdminUrl = ADMIN, token: Token = "", as_json: Json = False) -> None:
     """Forget a session: its next request begins a new one, on the active color. Nothing under way is touched."""
     with reported(as_json):
-        query = {"reason": reason} if reason else {}
-        answer = Admin(admin, token).delete(_path(session), expect="forgotten", **query)
+        answer = Admin(admin, token).delete(path_of("sessions", session), expect="forgotten", **why(reason))
         if as_json:
             print_json(answer)
         else:
@@ -108,7 +107,3 @@ def stats(admin: AdminUrl = ADMIN, token: Token = "", as_json: Json = False) -> 
         from bgproxy.cli.session_screen import show_stats
 
         show_stats(document)
-
-
-def _path(session: str) -> str:
-    return f"/v1/sessions/{quote(session, safe='')}"
