@@ -14,7 +14,8 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from bgproxy.cli.asking import made_of, terms, why
-from bgproxy.cli.client import Admin, RefusedByApi, Unreachable
+from bgproxy.cli.client import Admin
+from bgproxy.cli.following import answers
 from bgproxy.cli.options import (
     ADMIN,
     AdminUrl,
@@ -30,9 +31,6 @@ from bgproxy.cli.options import (
 )
 from bgproxy.cli.report import DONE, REFUSED, clean, print_line, reported
 from bgproxy.errors import Refused
-
-INTERVAL = 0.25  # s between two looks
-PATIENCE = 120.0  # s for which nothing may answer, once something has: the proxy may be restarted meanwhile
 
 GOOD = frozenset({"settled", "validated"})
 
@@ -213,22 +211,17 @@ def _follow(api: Admin, as_json: bool) -> NoReturn:
 
 def looks(api: Admin, now: Callable[[], float], sleep: Callable[[float], None]) -> Iterator[dict[str, Any]]:
     """Each look at the run that stands, to its end. A proxy that does not answer for a while is asked again."""
-    name, heard = "", 0.0
-    while True:
-        try:
-            document = api.get("/v1/run", expect="steps")
-        except (Unreachable, RefusedByApi) as error:
-            away = isinstance(error, Unreachable) or error.problem.get("code") == "store_unavailable"
-            if not name or not away or now() > heard + PATIENCE:
-                raise
-        else:
-            if name and document["id"] != name:
-                raise Refused(f"{name} is over, and {document['id']} has begun since: `bgproxy audit` tells of both")
-            name, heard = document["id"], now()
-            yield document
-            if not document["open"]:
-                return
-        sleep(INTERVAL)
+
+    def ask() -> dict[str, Any]:
+        return api.get("/v1/run", expect="steps")
+
+    first = ask()
+    for document in answers(first, ask, now, sleep):
+        if document["id"] != first["id"]:
+            raise Refused(f"{first['id']} is over, and {document['id']} has begun since: `bgproxy audit` tells of both")
+        yield document
+        if not document["open"]:
+            return
 
 
 def last_line(document: Mapping[str, Any]) -> str:

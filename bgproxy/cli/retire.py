@@ -10,13 +10,11 @@ from typing import Annotated, Any
 import typer
 
 from bgproxy.cli.asking import path_of, why
-from bgproxy.cli.client import Admin, Unreachable
+from bgproxy.cli.client import Admin
+from bgproxy.cli.following import answers
 from bgproxy.cli.options import ADMIN, AdminUrl, Json, Reason, Token
 from bgproxy.cli.report import REFUSED, clean, print_json, reported
 from bgproxy.errors import Refused
-
-INTERVAL = 0.25  # s between two looks
-PATIENCE = 120.0  # s for which nothing may answer, once something has: the proxy may be restarted meanwhile
 
 _LEFT = ("standby", "drained")
 
@@ -86,21 +84,18 @@ def _agree(standing: Mapping[str, Any], yes: bool) -> None:
 
 
 def _follow(
-    api: Admin, name: str, document: dict[str, Any], now: Callable[[], float], sleep: Callable[[float], None]
+    api: Admin, name: str, first: dict[str, Any], now: Callable[[], float], sleep: Callable[[float], None]
 ) -> dict[str, Any]:
     """To what comes of it. Raises `Refused` where it fails, or is taken back."""
-    heard = now()
-    label = document.get("release")
-    while (order := document.get("retirement")) is not None and not order["tries"]:
-        try:
-            sleep(INTERVAL)
-            document, heard = api.get(path_of("colors", name), expect="phase"), now()
-        except Unreachable:
-            if now() > heard + PATIENCE:
-                raise
-        except KeyboardInterrupt:
-            typer.echo("bgproxy: it goes on without you: `bgproxy status` tells how far it is", err=True)
-            raise typer.Exit(REFUSED) from None
+    label = first.get("release")
+    try:
+        for document in answers(first, lambda: api.get(path_of("colors", name), expect="phase"), now, sleep):
+            order = document.get("retirement")
+            if order is None or order["tries"]:
+                break
+    except KeyboardInterrupt:
+        typer.echo("bgproxy: it goes on without you: `bgproxy status` tells how far it is", err=True)
+        raise typer.Exit(REFUSED) from None
     if order is not None:
         later = f"; it is tried again, {order['tries']} failed so far" if order["again"] else ""
         what = "is retired, but its successor's contract step was not done" if order["contract"] else "stays drained"

@@ -28,9 +28,7 @@ class FakeAdmin:
         found = self.answers.get((request.method, request.path), (404, {"detail": "not in this test"}))
         if callable(found):
             return await found(request)
-        status, document = found if isinstance(found, tuple) else (200, found)
-        kind = "application/problem+json" if status >= 400 else "application/json"
-        return web.Response(status=status, text=json.dumps(document), content_type=kind)
+        return _response(found)
 
 
 class Served(threading.Thread):
@@ -69,3 +67,19 @@ def problem(status: int, code: str, detail: str, **extra: Any) -> tuple[int, dic
     """A problem document as the admin API sends it."""
     kind = f"urn:bgproxy:problem:{code}"
     return status, {"type": kind, "title": "No", "status": status, "detail": detail, "code": code, **extra}
+
+
+def in_turn(*documents: Any) -> Any:
+    """Answers one after the other, the last one for ever."""
+    left = list(documents)
+
+    async def answer(_: web.Request) -> web.StreamResponse:
+        return _response(left.pop(0) if len(left) > 1 else left[0])
+
+    return answer
+
+
+def _response(found: Any) -> web.Response:
+    status, document = found if isinstance(found, tuple) else (200, found)
+    kind = "application/problem+json" if status >= 400 else "application/json"
+    return web.Response(status=status, text=json.dumps(document), content_type=kind)

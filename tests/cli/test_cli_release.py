@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from aiohttp import web
-from fake_admin import FakeAdmin, problem
+from fake_admin import FakeAdmin, in_turn, problem
 from rich.console import Console
 
+from bgproxy.cli import following
 from bgproxy.cli import release as module
 from bgproxy.cli.client import Admin, Unreachable
 from bgproxy.cli.release import last_line, looks
@@ -41,19 +41,6 @@ STOPPED = run_at(2, "stopped", "gate:http-1 failed: no answer")
 @pytest.fixture(autouse=True)
 def no_naps(monkeypatch):
     monkeypatch.setattr(module.clock, "sleep", lambda _: None)
-
-
-def in_turn(*documents: Any) -> Any:
-    """Answers one after the other, the last one for ever."""
-    left = list(documents)
-
-    async def answer(_: web.Request) -> web.StreamResponse:
-        found = left.pop(0) if len(left) > 1 else left[0]
-        status, document = found if isinstance(found, tuple) else (200, found)
-        kind = "application/problem+json" if status >= 400 else "application/json"
-        return web.Response(status=status, text=json.dumps(document), content_type=kind)
-
-    return answer
 
 
 def begins(admin: FakeAdmin, *looks: Any, changed: bool = True) -> None:
@@ -287,7 +274,7 @@ def test_but_not_for_ever_and_not_where_nothing_ever_answered(admin, unused_tcp_
     time = Time()
     with pytest.raises(Exception, match="away"):
         list(looks(Admin(admin.url), time.monotonic, time.sleep))
-    assert time.now > module.PATIENCE
+    assert time.now > following.PATIENCE
     with pytest.raises(Unreachable):
         list(looks(Admin(f"http://127.0.0.1:{unused_tcp_port}"), time.monotonic, time.sleep))
 

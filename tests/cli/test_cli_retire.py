@@ -6,8 +6,7 @@ import json
 from typing import Any
 
 import pytest
-from aiohttp import web
-from fake_admin import FakeAdmin, problem
+from fake_admin import FakeAdmin, in_turn, problem
 
 from bgproxy.cli import retire as module
 
@@ -26,14 +25,9 @@ def no_naps(monkeypatch):
     monkeypatch.setattr(module.clock, "sleep", lambda _: None)
 
 
-def looked_at(admin: FakeAdmin, *looks: dict[str, Any]) -> None:
+def looked_at(admin: FakeAdmin, *looks: Any) -> None:
     """What a look at blue finds: first before it is asked, then one after the other, the last for ever."""
-    left = list(looks)
-
-    async def answer(_: web.Request) -> web.StreamResponse:
-        return web.json_response(left.pop(0) if len(left) > 1 else left[0])
-
-    admin.answers["GET", "/v1/colors/blue"] = answer
+    admin.answers["GET", "/v1/colors/blue"] = in_turn(*looks)
     admin.answers["GET", "/v1/audit"] = AUDIT
     admin.answers["GET", "/v1/colors"] = {"colors": [looks[0], {"color": "green", "release": "v2", "phase": "active"}]}
     admin.answers["POST", "/v1/colors/blue/retire"] = {**blue(order=ORDER), "changed": True}
@@ -47,6 +41,13 @@ def test_it_is_followed_to_its_end_and_says_what_it_frees(run, admin, words):
     assert result.stderr == "v1 on blue is taken down; after that there is no rollback to it\n"
     assert result.stdout == "v1 on blue is retired: 3 replicas freed, 1.25 replica-hours run double\n"
     assert [body for method, _, body in admin.asked if method == "POST"] == [{"reason": "why"}]
+
+
+def test_a_proxy_or_store_that_is_away_for_a_while_is_asked_again(run, admin):
+    away = problem(503, "store_unavailable", "away")
+    looked_at(admin, blue(), away, away, blue("retired"))
+    result = run("retire", "blue", "--yes", "--admin", admin.url)
+    assert (result.exit_code, result.stdout.startswith("v1 on blue is retired")) == (0, True), result.stderr
 
 
 @pytest.mark.parametrize(
