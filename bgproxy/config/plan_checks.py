@@ -16,8 +16,9 @@ from bgproxy.config.wording import number_fault, shown
 from bgproxy.rules import assertion
 from bgproxy.rules.action import Action, Migrate
 from bgproxy.rules.jury import PrometheusJudge
-from bgproxy.rules.plan import VARIABLE, Bake, Canary, Gate, LoadGate, Plan, Synthetic, WebsocketGate
+from bgproxy.rules.plan import Bake, Canary, Gate, LoadGate, Plan, Synthetic, WebsocketGate
 from bgproxy.rules.slo import samples_needed, unjudgeable
+from bgproxy.rules.variables import VARIABLE
 from bgproxy.rules.watch import LONGEST_BASELINE
 
 Found = Iterator[tuple[Path, str]]

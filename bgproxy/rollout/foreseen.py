@@ -8,8 +8,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
-from bgproxy.rules.plan import VARIABLE, Plan
+from bgproxy.rules.plan import Plan
 from bgproxy.rules.route import RouteTable
+from bgproxy.rules.variables import unset
 
 _FILLED: Final = frozenset({"headers", "env", "secret"})  # keys whose texts may hold variables
 _SENT: Final = frozenset({"json", "arguments", "messages"})  # as they stand, whatever they hold
@@ -28,11 +29,8 @@ def unknown_route(name: str, routes: RouteTable) -> str:
 
 def _unset(part: object, place: str, environ: Mapping[str, str], *, is_filled: bool) -> str:
     if isinstance(part, str):
-        names = VARIABLE.findall(part) if is_filled else []
-        gone = next((name for name in names if name not in environ), "")
-        if not gone:
-            return ""
-        return f"{place}: the variable {gone} is not set in this proxy's environment: set it, and start the proxy anew"
+        why = unset(part, environ) if is_filled else ""
+        return why and f"{place}: {why}"
     found = (
         _unset(value, at, environ, is_filled=is_filled or key in _FILLED) for key, at, value in _parts(part, place)
     )

@@ -24,8 +24,9 @@ from bgproxy.rules.fleet import FleetState
 from bgproxy.rules.gate import Answer, Finding
 from bgproxy.rules.likeness import Told, documents_of
 from bgproxy.rules.mirrored import Repeating, Tally, judge, tally_from
-from bgproxy.rules.plan import VARIABLE, Plan
+from bgproxy.rules.plan import Plan
 from bgproxy.rules.run import MIRROR, Run
+from bgproxy.rules.variables import filled, unset
 from bgproxy.store.base import Store
 from bgproxy.store.mirror import Mirror as KnownState
 from bgproxy.tasks import spawn, stop
@@ -121,13 +122,10 @@ class Job:
         self._stack = AsyncExitStack()
         self._agents: dict[str, Upstream] = {}
         self._fields: dict[str, str] | None = None
-        missing = [name for text in mirror.headers.values() for name in VARIABLE.findall(text) if name not in environ]
-        if missing:
-            self.tally.fail("nothing was mirrored", f"the variable {missing[0]} is not set in the proxy's environment")
+        if why := unset(" ".join(mirror.headers.values()), environ):
+            self.tally.fail("nothing was mirrored", why)
         else:
-            self._fields = {
-                name: VARIABLE.sub(lambda match: environ[match[1]], text) for name, text in mirror.headers.items()
-            }
+            self._fields = {name: filled(text, environ) for name, text in mirror.headers.items()}
 
     async def stop(self) -> None:
         """Give up what is under way."""

@@ -7,21 +7,15 @@ seconds, rates shares from 0 to 1; a limit that is None is none. The plan that a
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field, fields
-from typing import Final, Literal
+from typing import Literal
 
 from bgproxy.rules.action import Decommission, Hook, Migrate
 from bgproxy.rules.comparing import Mirror, ReplayGate
 from bgproxy.rules.jury import BakeJudge
 
 Severity = Literal["block", "warn", "ignore"]
-
-VARIABLE: Final = re.compile(r"\$\{(GATE_[A-Z0-9_]{1,64})\}")
-"""Stands in a text for a variable of the proxy's environment: secrets are not for a plan, which is kept and shown. Only
-names of this form, so that no plan can read what was not meant for one.
-"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +26,7 @@ class Asked:
     route: str = ""
     host: str = ""  # the Host field; empty: the upstream's own address
     path: str = "/"
-    headers: dict[str, str] = field(default_factory=dict)  # ${GATE_…}: from the environment of the proxy
+    headers: dict[str, str] = field(default_factory=dict)  # ${GATE_…}: see variables.py
     timeout: float = 30.0  # of one request
 
 

@@ -11,10 +11,10 @@ from bgproxy.rollout.options import RolloutOptions
 from bgproxy.rollout.records import Records
 from bgproxy.rules.fleet import FleetState
 from bgproxy.rules.gate import Finding, Verdict
-from bgproxy.rules.plan import VARIABLE
 from bgproxy.rules.release import Release
 from bgproxy.rules.route import RouteTable
 from bgproxy.rules.run import Run
+from bgproxy.rules.variables import filled, unset
 
 
 class Unanswerable(Exception):
@@ -61,12 +61,9 @@ class Trial:
 
     def filled(self, text: str) -> str:
         """A plan's text with the environment's values in place of its variables. Raises `Unanswerable`."""
-        for name in VARIABLE.findall(text):
-            if name not in self.environ:
-                raise Unanswerable(
-                    f"the variable {name} is not set in this proxy's environment: set it, and start anew"
-                )
-        return VARIABLE.sub(lambda match: self.environ[match[1]], text)
+        if why := unset(text, self.environ):
+            raise Unanswerable(why)
+        return filled(text, self.environ)
 
     def fields(self, headers: Mapping[str, str]) -> dict[str, str]:
         """Header fields of a plan, filled."""
