@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from bgproxy import tasks
-from bgproxy.errors import BadInput, FlipAbandoned, FlipOpen, KeyReused, Refused, StoreUnavailable
+from bgproxy.errors import BadInput, FlipAbandoned, FlipOpen, KeyReused, Problem, Refused, StoreUnavailable
 from bgproxy.rules import barrier
 from bgproxy.rules.barrier import Move, Strategy
 from bgproxy.rules.fleet import Change, FleetState
@@ -130,7 +130,7 @@ class Barrier:
         await self._sleep(_PATIENCE * random.uniform(1, 2))
         while self._stands(pending):
             if pending.revision not in self._own:
-                with suppress(StoreUnavailable, Refused):
+                with suppress(Problem):
                     await self._finish(pending, _AGAIN, patience=_AGAIN)
                     return
             await self._sleep(_AGAIN * random.uniform(1, 2))
@@ -138,7 +138,7 @@ class Barrier:
     async def _watch_pause(self, pause: Pause) -> None:
         await self._sleep(pause.max_hold)
         while self._mirror.state is not None and self._mirror.state.pause == pause:
-            with suppress(StoreUnavailable):
+            with suppress(Problem):
                 await self._ledger.make(
                     lambda state: barrier.resume(state, actor=BY, reason="max_hold is over", revision=pause.revision)
                 )

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from bgproxy import tasks
-from bgproxy.errors import BadInput, FlipAbandoned, FlipOpen, KeyReused, NotReady, StoreUnavailable
+from bgproxy.errors import BadInput, FlipAbandoned, FlipOpen, KeyReused, NotReady, Split, StoreUnavailable
 from bgproxy.rollout import barrier as module
 from bgproxy.rollout.barrier import Barrier, FlipOptions
 from bgproxy.rules.barrier import Move
@@ -363,6 +363,27 @@ async def test_a_pause_returns_when_all_hold_and_ends_by_itself(fleet: Fleet) ->
     assert await fleet.verbs() == ["pause", "resume"]
     [entry] = await fleet.store.audit(limit=1)
     assert (entry.actor, entry.reason) == ("bgproxy", "max_hold is over")
+
+
+async def test_a_pause_ends_by_itself_though_its_end_is_refused_at_first(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As while the store and a node are at odds, until an operator has decided."""
+    refusals = iter(range(9))
+    for node in fleet.nodes:
+        straight = node.ledger.make
+
+        async def make(decide: Any, straight: Any = straight, **given: Any) -> Outcome:
+            if next(refusals, None) is not None:
+                raise Split("two pointers of one epoch")
+            made: Outcome = await straight(decide, **given)
+            return made
+
+        monkeypatch.setattr(node.ledger, "make", make)
+    await fleet.nodes[0].ledger._settle(lambda state: module.barrier.pause(state, max_hold=0.01, actor="", reason=""))
+    await fleet.come(lambda: all(node.held for node in fleet.nodes))
+    await fleet.agree("blue", 1)
+    assert await fleet.verbs() == ["pause", "resume"]
 
 
 async def test_a_flip_under_a_pause_lets_nobody_go(fleet: Fleet) -> None:
