@@ -43,6 +43,7 @@ _UNKNOWN = (
     "the store had lost its data, and nodes that it does not know of may serve until they have registered again: flip "
     "again in a few seconds"
 )
+_USED_UP = "the idempotency key of this flip was used for something else meanwhile: flip again under a new one"
 _NEVER = 2**53 - 1  # a revision that no state will have
 _AGAIN = 0.2  # seconds between their looks
 
@@ -238,7 +239,11 @@ class Barrier:
         try:
             while True:
                 try:
-                    return await self._complete(pending, fenced)
+                    outcome = await self._complete(pending, fenced)
+                    # What its key tells may have come of another asking: then nobody can make this one.
+                    return await self._give_up(pending, _USED_UP) if self._stands(pending) else outcome
+                except KeyReused:
+                    return await self._give_up(pending, _USED_UP)
                 except Waiting as waiting:
                     silent = waiting.nodes
                     if not silent:

@@ -20,7 +20,7 @@ from bgproxy.rules.restore import Contradiction, Verdict, restored
 from bgproxy.store.base import Held, NodeReport, Store, StoreOptions, open_store
 from bgproxy.store.ledger import Ledger, Outcome
 from bgproxy.store.mirror import Mirror
-from bgproxy.store.once import Once
+from bgproxy.store.once import Done, Once
 
 FLIP = Move("flip", "green", "ada", "why")
 
@@ -313,6 +313,24 @@ async def test_a_key_that_an_open_flip_has_for_something_else(fleet: Fleet, monk
     with pytest.raises(KeyReused):
         await second.barrier.move(Move("flip", "green", "bob", ""), Once("a key", "something else"))
     await tasks.stop(move)
+
+
+@pytest.mark.parametrize("asked", ["asked", "something else"])
+async def test_a_key_that_is_used_up_while_a_flip_is_open_holds_nobody_for_ever(fleet: Fleet, asked: str) -> None:
+    """What its key tells did not come of this flip: nobody can make it any more, so whoever looks gives it up."""
+    first, second, third = fleet.nodes
+    await third.die()
+    move = tasks.spawn(first.barrier.move(FLIP, Once("a key", "asked")), "coordinator")
+    await fleet.come(lambda: second.state.pending is not None)
+    await fleet.store.keep(Once("a key", asked).key, Done.of(asked, second.state, changed=False))
+    await fleet.store.leave("n3")
+    fleet.nodes.pop()
+    with pytest.raises(FlipAbandoned, match="blue stays active"):
+        await move
+    await fleet.agree("blue", 1)
+    assert await fleet.verbs() == ["prepare", "abandon"]
+    [entry] = await fleet.store.audit(limit=1)
+    assert entry.reason.startswith("the idempotency key of this flip was used for something else")
 
 
 async def test_a_target_that_falls_while_all_hold(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
