@@ -6,7 +6,7 @@ A limit that can never be judged is refused here, before anything runs: it would
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final
 from urllib.parse import urlsplit
 
@@ -14,8 +14,8 @@ from bgproxy.config.keys import Path, table_of
 from bgproxy.config.mirror_checks import mirror_faults, replay_faults
 from bgproxy.config.wording import number_fault, shown
 from bgproxy.rules import assertion
-from bgproxy.rules.action import Action, Migrate
-from bgproxy.rules.jury import PrometheusJudge
+from bgproxy.rules.action import Action, Hook, Migrate
+from bgproxy.rules.jury import BakeJudge, PrometheusJudge
 from bgproxy.rules.plan import Bake, Canary, Gate, LoadGate, Plan, Synthetic, WebsocketGate
 from bgproxy.rules.slo import samples_needed, unjudgeable
 from bgproxy.rules.variables import VARIABLE
@@ -77,14 +77,7 @@ def faults(plan: Plan) -> Found:
     """Everything that is wrong with the plan, by key."""
     yield from _number((), "ready_timeout", plan.ready_timeout, Plan)
     yield from _common(plan.parity, ("parity",))
-    if len(plan.gates) > MOST_GATES:
-        yield ("gate",), f"there are {len(plan.gates)} gates, at most {MOST_GATES} are taken"
-    names: set[str] = set()
-    for number, gate in enumerate(plan.gates, start=1):
-        path = (f"gate[{number}]",)
-        yield from _common(gate, path)
-        yield from _named(gate.name, path, names)
-        yield from _gate(gate, path)
+    yield from _numbered(plan.gates, "gate", MOST_GATES, _gate)
     if plan.canary is not None:
         yield from _common(plan.canary, ("canary",))
         yield from _canary(plan.canary)
@@ -94,7 +87,7 @@ def faults(plan: Plan) -> Found:
     if plan.mirror is not None:
         yield from _common(plan.mirror, ("mirror",))
         yield from mirror_faults(plan.mirror)
-    yield from _hooks(plan)
+    yield from _numbered(plan.hooks, "hook", MOST_HOOKS, lambda hook, path: _hook(hook, path, plan))
     if plan.decommission is not None:
         yield from _common(plan.decommission, ("decommission",))
         yield from _asked(plan.decommission, ("decommission",), needed=False)
@@ -117,6 +110,29 @@ def _common(section: Any, path: Path) -> Found:
             yield from _assertions(here, value, assertion.pointer_fault)
         elif name == "expect_headers":
             yield from _assertions(here, value, lambda key: "" if _TOKEN.fullmatch(key) else "this is no field's name")
+
+
+def _numbered(
+    parts: Sequence[Gate | Hook | BakeJudge], section: str, most: int, check: Callable[[Any, Path], Found]
+) -> Found:
+    """What holds for parts of which there may be several, and what `check` finds in each."""
+    if len(parts) > most:
+        kind = section.rpartition(".")[2]
+        yield (section,), f"there are {len(parts)} {kind}s, at most {most} are taken"
+    names: set[str] = set()
+    for number, part in enumerate(parts, start=1):
+        path = (f"{section}[{number}]",)
+        yield from _common(part, path)
+        yield from _named(part.name, path, names)
+        yield from check(part, path)
+
+
+def _named(name: str, path: Path, names: set[str]) -> Found:
+    if not _NAME.fullmatch(name):
+        yield (*path, "name"), f'"{name}" cannot be used; write 1 to 64 letters, digits, ".", "_" or "-"'
+    if name in names:
+        yield (*path, "name"), f'there are two of the name "{name}"; give each its own'
+    names.add(name)
 
 
 def _number(path: Path, name: str, value: float, cls: type) -> Found:
@@ -260,25 +276,15 @@ def _load(gate: LoadGate, path: Path) -> Found:
         yield (*path, "min_samples"), f"at most {most:g} requests are sent; lower it, or let more be sent"
 
 
-def _hooks(plan: Plan) -> Found:
-    if len(plan.hooks) > MOST_HOOKS:
-        yield ("hook",), f"there are {len(plan.hooks)} hooks, at most {MOST_HOOKS} are taken"
-    names: set[str] = set()
-    for number, hook in enumerate(plan.hooks, start=1):
-        path = (f"hook[{number}]",)
-        yield from _common(hook, path)
-        yield from _named(hook.name, path, names)
-        yield from _asked(hook, path)
-        if not hook.at:
-            yield (*path, "at"), f'it is told of no step; write for example at = ["flip"]; the steps are {_STEPS}'
-        for step in hook.at:
-            if hook.when == "before" and step in ("bake", "end"):
-                yield (
-                    (*path, "at"),
-                    f'before {step} there is nothing to veto; write when = "after", or at = ["flip"]',
-                )
-            if step in ("migrate", "mirror", "canary", "bake") and getattr(plan, step) is None:
-                yield (*path, "at"), f"this plan has no [{step}]; write one, or leave that step out"
+def _hook(hook: Hook, path: Path, plan: Plan) -> Found:
+    yield from _asked(hook, path)
+    if not hook.at:
+        yield (*path, "at"), f'it is told of no step; write for example at = ["flip"]; the steps are {_STEPS}'
+    for step in hook.at:
+        if hook.when == "before" and step in ("bake", "end"):
+            yield (*path, "at"), f'before {step} there is nothing to veto; write when = "after", or at = ["flip"]'
+        if step in ("migrate", "mirror", "canary", "bake") and getattr(plan, step) is None:
+            yield (*path, "at"), f"this plan has no [{step}]; write one, or leave that step out"
 
 
 def _migrate(migrate: Migrate) -> Found:
@@ -306,26 +312,10 @@ def _asked(hook: Action, path: Path, *, needed: bool = True) -> Found:
         yield (*path, given), "nothing is run or called here; write command or url, or leave it out"
 
 
-def _named(name: str, path: Path, names: set[str]) -> Found:
-    if not _NAME.fullmatch(name):
-        yield (*path, "name"), f'"{name}" cannot be used; write 1 to 64 letters, digits, ".", "_" or "-"'
-    if name in names:
-        yield (*path, "name"), f'there are two of the name "{name}"; give each its own'
-    names.add(name)
-
-
 def _canary(canary: Canary) -> Found:
-    limits = list(canary.limits())
-    if not limits:
-        yield ("canary",), "there is no limit to keep to; write for example max_error_rate = 0.01"
+    yield from _limits(canary, ("canary",), needed=True)
     if not canary.share and not canary.match and canary.synthetic is None:
         yield ("canary", "share"), "no session begins there; write a share such as 0.05, or [[canary.match]]"
-    for name, wanted in unjudgeable(limits, canary.min_samples):
-        yield (
-            ("canary", name),
-            f"it cannot be judged with min_samples = {canary.min_samples}; the least is {wanted}: raise min_samples, "
-            "or leave it out",
-        )
     for number, match in enumerate(canary.match, start=1):
         path = (f"canary.match[{number}]",)
         name = match.header or match.cookie
@@ -357,25 +347,26 @@ def _synthetic(made: Synthetic, canary: Canary) -> Found:
 
 
 def _bake(bake: Bake) -> Found:
-    limits = list(bake.limits())
-    if not limits and not bake.judges:
-        yield ("bake",), "there is no limit to keep to; write for example max_error_rate = 0.01"
-    for name, wanted in unjudgeable(limits, bake.min_samples):
+    yield from _limits(bake, ("bake",), needed=not bake.judges)
+    yield from _numbered(bake.judges, "bake.judge", MOST_JUDGES, _judge)
+
+
+def _limits(watched: Canary | Bake, path: Path, *, needed: bool) -> Found:
+    limits = list(watched.limits())
+    if needed and not limits:
+        yield path, "there is no limit to keep to; write for example max_error_rate = 0.01"
+    for name, wanted in unjudgeable(limits, watched.min_samples):
         yield (
-            ("bake", name),
-            f"it cannot be judged with min_samples = {bake.min_samples}; "
-            f"the least is {wanted}: raise min_samples, or leave it out",
+            (*path, name),
+            f"it cannot be judged with min_samples = {watched.min_samples}; the least is {wanted}: raise min_samples, "
+            "or leave it out",
         )
-    if len(bake.judges) > MOST_JUDGES:
-        yield ("bake.judge",), f"there are {len(bake.judges)} judges, at most {MOST_JUDGES} are taken"
-    names: set[str] = set()
-    for number, judge in enumerate(bake.judges, start=1):
-        path = (f"bake.judge[{number}]",)
-        yield from _common(judge, path)
-        yield from _named(judge.name, path, names)
-        yield from _webhook(path, judge.url, getattr(judge, "secret", ""))
-        if judge.kind == "prometheus":
-            yield from _query(judge, path)
+
+
+def _judge(judge: BakeJudge, path: Path) -> Found:
+    yield from _webhook(path, judge.url, getattr(judge, "secret", ""))
+    if judge.kind == "prometheus":
+        yield from _query(judge, path)
 
 
 def _query(judge: PrometheusJudge, path: Path) -> Found:
