@@ -187,16 +187,18 @@ class Retirer:
     async def _carry_out(self, color: str, label: str) -> None:
         """Run the hook, and put on record what came of it, whatever the store does meanwhile."""
         state, release = self._mirror.state, self._release(color)
-        if state is None or release is None or release.label != label or self._mine(release) is None:
+        if state is None or release is None or release.label != label:
             return
+        standing = self._mine(release)
+        if standing is None:
+            return
+        finish = partial(retire.finish, color=color, label=label, leader=self._node_id, contract=standing.contract)
         finding = await self._tell(state, color, release)
         log.info("%s on %s, retire: %s (%s)", label, color, finding.verdict, finding.why)
         while (now := self._release(color)) is not None and now.phase is release.phase and self._mine(now) is not None:
             try:
                 at = await self._store.now()
-                await self._ledger.make(
-                    partial(retire.finish, color=color, label=label, leader=self._node_id, finding=finding, at=at)
-                )
+                await self._ledger.make(partial(finish, finding=finding, at=at))
             except (StoreUnavailable, Refused) as error:
                 log.warning("what became of %s cannot be put on record now: %s", label, error)
                 await asyncio.sleep(PAUSE)

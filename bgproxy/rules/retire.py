@@ -175,10 +175,15 @@ def lead(state: FleetState, color: str, label: str, before: str, leader: str, *,
     return changed(state, {color: after}, "retire", facts, release.retirement.actor, release.retirement.reason)
 
 
-def finish(state: FleetState, color: str, label: str, leader: str, finding: Finding, *, at: float) -> Change | None:
-    """Put on record what came of an order: the release is RETIRED, or stays DRAINED. None where that is late."""
+def finish(
+    state: FleetState, color: str, label: str, leader: str, finding: Finding, *, at: float, contract: bool = False
+) -> Change | None:
+    """Put on record what came of an order: the release is RETIRED, or stays DRAINED. None where that is late.
+
+    `contract`: it was found out at the contract step. One node leads both, and may not know that the first is done.
+    """
     release = _ordered(state, color, label, leader)
-    if release is None or (standing := release.retirement) is None:
+    if release is None or (standing := release.retirement) is None or standing.contract != contract:
         return None
     finding = finding.bounded()
     said: dict[str, object] = {"verdict": str(finding.verdict), "why": finding.why, "evidence": dict(finding.evidence)}

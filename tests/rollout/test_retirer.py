@@ -15,6 +15,7 @@ from bgproxy.errors import Refused, StoreUnavailable
 from bgproxy.rollout import retire as module
 from bgproxy.rollout.options import RolloutOptions
 from bgproxy.rollout.retire import Retirer
+from bgproxy.rules.fleet import Change, FleetState, changed
 from bgproxy.rules.gate import Finding, Verdict
 from bgproxy.rules.plan import Decommission
 from bgproxy.rules.release import Event, Phase
@@ -202,6 +203,29 @@ async def test_what_was_found_out_is_put_on_record_once_the_store_is_back(world,
     await one.order("blue", **WHO)
     await until(lambda: world.phase("blue") is Phase.RETIRED)
     assert (away, len(hook.events)) == (0, 1)
+
+
+@pytest.mark.usefixtures("drained")
+async def test_where_the_answer_to_the_retirement_is_lost_its_contract_step_is_still_run(world, add, hook, monkeypatch):
+    commit, lost = world.store.commit, []
+
+    async def breaks(*arguments: Any, **more: Any) -> Any:
+        made = await commit(*arguments, **more)
+        if hook.events and not lost:
+            lost.append(made)
+            raise StoreUnavailable("the line broke, and no bell is heard")
+        return made
+
+    def owes(state: FleetState) -> Change:
+        blue = replace(state.releases["blue"], parting={**AT_ONCE, "migrate": {"contract": {"command": ["/bin/true"]}}})
+        return changed(state, {"blue": blue}, "phase", {}, "test", "")
+
+    await world.ledger.make(owes)
+    monkeypatch.setattr(world.store, "commit", breaks)
+    await (await add()).order("blue", **WHO)
+    await until(lambda: world.phase("blue") is Phase.RETIRED and world.state.releases["blue"].retirement is None)
+    assert (len(lost), [event["event"] for event in hook.events]) == (1, ["retire", "migrate:contract"])
+    assert [facts.get("step") for facts in await entries(world) if "verdict" in facts] == [None, "migrate:contract"]
 
 
 @pytest.mark.usefixtures("drained")

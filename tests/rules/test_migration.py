@@ -187,7 +187,8 @@ def led(state: FleetState, at: float = 300.0) -> FleetState:
 
 
 def finished(state: FleetState, finding: Finding = PASS, at: float = 301.0) -> FleetState:
-    return made(finish(state, "blue", "v1", "n1", finding, at=at), at)
+    contract = state.releases["blue"].retirement.contract
+    return made(finish(state, "blue", "v1", "n1", finding, at=at, contract=contract), at)
 
 
 @pytest.fixture
@@ -219,13 +220,16 @@ class TestContract:
         blue = retired.releases["blue"]
         assert blue.phase is Phase.RETIRED
         assert (blue.retirement.contract, blue.retirement.leader, blue.owes_contract) == (True, "n1", True)
-        change = finish(retired, "blue", "v1", "n1", PASS, at=302.0)
+        change = finish(retired, "blue", "v1", "n1", PASS, at=302.0, contract=True)
         assert change is not None
         assert (change.facts["step"], change.facts["verdict"]) == ("migrate:contract", "pass")
         assert "phases" not in change.facts
         done = change.state.releases["blue"]
         assert (done.retirement, done.owes_contract, done.outdated) == (None, False, {"v1": "v2"})
         assert order(change.state, "blue", window=0.0, at=400.0, **WHO) is None
+
+    def test_what_came_of_the_retirement_is_no_word_on_it(self, retired):
+        assert finish(retired, "blue", "v1", "n1", PASS, at=302.0) is None, "as where the answer to the first was lost"
 
     def test_once_it_has_begun_there_is_no_rollback_and_that_is_said(self, retired):
         owed = "v2's contract step, begun or still to be done, may have removed what it needs"
@@ -270,5 +274,5 @@ class TestContract:
 
     def test_a_leader_that_died_in_it_is_followed(self, retired):
         state = made(lead(retired, "blue", "v1", "n1", "n2", at=302.0))
-        assert finish(state, "blue", "v1", "n1", PASS, at=303.0) is None
-        assert finish(state, "blue", "v1", "n2", PASS, at=303.0) is not None
+        assert finish(state, "blue", "v1", "n1", PASS, at=303.0, contract=True) is None
+        assert finish(state, "blue", "v1", "n2", PASS, at=303.0, contract=True) is not None
