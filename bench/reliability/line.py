@@ -94,6 +94,8 @@ class FaultyLine:
 class _End(asyncio.Protocol):
     """One side of a connection; `other` is where its bytes go."""
 
+    asks = False  # whether what comes in here is asked of the store, rather than told by it
+    port = 0  # the node's
     other: _End | None = None
     is_gone = False
 
@@ -142,12 +144,9 @@ class _End(asyncio.Protocol):
                 return
             self._waiting.popleft()
             if data:
-                other.write(self.said(data))
+                other.write(self.line.passes(self.port, data, asks=self.asks))
             elif other.can_write_eof():
                 other.write_eof()
-
-    def said(self, data: bytes) -> bytes:
-        raise NotImplementedError
 
     def reset(self) -> None:
         if self.transport is not None:
@@ -157,10 +156,7 @@ class _End(asyncio.Protocol):
 class _Near(_End):
     """A node's side."""
 
-    port = 0
-
-    def said(self, data: bytes) -> bytes:
-        return self.line.passes(self.port, data, asks=True)
+    asks = True
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
@@ -176,13 +172,9 @@ class _Near(_End):
             if not self.line.is_cut:
                 self.reset()
             return
-        self.other, far.other = far, self
+        self.other, far.other, far.port = far, self, self.port
         self.pass_on()
 
 
 class _Far(_End):
     """The store's side."""
-
-    def said(self, data: bytes) -> bytes:
-        assert isinstance(self.other, _Near)
-        return self.line.passes(self.other.port, data, asks=False)
