@@ -12,7 +12,6 @@ up when its time is over. The store lets only one of them, and the idempotency k
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 import random
 import time
@@ -31,8 +30,6 @@ from bgproxy.store.base import Held, Store, Waiting
 from bgproxy.store.ledger import Ledger, Outcome
 from bgproxy.store.mirror import Mirror
 from bgproxy.store.once import Once
-
-log = logging.getLogger(__name__)
 
 BY = "bgproxy"  # the actor of what no operator asked for
 

@@ -7,7 +7,6 @@ release is found to be bad, else when its time is over. Another node that takes 
 from __future__ import annotations
 
 import asyncio
-import logging
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any, Final
@@ -26,8 +25,6 @@ from bgproxy.rules.run import Run
 from bgproxy.rules.watch import JUDGEMENT, watched
 from bgproxy.rules.window import Window
 from bgproxy.store.base import Store
-
-log = logging.getLogger(__name__)
 
 INTERVAL: Final = 1.0  # seconds between two looks
 _NONE: Final = Window()

@@ -68,12 +68,6 @@ def _fitting(value: Any, room: int) -> tuple[Any, int]:
     return "(too large to be kept)", 24
 
 
-def worst(findings: Sequence[Finding]) -> Verdict:
-    """FAIL before UNDECIDED before PASS."""
-    verdicts = {finding.verdict for finding in findings}
-    return next((one for one in (Verdict.FAIL, Verdict.UNDECIDED) if one in verdicts), Verdict.PASS)
-
-
 @dataclass(frozen=True, slots=True)
 class Answer:
     """What came back for one request. Times in seconds from its beginning; `body`: its first part, of `size` bytes.

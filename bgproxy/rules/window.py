@@ -7,7 +7,7 @@ two percentiles can be told, and a part knows its two edges. Windows add up: of 
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from math import inf
 from typing import Any, Final
@@ -129,14 +129,6 @@ def window_from(document: Any) -> Window:
     """The window of a document. Raises `KeyError`, `TypeError` or `ValueError`."""
     counts = int(document["answers"]), int(document["errors"])
     return Window(*counts, Times(_deep(document["latency"])), Times(_deep(document["first_byte"])))
-
-
-def total(windows: Iterable[Window]) -> Window:
-    """All of them together."""
-    found = Window()
-    for one in windows:
-        found = found.plus(one)
-    return found
 
 
 def _added(mine: Mapping[int, int], other: Mapping[int, int]) -> dict[int, int]:

@@ -116,10 +116,6 @@ class Crew:
         for seat in self.seats:
             seat.hear()
 
-    def lives(self) -> bool:
-        """Whether any worker does."""
-        return any(seat.pid for seat in self.seats)
-
     def _share(self, key: str, seat: Seat) -> list[socket.socket]:
         at, of = self.seats.index(seat), len(self.seats)
         return [sock for door in self.doors if door.key == key for sock in door.share(at, of)]

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from bgproxy.rules.gate import EVIDENCE_BYTES, Answer, Finding, Verdict, check_http, worst
+from bgproxy.rules.gate import EVIDENCE_BYTES, Answer, Finding, Verdict, check_http
 from bgproxy.rules.plan import HttpGate
 
 BODY = b'{"choices": [{"message": {"role": "assistant", "content": "pong"}}]}'
@@ -67,13 +67,6 @@ def test_what_fails_says_how(expected, but, why):
 def test_every_fault_is_told():
     gate = HttpGate(expect_status=(201,), expect_text="x", max_latency=0.1)
     assert len(check_http(gate, GOOD)) == 3
-
-
-def test_the_worst_verdict_counts():
-    found = {one: Finding(one, "") for one in Verdict}
-    assert worst([]) is Verdict.PASS
-    assert worst([found[Verdict.PASS], found[Verdict.UNDECIDED]]) is Verdict.UNDECIDED
-    assert worst(list(found.values())) is Verdict.FAIL
 
 
 def test_what_goes_on_record_is_bounded_and_says_what_is_left_out():

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bgproxy.rules.window import BOUNDS, LEAST, PARTS, Times, Window, total, upper, window_from
+from bgproxy.rules.window import BOUNDS, LEAST, PARTS, Times, Window, upper, window_from
 from bgproxy.telemetry import metrics
 from bgproxy.telemetry.metrics import Histogram
 
@@ -72,7 +72,7 @@ def test_the_one_of_a_rank_is_not_longer_than_what_is_told():
 
 def test_windows_add_up():
     one, other = Window(3, 1, times(0.1, 0.2), times(0.1)), Window(4, 0, times(0.1), times(2.0))
-    both = total([one, other, Window()])
+    both = one.plus(other).plus(Window())
     assert (both.answers, both.errors) == (7, 1)
     assert (both.latency, both.first_byte) == (times(0.1, 0.1, 0.2), times(0.1, 2.0))
     assert one.latency.count == 2, "what is added stays as it was"

@@ -14,14 +14,12 @@ import pytest
 from bgproxy.errors import CannotJoin, NotRedis, SchemaTooNew, StoreAuth, StoreBroken, StoreUnavailable
 from bgproxy.store.base import Conflict, NodeReport, Store, StoreOptions, open_store
 from bgproxy.store.mirror import Mirror
-from bgproxy.store.pinning import Want
 from tests.store.rights import QUOTED, SECRET
 
 pytestmark = pytest.mark.redis
 
 Opened = Callable[..., Awaitable[Store]]
 NODE = NodeReport("n", "h", 1, "0.1", 1)
-WANT = Want((b"c" * 16,), "chat", "mcp", 60.0)
 
 
 def everything_said(error: BaseException) -> str:
