@@ -22,6 +22,7 @@ async def status(call: Call) -> dict[str, Any]:
         "revision": state.revision,
         "colors": {color: view.color(state, color) for color in state.colors},
         "nodes": view.nodes,
+        "silent": view.silent,
         "store": view.store,
         "pending": _members(state.pending, "verb", "to", "epoch", "actor", "reason"),
         "pause": _members(state.pause, "actor", "reason", "max_hold"),

@@ -11,7 +11,7 @@ from bgproxy.admin.view import look, node_json
 async def nodes(call: Call) -> dict[str, Any]:
     """Every registered node, live or silent; while the store is away, this host's."""
     view = await look(call.deps)
-    return {"nodes": view.nodes, "complete": view.complete}
+    return {"nodes": view.nodes, "complete": view.complete, "silent": view.silent}
 
 
 async def forget_node(call: Call) -> dict[str, Any]:

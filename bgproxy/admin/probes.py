@@ -38,6 +38,7 @@ async def metrics(call: Call) -> web.Response:
         store_alarm=view.store["alarm"] is not None,
         pointer_age=view.store["age"],
         fenced=view.store["fenced"],
+        silent=len(view.silent),
         workers=view.workers,
         version=call.deps.version,
         sessions={key: count.live for key, count in (view.sessions or {}).items()},

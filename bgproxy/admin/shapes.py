@@ -135,6 +135,11 @@ _STORE = _all(
 _DONE: dict[str, Schema] = {"epoch": _COUNT, "took_ms": _NUMBER, "changed": {"type": "boolean"}}
 _MOVED: dict[str, Schema] = {"active": TEXT, "previous": _TEXT_OR_NOTHING, **_DONE}
 
+_SILENT: Schema = {
+    "type": "array",
+    "items": TEXT,
+    "description": "Ids of nodes that flips and moving sessions wait for, though they are not heard.",
+}
 _NODE: dict[str, Schema] = {
     "id": TEXT,
     "host": TEXT,
@@ -255,6 +260,7 @@ ANSWERS: Final[dict[str, Schema]] = {
     "NodeForgotten": _all(**_NODE, forgotten={"const": True}),
     "Nodes": _all(
         nodes={"type": "array", "items": ref("Node")},
+        silent=_SILENT,
         complete={"type": "boolean", "description": "false: the store is away, these are this host's alone."},
     ),
     "Status": _all(
@@ -268,6 +274,7 @@ ANSWERS: Final[dict[str, Schema]] = {
         at=_SECONDS,
         colors={"type": "object", "additionalProperties": ref("Color")},
         nodes={"type": "array", "items": ref("Node")},
+        silent=_SILENT,
         store=_STORE,
         run={
             "oneOf": [ref("Run"), {"type": "null"}],

@@ -47,6 +47,11 @@ class View:
     flip: FlipRecord | None
     now: float
 
+    @property
+    def silent(self) -> list[str]:
+        """Registered nodes, by id, that are not heard and not known to have fenced themselves: all wait for them."""
+        return [node["id"] for node in self.nodes if node["state"] == "silent"]
+
     def load(self, color: str) -> dict[str, int]:
         """What runs on a color, on all hosts."""
         series = [one for one in self.metrics["series"] if one["color"] == color]

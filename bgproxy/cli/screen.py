@@ -27,6 +27,8 @@ def show_status(document: Mapping[str, Any]) -> None:
     console = terminal()
     console.print(_headline(document))
     console.print(_reason(document), style="dim")
+    for line in _waits(document):
+        console.print(line)
     if flip := document.get("flip"):
         counts = ", ".join(f"{name.replace('_', ' ')} {flip.get(name, 0)}" for name in _OUTCOMES)
         console.print(Text(clean(f"sessions that this {flip.get('verb')} left: {counts}")))
@@ -83,6 +85,8 @@ def show_nodes(document: Mapping[str, Any]) -> None:
         rows.add_row(*(Text(clean(cell)) for cell in (*facts, _age(node.get("age")))), state, *map(clean, loads))
     console = terminal()
     console.print(rows)
+    for line in _silent(document):
+        console.print(line)
     if not document.get("complete", True):
         console.print(Text("the store is away: only the nodes of this host are known", style="yellow"))
 
@@ -141,6 +145,29 @@ def _reason(document: Mapping[str, Any]) -> Text:
     reason = clean(document.get("reason", ""))
     actor = clean(document.get("actor", ""))
     return Text(f"since {time(document.get('at'))} by {actor}{f': {reason}' if reason else ''}")
+
+
+def _waits(document: Mapping[str, Any]) -> Iterator[Text]:
+    """What new requests wait for, and what flips wait for."""
+    yield from _silent(document)
+    if pause := document.get("pause"):
+        why = f": {pause['reason']}" if pause.get("reason") else ""
+        said = f"PAUSED by {pause.get('actor')}{why}; new requests wait for `bgproxy resume`"
+        yield Text(clean(f"{said}, at most {pause.get('max_hold')} s"), style="bold yellow")
+    if pending := document.get("pending"):
+        said = f"a {pending.get('verb')} to {pending.get('to')} by {pending.get('actor')} is under way"
+        yield Text(clean(f"{said}: new requests wait until every node holds them, or it is given up"), style="yellow")
+
+
+def _silent(document: Mapping[str, Any]) -> Iterator[Text]:
+    """Nodes that everything waits for, and the two ways on."""
+    ages = {node.get("id"): node.get("age") for node in document.get("nodes", [])}
+    if silent := document.get("silent"):
+        names = ", ".join(f"{name} (heard {_age(ages.get(name))} ago)" for name in silent)
+        said = f"SILENT: {names}: flips are given up and sessions do not move while a node is not heard"
+        yield Text(clean(said), style="bold red")
+        exclude = f"out of reach: `bgproxy flip COLOR --exclude {silent[0]}` leaves it behind"
+        yield Text(clean(f"gone for good: `bgproxy nodes forget {silent[0]}`; {exclude}"), style="yellow")
 
 
 def _colors(colors: Mapping[str, Mapping[str, Any]], active: str) -> Table:

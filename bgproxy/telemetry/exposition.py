@@ -31,15 +31,16 @@ Snapshot = Mapping[str, Any]
 @dataclass(frozen=True, slots=True)
 class Facts:
     """What stands beside the counters. `store_alarm`: the store contradicts what is held; `pointer_age`: seconds since
-    it was last heard; `fenced`: workers that admit nothing new; `sessions`: live ones of the fleet by color and
-    release, none while the store is away; `flip`: the ledger of the last flip, likewise; `now`: unix
-    seconds by the store's clock."""
+    it was last heard; `fenced`: workers that admit nothing new; `silent`: nodes of the fleet that are waited for and
+    not heard; `sessions`: live ones of the fleet by color and release, none while the store is away; `flip`: the ledger
+    of the last flip, likewise; `now`: unix seconds by the store's clock."""
 
     state: FleetState | None
     store_up: bool
     store_alarm: bool
     pointer_age: float
     fenced: int
+    silent: int
     workers: int
     version: str
     sessions: Mapping[tuple[str, str], int] = field(default_factory=dict)
@@ -152,6 +153,8 @@ def _fleet(facts: Facts) -> Iterator[Metric]:
     yield GaugeMetricFamily("bgproxy_store_alarm", text, float(facts.store_alarm))
     yield GaugeMetricFamily("bgproxy_pointer_age_seconds", "Since the store was last heard.", facts.pointer_age)
     yield GaugeMetricFamily("bgproxy_fenced", "Workers that admit nothing new, as they are cut off.", facts.fenced)
+    text = "Nodes of the fleet that are not heard, for which flips and moving sessions wait; unknown without the store."
+    yield GaugeMetricFamily("bgproxy_silent_nodes", text, facts.silent)
     build = GaugeMetricFamily("bgproxy_build_info", "The version that runs.", labels=["version"])
     build.add_metric([facts.version], 1)
     yield build

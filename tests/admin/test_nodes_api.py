@@ -33,7 +33,7 @@ async def test_live_finishing_and_silent(client, plane: Plane):
     body = await (await client.get("/v1/nodes")).json()
     fits(body, "Nodes")
     assert [(node["id"], node["state"]) for node in body["nodes"]] == [("here-1", "live"), ("there-1", "live")]
-    assert body["complete"] is True
+    assert (body["complete"], body["silent"]) == (True, [])
     there = body["nodes"][1]
     assert (there["version"], there["epoch"], there["revision"], there["serial"]) == ("0.3", 4, 9, 12)
     assert (there["schema"], there["protocol"], there["in_flight"]) == (1, 1, {"blue": 10})
@@ -45,10 +45,25 @@ async def test_live_finishing_and_silent(client, plane: Plane):
     body = await (await client.get("/v1/nodes")).json()
     assert [(node["id"], node["state"]) for node in body["nodes"]] == [("here-1", "live"), ("there-1", "silent")]
     assert 60 <= body["nodes"][1]["age"] < 61
+    assert body["silent"] == ["there-1"]
     plane.fenced.add("there-1")
     body = await (await client.get("/v1/nodes")).json()
     fits(body, "Nodes")
-    assert body["nodes"][1]["state"] == "fenced"
+    assert (body["nodes"][1]["state"], body["silent"]) == ("fenced", [])
+
+
+async def test_one_that_is_waited_for_though_silent_is_told_by_the_status_and_the_metrics(client, plane: Plane):
+    async def told() -> tuple[list[str], bool]:
+        body = await (await client.get("/v1/status")).json()
+        fits(body, "Status")
+        return body["silent"], "bgproxy_silent_nodes 1.0" in await (await client.get("/metrics")).text()
+
+    await plane.store.beat(THERE)
+    assert await told() == ([], False)
+    hear_nothing(plane, 60.0)
+    assert await told() == (["there-1"], True)
+    plane.fenced.add("there-1")
+    assert await told() == ([], False)
 
 
 @pytest.mark.parametrize("known", [False, True])

@@ -138,6 +138,28 @@ def test_a_store_that_contradicts_what_is_known_is_in_the_status(admin, run):
     assert lines[-2:] == ["store up (redis), heard 0.3 s ago", "ALARM: the store says revision 1 [2J"]
 
 
+def test_a_silent_node_is_loud_in_the_status_with_what_can_be_done(admin, run):
+    silent = {**STATUS["nodes"][0], "id": "n2\x1b[2J", "state": "silent", "age": 42.0}
+    admin.answers["GET", "/v1/status"] = {**STATUS, "nodes": [*STATUS["nodes"], silent], "silent": [silent["id"]]}
+    lines = run("status").stdout.splitlines()
+    said = "flips are given up and sessions do not move while a node is not heard"
+    assert lines[2] == f"SILENT: n2 [2J (heard 42.0 s ago): {said}"
+    assert lines[3].startswith("gone for good: `bgproxy nodes forget n2 [2J`; out of reach: `bgproxy flip COLOR")
+    admin.answers["GET", "/v1/status"] = {**STATUS, "nodes": [silent], "silent": []}
+    assert "SILENT" not in run("status").stdout
+
+
+def test_what_new_requests_wait_for_is_in_the_status(admin, run):
+    pause = {"actor": "ci", "reason": "a schema\x1b[2J", "max_hold": 30.0}
+    pending = {"verb": "flip", "to": "green", "epoch": 8, "actor": "ci", "reason": ""}
+    admin.answers["GET", "/v1/status"] = {**STATUS, "pause": pause, "pending": pending}
+    lines = run("status").stdout.splitlines()
+    assert lines[2] == "PAUSED by ci: a schema [2J; new requests wait for `bgproxy resume`, at most 30.0 s"
+    assert lines[3].startswith("a flip to green by ci is under way: new requests wait")
+    admin.answers["GET", "/v1/status"] = {**STATUS, "pause": {**pause, "reason": ""}}
+    assert "PAUSED by ci; new requests wait" in run("status").stdout
+
+
 def test_status_as_json_is_the_answer(admin, run):
     admin.answers["GET", "/v1/status"] = STATUS
     assert json.loads(run("status", "--json").stdout) == STATUS

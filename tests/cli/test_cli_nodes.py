@@ -34,6 +34,9 @@ def test_the_table(admin, run):
         "n-2 [2J web-1 42 0.1.0 7 75.0 s silent 5 1",
     ]
     assert json.loads(run("nodes", "--json").stdout)["nodes"][0] == NODE
+    admin.answers["GET", "/v1/nodes"] = {"nodes": [NODE, SILENT], "complete": True, "silent": ["n-2"]}
+    last = run("nodes").stdout.splitlines()[-1]
+    assert last.startswith("gone for good: `bgproxy nodes forget n-2`; out of reach: `bgproxy flip COLOR --ex")
 
 
 def test_a_table_that_is_not_complete_says_so(admin, run):
