@@ -61,12 +61,13 @@ class Notes:
 class Wire(asyncio.Protocol):
     """A connection with one question on it at a time."""
 
-    def __init__(self, notes: Notes, since: float) -> None:
-        """`since`: when it was begun. A worker may take it, and be killed, before anybody here hears that it stands."""
+    def __init__(self, notes: Notes, port: int, since: float) -> None:
+        """`port`: to which it goes; `since`: when it was begun. A worker may take it, and be killed, before anybody
+        here hears that it stands."""
         self.notes = notes
         self.since = since
         self.number = next(notes.numbers)
-        self.end = 0, 0
+        self.end = 0, port
         self.closed = False
         self._held = b""
         self._asked: Asked | None = None
@@ -78,7 +79,8 @@ class Wire(asyncio.Protocol):
         while True:
             since = time.monotonic()
             try:
-                _, wire = await asyncio.get_running_loop().create_connection(partial(cls, notes, since), *address)
+                made = partial(cls, notes, address[1], since)
+                _, wire = await asyncio.get_running_loop().create_connection(made, *address)
             except OSError:
                 await asyncio.sleep(0.01)
             else:
@@ -86,8 +88,7 @@ class Wire(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast("asyncio.Transport", transport)
-        near, far = (transport.get_extra_info(name) for name in ("sockname", "peername"))
-        self.end = near[1], far[1] if far else 0
+        self.end = transport.get_extra_info("sockname")[1], self.end[1]  # one that is broken already has no peername
         self.notes.ends[self.end] = self.number
         if (at := self.notes.killed.get(self.end, 0.0)) >= self.since:
             self.notes.dead[self.number] = at

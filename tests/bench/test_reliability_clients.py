@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import socket
+import struct
+import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 
@@ -94,14 +97,32 @@ async def test_what_dies_with_a_worker_is_known_by_its_ends():
 async def test_and_where_it_was_taken_before_the_client_knew_that_it_stands():
     class Transport:
         def get_extra_info(self, name: str) -> tuple[str, int]:
-            return "127.0.0.1", {"sockname": 2, "peername": 80}[name]
+            return {"sockname": ("127.0.0.1", 2)}[name]
 
     notes = Notes()
     notes.kill({(2, 80)}, 5.0)
-    wires = [Wire(notes, since) for since in (4.9, 5.1)]  # the second has the port anew
+    wires = [Wire(notes, 80, since) for since in (4.9, 5.1)]  # the second has the port anew
     for wire in wires:
         wire.connection_made(Transport())
     assert notes.dead == {wires[0].number: 5.0}
+
+
+async def test_and_where_it_was_broken_before_the_client_knew_that_it_stood():
+    """Its killed worker's end is reset by then, and the kernel has forgotten who its peer was."""
+    notes, loop = Notes(), asyncio.get_running_loop()
+    with socket.create_server(("127.0.0.1", 0)) as door:
+        port, since = door.getsockname()[1], time.monotonic()
+        client = socket.create_connection(("127.0.0.1", port))
+        client.setblocking(False)
+        taken, end = door.accept()
+        notes.kill({(end[1], port)}, time.monotonic())
+        taken.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # so that it is reset
+        taken.close()
+        _, wire = await loop.create_connection(lambda: Wire(notes, port, since), sock=client)
+    assert wire.transport.get_extra_info("peername") is None
+    one = await asyncio.wait_for(wire.ask(b"GET / HTTP/1.1\r\n\r\n", "q").done, 5)
+    assert one.status == 0
+    assert notes.dead.keys() == {one.line}
 
 
 async def test_all_kinds_of_clients_and_the_agent_agree():
