@@ -17,13 +17,7 @@ from functools import partial
 from time import monotonic
 from typing import Any
 
-from bgproxy.errors import (
-    BadInput,
-    ConfigError,
-    Problem,
-    Refused,
-    StoreUnavailable,
-)
+from bgproxy.errors import BadInput, ConfigError, Problem, StoreUnavailable
 from bgproxy.rollout.bake import bake
 from bgproxy.rollout.cut_over import cut_over
 from bgproxy.rollout.flip import Switch
@@ -32,6 +26,7 @@ from bgproxy.rollout.gates import try_gate
 from bgproxy.rollout.gates.trial import Trial, trial_of
 from bgproxy.rollout.hooks import run_hook
 from bgproxy.rollout.judges import unjudged
+from bgproxy.rollout.leading import Absences, Bell, failed_in_itself, look_for_ever, put_on_record, rung
 from bgproxy.rollout.live import LIVE, watch_live
 from bgproxy.rollout.migrate import try_migration
 from bgproxy.rollout.options import RolloutOptions
@@ -67,9 +62,6 @@ from bgproxy.tasks import spawn, stop
 
 log = logging.getLogger(__name__)
 
-INTERVAL = 1.0  # seconds between two looks where nothing rings
-LOOKS = 2  # in a row that must not find the leader live before it is taken over
-PAUSE = 1.0  # seconds before something is asked of the store again
 HOLD = 5.0  # seconds between two tries to roll back what must not stay
 
 ReadPlan = Callable[[Mapping[str, Any]], Plan]
@@ -103,18 +95,17 @@ class Conductor:
         self._read_plan = read_plan
         self._routes = routes
         self._records = records
-        self._changed = asyncio.Event()
-        self._absent = 0  # looks in a row that did not find the leader
+        self._bell = Bell(mirror)
+        self._absences = Absences(store)
         self._leading: tuple[tuple[str, bool], asyncio.Task[None]] | None = None  # which run, and whether it was open
         self._task: asyncio.Task[None] | None = None
-        mirror.listen(self._heard)
 
     def configure(self, options: RolloutOptions, health: HealthOptions, default: Mapping[str, Any]) -> None:
         """Take new options, for every next step, and another plan for every next run that is given none."""
         self.options, self.health, self._default = options, health, default
 
     def start(self) -> None:
-        self._task = spawn(self._run(), "conduct releases")
+        self._task = spawn(look_for_ever(self._bell, self._look, "the run"), "conduct releases")
 
     async def stop(self) -> None:
         """Lead no more, and let another node go on at once."""
@@ -189,42 +180,21 @@ class Conductor:
 
     # Leading
 
-    def _heard(self, _state: FleetState) -> None:
-        self._changed.set()
-
-    async def _run(self) -> None:
-        while True:
-            self._changed.clear()
-            try:
-                await self._look()
-            except Problem as error:
-                log.debug("the run cannot be looked at now: %s", error)
-            except Exception:
-                log.exception("a look at the run failed")
-            await self._bell(INTERVAL)
-
     async def _look(self) -> None:
+        self._absences.begin()
         run = self._unfinished()
         if run is None or run.leader != self._node_id:
             await self._let_go()
         if run is None:
-            self._absent = 0
-        elif run.leader == self._node_id:
-            self._absent = 0
+            return
+        if run.leader == self._node_id:
             part = run.id, run.is_open
             if self._leading is None or self._leading[0] != part or self._leading[1].done():
                 await self._let_go()
                 work = self._lead(run.id) if run.is_open else self._tell(run.id)
                 self._leading = part, spawn(work, f"lead {run.id}")
-        elif await self._is_live(run.leader):
-            self._absent = 0
-        else:
-            self._absent += 1
-            if self._absent >= LOOKS or not run.leader:  # one that leaves says so
-                await self._take_over(run)
-
-    async def _is_live(self, node_id: str) -> bool:
-        return any(node.id == node_id and node.live for node in await self._store.nodes())
+        elif not run.leader or await self._absences.is_gone(run.leader, run.id):  # one that leaves says so
+            await self._take_over(run)
 
     async def _take_over(self, run: Run) -> None:
         if (await self._change_leader(run, self._node_id)).changed:
@@ -268,18 +238,7 @@ class Conductor:
         log.info("%s, %s: %s (%s)", run.id, run.next, finding.verdict, finding.why)
 
     async def _put(self, decide: Callable[..., Change | None]) -> None:
-        """Put a change on record, whatever the store does meanwhile: what was found out is not lost.
-
-        `decide`: takes the state and, as `at`, the store's time.
-        """
-        while True:
-            try:
-                await self._ledger.make(partial(decide, at=await self._store.now()))
-            except (StoreUnavailable, Refused) as error:
-                log.warning("a step of the run cannot be put on record now: %s", error)
-                await asyncio.sleep(PAUSE)
-            else:
-                return
+        await put_on_record(self._ledger, self._store, decide, "a step of the run")
 
     async def _step(self, state: FleetState, run: Run, name: str) -> Finding:
         try:
@@ -287,15 +246,14 @@ class Conductor:
         except BadInput as error:
             return Finding(Verdict.UNDECIDED, f"this node does not understand the plan: {error.detail}")
         except Exception as error:
-            log.exception("%s, %s failed in itself", run.id, name)
-            return Finding(Verdict.UNDECIDED, f"it failed in itself: {type(error).__name__}; the proxy's log says more")
+            return failed_in_itself(f"{run.id}, {name}", error)
 
     async def _found(self, state: FleetState, run: Run, name: str, plan: Plan) -> Finding:
         trial = trial_of(state, run, self._routes(), self.options, self._records)
         if name in LIVE:
             return await watch_live(name, run, plan, state, self._store, trial)
         if name == FLIP:
-            return await cut_over(run, plan, trial, self._mirror, self._switch, pause=PAUSE)
+            return await cut_over(run, plan, trial, self._mirror, self._switch)
         if name == BAKE and plan.bake is not None:
             return await bake(plan.bake, run, trial, self._store, lambda: self._mirror.state)
         if name.startswith((BEFORE, AFTER)):
@@ -315,14 +273,14 @@ class Conductor:
     async def _approval(self, run: Run, gate: ManualGate) -> Finding:
         """Wait until somebody approves, or the time for that is over by the store's clock."""
         while True:
-            self._changed.clear()
+            change = self._bell.next
             standing = self._mine(run.id)
             if standing is not None and gate.name in standing.approvals:
                 return Finding(Verdict.PASS, f"{standing.approvals[gate.name]} approved it")
             with suppress(StoreUnavailable):
                 if await self._store.now() >= run.at + gate.expires:
                     return Finding(Verdict.UNDECIDED, f"nobody approved it within {gate.expires:g} s")
-            await self._bell(INTERVAL)
+            await rung(change)
 
     async def _roll_back(self, run: Run) -> None:
         """The bake has failed: back to where traffic came from, never onto a release that is down."""
@@ -354,9 +312,3 @@ class Conductor:
         run = self._unfinished()
         is_mine = run is not None and run.is_open == is_open and (run.id, run.leader) == (run_id, self._node_id)
         return run if is_mine else None
-
-    async def _bell(self, timeout: float) -> None:
-        """Until the state changes, `timeout` seconds at most."""
-        with suppress(TimeoutError):
-            async with asyncio.timeout(timeout):
-                await self._changed.wait()

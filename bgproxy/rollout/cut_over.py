@@ -6,6 +6,7 @@ import asyncio
 import logging
 
 from bgproxy.errors import FlipAbandoned, FlipOpen, Problem, StaleEpoch, StoreUnavailable
+from bgproxy.rollout import leading
 from bgproxy.rollout.flip import Switch
 from bgproxy.rollout.gates.trial import Trial
 from bgproxy.rollout.judges import unanswered
@@ -19,11 +20,8 @@ log = logging.getLogger(__name__)
 FLIP_TRIES = 3  # where nodes do not say in time that they hold
 
 
-async def cut_over(run: Run, plan: Plan, trial: Trial, mirror: Mirror, switch: Switch, *, pause: float) -> Finding:
-    """Move the pointer, at the epoch at which the run began; not where nobody would judge it after that.
-
-    `pause`: seconds before something is asked again.
-    """
+async def cut_over(run: Run, plan: Plan, trial: Trial, mirror: Mirror, switch: Switch) -> Finding:
+    """Move the pointer, at the epoch at which the run began; not where nobody would judge it after that."""
     given_up = 0
     judges = plan.bake.judges if plan.bake is not None else ()
     while True:
@@ -42,12 +40,12 @@ async def cut_over(run: Run, plan: Plan, trial: Trial, mirror: Mirror, switch: S
             )
         except (StoreUnavailable, FlipOpen) as error:  # of the first it may be done or not: the next look tells
             log.warning("%s: the flip cannot be made now: %s", run.id, error)
-            await asyncio.sleep(pause)
+            await asyncio.sleep(leading.PAUSE)
         except FlipAbandoned as error:
             given_up += 1
             if given_up == FLIP_TRIES:
                 return Finding(Verdict.FAIL, error.detail)
-            await asyncio.sleep(pause)
+            await asyncio.sleep(leading.PAUSE)
         except Problem as error:
             # Somebody who led before may have been faster, with the same flip.
             state = await mirror.refresh() if isinstance(error, StaleEpoch) else None

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from bgproxy.rollout.gates.trial import Trial, Unanswerable
+from bgproxy.rollout.gates.trial import Trial, Unanswerable, about
 from bgproxy.rollout.webhook import VERDICTS, WHY_CHARACTERS, post, query
 from bgproxy.rules.fleet import FleetState
 from bgproxy.rules.gate import Finding, Verdict
@@ -36,8 +36,8 @@ async def unjudged(plan: Plan, trial: Trial, state: FleetState) -> str:
     """As `unanswered`, before a release is begun; of one that is under way it is known."""
     if plan.bake is None or (state.run is not None and state.run.is_open):
         return ""
-    about = {"color": trial.color, "release": trial.release.label, "upstreams": list(trial.release.upstreams)}
-    return await unanswered(plan.bake.judges, replace(trial, about=about))
+    told = about(trial.color, trial.release, trial.active)
+    return await unanswered(plan.bake.judges, replace(trial, about=told))
 
 
 async def ask(judge: BakeJudge, trial: Trial, event: Mapping[str, Any]) -> Finding:

@@ -14,9 +14,10 @@ from contextlib import suppress
 from functools import partial
 from typing import Any
 
-from bgproxy.errors import ConfigError, Problem, Refused, StoreUnavailable
-from bgproxy.rollout.gates.trial import Trial
+from bgproxy.errors import ConfigError, Problem, Refused
+from bgproxy.rollout.gates.trial import Trial, about
 from bgproxy.rollout.hooks import act
+from bgproxy.rollout.leading import Absences, Bell, failed_in_itself, look_for_ever, put_on_record
 from bgproxy.rollout.options import RolloutOptions
 from bgproxy.rules import retire
 from bgproxy.rules.action import Action, Decommission
@@ -32,9 +33,6 @@ from bgproxy.tasks import spawn, stop
 
 log = logging.getLogger(__name__)
 
-INTERVAL = 1.0  # seconds between two looks where nothing rings
-LOOKS = 2  # in a row that must not find the leader live before it is taken over
-PAUSE = 1.0  # seconds before something is asked of the store again
 ACTOR = "bgproxy"
 STEP = "retire"
 RIPE = frozenset({Phase.DRAINED, Phase.RETIRED})  # the second: its contract step is left
@@ -65,18 +63,17 @@ class Retirer:
         self._read_plan = read_plan
         self._routes = routes
         self.configure(options, default)
-        self._changed = asyncio.Event()
-        self._absent: dict[tuple[str, str], int] = {}  # by color and leader: looks in a row that did not find it
+        self._bell = Bell(mirror)
+        self._absences = Absences(store)
         self._leading: dict[str, asyncio.Task[None]] = {}  # by color
         self._task: asyncio.Task[None] | None = None
-        mirror.listen(self._heard)
 
     def configure(self, options: RolloutOptions, default: Mapping[str, Any]) -> None:
         """Take new options and another configured plan, for everything that begins from now on."""
         self._options, self._default = options, default
 
     def start(self) -> None:
-        self._task = spawn(self._run(), "retire releases")
+        self._task = spawn(look_for_ever(self._bell, self.look, "what is to be retired"), "retire releases")
 
     async def stop(self) -> None:
         """Lead no more, and let another node go on at once."""
@@ -122,24 +119,9 @@ class Retirer:
 
     # Carrying it out
 
-    def _heard(self, _state: FleetState) -> None:
-        self._changed.set()
-
-    async def _run(self) -> None:
-        while True:
-            self._changed.clear()
-            try:
-                await self.look()
-            except Problem as error:
-                log.debug("what is to be retired cannot be looked at now: %s", error)
-            except Exception:
-                log.exception("a look at what is to be retired failed")
-            with suppress(TimeoutError):
-                async with asyncio.timeout(INTERVAL):
-                    await self._changed.wait()
-
     async def look(self) -> None:
         """One look at all colors: what is due is begun, what a dead node has left is taken over."""
+        self._absences.begin()
         state = self._mirror.state
         for color, task in list(self._leading.items()):
             if task.done() or self._mine(self._release(color)) is None:
@@ -170,15 +152,10 @@ class Retirer:
                 await self.order(color, actor=ACTOR, reason="drained, and the rollback window has passed")
 
     async def _watch_over(self, color: str, release: Release, standing: Retirement) -> None:
-        key = color, standing.leader
-        if any(node.id == standing.leader and node.live for node in await self._store.nodes()):
-            self._absent.pop(key, None)
+        if not await self._absences.is_gone(standing.leader, color):
             return
-        self._absent[key] = self._absent.get(key, 0) + 1
-        if self._absent[key] >= LOOKS:
-            self._absent.pop(key)
-            if (await self._lead(color, release.label, standing.leader, self._node_id)).changed:
-                log.warning("%s is gone, this node retires %s from now on", standing.leader, release.label)
+        if (await self._lead(color, release.label, standing.leader, self._node_id)).changed:
+            log.warning("%s is gone, this node retires %s from now on", standing.leader, release.label)
 
     async def _lead(self, color: str, label: str, before: str, leader: str) -> Outcome:
         at = await self._store.now()
@@ -192,16 +169,10 @@ class Retirer:
         standing = self._mine(release)
         if standing is None:
             return
-        finish = partial(retire.finish, color=color, label=label, leader=self._node_id, contract=standing.contract)
         finding = await self._tell(state, color, release)
         log.info("%s on %s, retire: %s (%s)", label, color, finding.verdict, finding.why)
-        while (now := self._release(color)) is not None and now.phase is release.phase and self._mine(now) is not None:
-            try:
-                at = await self._store.now()
-                await self._ledger.make(partial(finish, finding=finding, at=at))
-            except (StoreUnavailable, Refused) as error:
-                log.warning("what became of %s cannot be put on record now: %s", label, error)
-                await asyncio.sleep(PAUSE)
+        done = partial(retire.finish, color=color, label=label, leader=self._node_id, contract=standing.contract)
+        await put_on_record(self._ledger, self._store, partial(done, finding=finding), f"what became of {label}")
 
     async def _tell(self, state: FleetState, color: str, release: Release) -> Finding:
         try:
@@ -209,15 +180,14 @@ class Retirer:
             if not action.what:
                 return Finding(Verdict.PASS, "no hook takes it down: its replicas are whoever's who deploys")
             spent = retire.cost(release, await self._store.now())
-            event = {**about(state, color, release), "event": step}
+            event = {**told_of(state, color, release), "event": step}
             event |= {"double_running": spent.document()} if spent is not None else {}
             trial = Trial(color, release, state.active, self._routes(), self._options, event)
             return await act(action, step, event, trial, f"{step} {color} {release.label} {release.left}")
         except Problem as error:
             return Finding(Verdict.UNDECIDED, str(error))
         except Exception as error:
-            log.exception("the retirement of %s failed in itself", release.label)
-            return Finding(Verdict.UNDECIDED, f"it failed in itself: {type(error).__name__}; the proxy's log says more")
+            return failed_in_itself(f"the retirement of {release.label}", error)
 
     def _step(self, release: Release) -> tuple[str, Action]:
         """What its order is about now, and who does it. Raises `Refused` where this node does not understand it."""
@@ -241,10 +211,8 @@ class Retirer:
         return standing if standing is not None and standing.leader == self._node_id else None
 
 
-def about(state: FleetState, color: str, release: Release) -> dict[str, object]:
+def told_of(state: FleetState, color: str, release: Release) -> dict[str, object]:
     """What a hook is told of a release that has left."""
     standing = release.retirement
     by = {"actor": standing.actor, "reason": standing.reason} if standing is not None else {}
-    active = state.active.label if state.active is not None else None
-    told: dict[str, object] = {"color": color, "release": release.label, "active": active, **by}
-    return told | {"upstreams": list(release.upstreams), "metadata": dict(release.metadata)}
+    return {**about(color, release, state.active), **by}

@@ -10,6 +10,7 @@ import pytest
 
 from bgproxy.config.plan import plan_from
 from bgproxy.rollout import conductor as module
+from bgproxy.rollout import leading
 from bgproxy.rollout.barrier import Barrier, FlipOptions
 from bgproxy.rollout.conductor import Conductor
 from bgproxy.rollout.flip import Switch
@@ -78,8 +79,8 @@ def pretended(monkeypatch: pytest.MonkeyPatch) -> Steps:
     monkeypatch.setattr(module, "bake", bake)
     monkeypatch.setattr(module, "try_gate", gate)
     monkeypatch.setattr(module, "run_hook", hook)
-    monkeypatch.setattr(module, "INTERVAL", 0.001)
-    monkeypatch.setattr(module, "PAUSE", 0.0)
+    monkeypatch.setattr(leading, "INTERVAL", 0.001)
+    monkeypatch.setattr(leading, "PAUSE", 0.0)
     monkeypatch.setattr(module, "HOLD", 0.001)
     return made
 

@@ -11,7 +11,7 @@ from conductors import SMOKE, V3, WHO, Nodes, Steps, pretended, until
 
 from bgproxy.config.plan import plan_from
 from bgproxy.errors import BadInput, NotReady
-from bgproxy.rollout import migrate
+from bgproxy.rollout import leading, migrate
 from bgproxy.rollout import retire as retiring
 from bgproxy.rollout.options import RolloutOptions
 from bgproxy.rollout.retire import Retirer
@@ -40,7 +40,7 @@ def steps(monkeypatch) -> Steps:
 
     monkeypatch.setattr(migrate, "act", act)
     monkeypatch.setattr(retiring, "act", act)
-    monkeypatch.setattr(retiring, "INTERVAL", 0.001)
+    monkeypatch.setattr(leading, "INTERVAL", 0.001)
     return made
 
 

@@ -12,6 +12,7 @@ import pytest
 
 from bgproxy.config.plan import plan_from
 from bgproxy.errors import Refused, StoreUnavailable
+from bgproxy.rollout import leading
 from bgproxy.rollout import retire as module
 from bgproxy.rollout.options import RolloutOptions
 from bgproxy.rollout.retire import Retirer
@@ -50,8 +51,8 @@ class Hook:
 def hook(monkeypatch) -> Hook:
     made = Hook()
     monkeypatch.setattr(module, "act", made.act)
-    monkeypatch.setattr(module, "INTERVAL", 0.001)
-    monkeypatch.setattr(module, "PAUSE", 0.0)
+    monkeypatch.setattr(leading, "INTERVAL", 0.001)
+    monkeypatch.setattr(leading, "PAUSE", 0.0)
     return made
 
 

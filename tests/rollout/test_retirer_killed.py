@@ -14,6 +14,7 @@ import pytest
 from conductors import Mortal, until
 
 from bgproxy.config.plan import plan_from
+from bgproxy.rollout import leading
 from bgproxy.rollout import retire as module
 from bgproxy.rollout.options import RolloutOptions
 from bgproxy.rollout.retire import Retirer
@@ -103,8 +104,8 @@ def drained(state: FleetState) -> Change:
 
 @pytest.mark.parametrize("moment", ["before", "after"])
 async def test_whenever_its_leader_is_killed_it_is_taken_down_and_once(world, monkeypatch, moment):
-    monkeypatch.setattr(module, "INTERVAL", 0.001)
-    monkeypatch.setattr(module, "PAUSE", 0.0)
+    monkeypatch.setattr(leading, "INTERVAL", 0.001)
+    monkeypatch.setattr(leading, "PAUSE", 0.0)
     for number in itertools.count():
         story = Story(type(world)(), (number, moment))
         monkeypatch.setattr(module, "act", story.act)

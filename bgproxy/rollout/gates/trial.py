@@ -75,7 +75,12 @@ def trial_of(
 ) -> Trial:
     """What the steps of a run are tried on, with what is told of it."""
     release = state.releases.get(run.color) or Release(run.label, ())  # at the end its color may be empty
-    active = state.active.label if state.active is not None else None
-    about: dict[str, object] = {"run": run.id, "color": run.color, "release": run.label, "active": active}
-    about |= {"upstreams": list(release.upstreams), "metadata": dict(release.metadata)}
-    return Trial(run.color, release, state.active, routes, options, about, records=records)
+    told = {"run": run.id, **about(run.color, release, state.active), "release": run.label}
+    return Trial(run.color, release, state.active, routes, options, told, records=records)
+
+
+def about(color: str, release: Release, active: Release | None) -> dict[str, object]:
+    """What others are told of a release, beside what happens to it."""
+    told: dict[str, object] = {"color": color, "release": release.label}
+    told["active"] = active.label if active is not None else None
+    return told | {"upstreams": list(release.upstreams), "metadata": dict(release.metadata)}
