@@ -9,12 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable
+from dataclasses import replace
 from time import monotonic
 from typing import Any, Final
-
-import orjson
 
 from bgproxy.errors import StoreUnavailable
 from bgproxy.rollout.gates.trial import Trial
@@ -26,7 +24,7 @@ from bgproxy.rules.judge import Judge, Judgement
 from bgproxy.rules.plan import Bake
 from bgproxy.rules.run import BAKE, Run
 from bgproxy.rules.series import Series
-from bgproxy.rules.watch import JUDGEMENT, watched
+from bgproxy.rules.watch import watched
 from bgproxy.rules.window import Window
 from bgproxy.store.base import Store
 
@@ -54,7 +52,6 @@ class _Watch:
         self._plan = plan
         self._run = run
         self._store = store
-        self._topic = watched(state).name
         self._new = run.color, run.label
         previous = state.pointer.previous or ""
         old = state.releases.get(previous)
@@ -62,7 +59,7 @@ class _Watch:
         began = run.began if run.kind == "bake" else state.pointer.at
         self._ends = began + plan.duration
         self._judge = Judge(plan)
-        self._gatherer = Gatherer(store, self._topic)
+        self._gatherer = Gatherer(store, watched(state).name)
         self._left = plan.duration  # seconds
         self._is_held = False
         self._series = Series(plan.duration)
@@ -88,41 +85,38 @@ class _Watch:
         if is_over:
             await self.jury.ask_all()
         found = self._judge.look(new, old, last=is_over)
-        verdict, why, evidence = self._with_votes(found, gathered)
-        await self._tell(verdict, why, evidence)
+        finding = self._with_votes(found, gathered)
+        await self._gatherer.tell(finding, held=self._is_held)
         both = {"new": new, "old": gathered.since.get(self._old, Window())}
-        self._series.take(self._plan.duration - self._left, both, last=is_over or verdict is Verdict.FAIL)
-        evidence["series"] = self._series.document()
-        if verdict is Verdict.FAIL:
-            return Finding(verdict, why, evidence)
-        if is_over and verdict is Verdict.UNDECIDED:
-            return self._undecided(why, evidence, state)
-        return Finding(verdict, why, evidence) if is_over else None
+        is_bad = finding.verdict is Verdict.FAIL
+        self._series.take(self._plan.duration - self._left, both, last=is_over or is_bad)
+        finding = replace(finding, evidence={**finding.evidence, "series": self._series.document()})
+        if is_over and finding.verdict is Verdict.UNDECIDED:
+            return self._undecided(finding, state)
+        return finding if is_over or is_bad else None
 
-    def _with_votes(self, found: Judgement, gathered: Gathered) -> tuple[Verdict, str, dict[str, Any]]:
-        evidence: dict[str, Any] = {**found.evidence, "nodes": gathered.nodes, "left": round(self._left, 1)}
+    def _with_votes(self, found: Judgement, gathered: Gathered) -> Finding:
+        evidence: dict[str, Any] = {**found.evidence, **gathered.evidence(self._left)}
         self.jury.figures = {"new": evidence["new"], "old": evidence["old"], "left": evidence["left"]}
-        why = found.why
-        if gathered.silent:
-            evidence["silent"] = list(gathered.silent)
         if votes := self.jury.told():
             evidence["judges"] = votes
         if against := self.jury.against():
-            first = [why] if found.verdict is Verdict.FAIL else []
-            return Verdict.FAIL, "; ".join([*first, *against]), evidence
+            first = [found.why] if found.verdict is Verdict.FAIL else []
+            return Finding(Verdict.FAIL, "; ".join([*first, *against]), evidence)
         if found.verdict is not Verdict.FAIL and (unknown := self.jury.undecided()):
-            return Verdict.UNDECIDED, "; ".join([why, *unknown]), evidence
-        return found.verdict, why, evidence
+            return Finding(Verdict.UNDECIDED, "; ".join([found.why, *unknown]), evidence)
+        return Finding(found.verdict, found.why, evidence)
 
-    def _undecided(self, why: str, evidence: Mapping[str, Any], state: FleetState | None) -> Finding | None:
+    def _undecided(self, finding: Finding, state: FleetState | None) -> Finding | None:
         """The time is over, and it cannot be told; None: it is watched on."""
+        why, run = finding.why, state.run if state is not None else None
         if self._plan.on_undecided == "settle":
-            return Finding(Verdict.PASS, f"undecided, and settled as on_undecided says: {why}", evidence)
+            return replace(finding, verdict=Verdict.PASS, why=f"undecided, and settled as on_undecided says: {why}")
         if self._plan.on_undecided == "roll_back":
-            return Finding(Verdict.UNDECIDED, why, evidence)
-        run = state.run if state is not None else None
+            return finding
         if run is not None and run.id == self._run.id and BAKE in run.approvals:
-            return Finding(Verdict.PASS, f"undecided, and {run.approvals[BAKE]} approved it: {why}", evidence)
+            said = f"undecided, and {run.approvals[BAKE]} approved it: {why}"
+            return replace(finding, verdict=Verdict.PASS, why=said)
         if not self._is_held:
             self._is_held = True
             log.error(
@@ -131,8 +125,3 @@ class _Watch:
                 *(self._run.id, self._run.label, why),
             )
         return None
-
-    async def _tell(self, verdict: Verdict, why: str, evidence: Mapping[str, Any]) -> None:
-        told = {"verdict": str(verdict), "why": why[:500], "held": self._is_held, **evidence}
-        with suppress(StoreUnavailable):
-            await self._store.tell(self._topic, JUDGEMENT, orjson.dumps(told).decode())

@@ -11,8 +11,6 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Any, Final
 
-import orjson
-
 from bgproxy.errors import StoreUnavailable
 from bgproxy.rollout.synthetic import Traffic
 from bgproxy.rollout.watching import Gatherer
@@ -22,7 +20,7 @@ from bgproxy.rules.gate import Finding, Verdict
 from bgproxy.rules.judge import Judge, Judgement
 from bgproxy.rules.plan import Bake, Canary
 from bgproxy.rules.run import Run
-from bgproxy.rules.watch import JUDGEMENT, watched
+from bgproxy.rules.watch import watched
 from bgproxy.rules.window import Window
 from bgproxy.store.base import Store
 
@@ -36,9 +34,9 @@ async def watch_canary(
     """Watch until it is decided. `state`: one by which the canary is on; `traffic`: what the plan has of synthetic."""
     on = canary(state)
     assert on is not None, "that is what this step is for"
-    topic, active = watched(state).name, state.active
+    active = state.active
     pair = CanaryJudge(plan)
-    gatherer = Gatherer(store, topic)
+    gatherer = Gatherer(store, watched(state).name)
     while True:
         left = plan.duration
         with suppress(StoreUnavailable):  # the mirror tells of a store that is away
@@ -51,15 +49,13 @@ async def watch_canary(
                 traffic.check()
                 made = traffic.window
             found = pair.look(new, old, made, last=not left)
-            evidence = {**found.evidence, "nodes": gathered.nodes, "left": round(left, 1)}
+            evidence = {**found.evidence, **gathered.evidence(left)}
             if traffic is not None:
                 evidence["synthetic"] = traffic.evidence()
-            if gathered.silent:
-                evidence["silent"] = list(gathered.silent)
-            told = {"verdict": str(found.verdict), "why": found.why[:500], "held": False, **evidence}
-            await store.tell(topic, JUDGEMENT, orjson.dumps(told).decode())
-            if not left or found.verdict is Verdict.FAIL:
-                return Finding(found.verdict, found.why, evidence)
+            finding = Finding(found.verdict, found.why, evidence)
+            await gatherer.tell(finding)
+            if not left or finding.verdict is Verdict.FAIL:
+                return finding
         await asyncio.sleep(min(INTERVAL, left) or INTERVAL)
 
 

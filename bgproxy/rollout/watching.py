@@ -14,12 +14,13 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from time import monotonic
-from typing import Final
+from typing import Any, Final
 
 import orjson
 
 from bgproxy.errors import StoreUnavailable
 from bgproxy.rules.fleet import FleetState
+from bgproxy.rules.gate import WHY_CHARACTERS, Finding
 from bgproxy.rules.watch import JUDGEMENT, watched
 from bgproxy.rules.window import Window
 from bgproxy.store.base import Store
@@ -89,6 +90,11 @@ class Gathered:
     nodes: int = 0
     silent: tuple[str, ...] = ()
 
+    def evidence(self, left: float) -> dict[str, Any]:
+        """Whose word a judgement rests on. `left`: seconds to its end."""
+        told: dict[str, Any] = {"nodes": self.nodes, "left": round(left, 1)}
+        return {**told, "silent": list(self.silent)} if self.silent else told
+
 
 class Gatherer:
     """Reads what all nodes tell of one topic; to be asked again and again by whoever judges."""
@@ -114,6 +120,12 @@ class Gatherer:
         ]
         since, before = (summed([getattr(one, part) for one in reports.values()]) for part in ("since", "before"))
         return Gathered(since, before, len(reports), tuple(silent))
+
+    async def tell(self, found: Finding, *, held: bool = False) -> None:
+        """Tell whoever follows the release what it comes to as of now. `held`: its time is over, and it goes on."""
+        told = {"verdict": str(found.verdict), "why": found.why[:WHY_CHARACTERS], "held": held, **found.evidence}
+        with suppress(StoreUnavailable):
+            await self._store.tell(self._topic, JUDGEMENT, orjson.dumps(told).decode())
 
 
 def reports_of(told: Mapping[str, str]) -> dict[str, Report]:
