@@ -11,6 +11,8 @@ import pytest
 from aiohttp import web
 from serving import Agent, Serve, Town, cli, until
 
+from tests.e2e.releases import begin, ended
+
 
 class Wavering(Agent):
     """One that may fail."""
@@ -61,11 +63,8 @@ async def nodes(town: Town, shared: tuple[str, ...]) -> tuple[list[Serve], Waver
     return [await town.serve(v1, None, *flags), await town.serve(v1, None, *flags)], v1, v2
 
 
-async def begin(serve: Serve, agent: Agent, **canary: Any) -> None:
-    plan = {"canary": {"share": 0.5, "max_error_rate": 0.5, "min_samples": 20, **canary}}
-    asked = {"color": "green", "kind": "release", "release": agent.label, "upstreams": [agent.url], "plan": plan}
-    code, body = await serve.api("POST", "/v1/run", asked)
-    assert code == 200, body
+async def canary_on(serve: Serve, agent: Agent, **canary: Any) -> None:
+    await begin(serve, agent, {"canary": {"share": 0.5, "max_error_rate": 0.5, "min_samples": 20, **canary}})
 
     async def is_on() -> bool:
         return bool((await serve.status())["canary"])
@@ -73,25 +72,17 @@ async def begin(serve: Serve, agent: Agent, **canary: Any) -> None:
     await until(is_on, "the canary is on")
 
 
-async def outcome(serve: Serve) -> dict[str, Any]:
-    async def over() -> dict[str, Any] | None:
-        _, run = await serve.api("GET", "/v1/run")
-        return None if run["open"] else dict(run)
-
-    return dict(await until(over, "the run is over"))
-
-
 async def test_one_that_is_good_keeps_its_sessions_through_the_flip(nodes):
     (one, two), _, v2 = nodes
     before = Crowd([one, two], "before")
     await until(lambda: before.all_have(2))
-    await begin(one, v2, duration=3.0)
+    await canary_on(one, v2, duration=3.0)
     crowd = Crowd([one, two], "during")
     await until(lambda: crowd.all_have(3))
     assert {len(labels) for labels in crowd.labels()} == {1}, "both nodes say the same of a session"
     assert {"v1"} in crowd.labels()
     assert {"v2"} in crowd.labels()
-    run = await outcome(one)
+    run = await ended(one)
     assert (run["outcome"], [step["name"] for step in run["steps"]]) == (
         "settled",
         ["ready", "parity", "canary", "flip"],
@@ -108,7 +99,7 @@ async def test_one_that_is_good_keeps_its_sessions_through_the_flip(nodes):
 async def test_one_that_is_bad_is_stopped_and_its_sessions_go_on_elsewhere(nodes):
     (one, two), _, v2 = nodes
     v2.status = 500
-    await begin(one, v2, duration=600.0)
+    await canary_on(one, v2, duration=600.0)
     status = (await two.status())["canary"]
     assert (status["color"], status["release"], status["share"], status["match"]) == ("green", "v2", 0.5, [])
     code, out, _ = await cli("status", "--admin", two.admin)
@@ -121,7 +112,7 @@ async def test_one_that_is_bad_is_stopped_and_its_sessions_go_on_elsewhere(nodes
     watch = await until(seen, "the leader tells what it sees")
     assert (watch["verdict"], watch["new"]["answers"]) == ("undecided", 0)
     crowd = Crowd([one, two], "during")
-    run = await outcome(two)
+    run = await ended(two)
     assert (run["outcome"], run["steps"][2]["verdict"]) == ("stopped", "fail")
     assert run["why"].startswith("canary failed: error rate ")
     status = await one.status()

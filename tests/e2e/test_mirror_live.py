@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 from aiohttp import ClientSession, web
-from serving import Agent, Serve, Town, until
+from serving import Agent, Serve, Town
+
+from tests.e2e.releases import brought_out
 
 
 class Lister(Agent):
@@ -73,15 +75,7 @@ MIRROR = {
 
 async def released(serve: Serve, agent: Agent, **more: Any) -> dict[str, Any]:
     plan = {"parity": {"contracts": []}, "mirror": {**MIRROR, **more}}
-    asked = {"color": "green", "release": agent.label, "upstreams": [agent.url], "plan": plan}
-    code, body = await serve.api("POST", "/v1/run", asked)
-    assert code == 200, body
-
-    async def over() -> dict[str, Any] | None:
-        run = (await serve.api("GET", "/v1/run"))[1]
-        return None if run["open"] else run
-
-    return dict(await until(over, patience=20.0))
+    return await brought_out(serve, agent, plan, patience=20.0)
 
 
 async def evidence(serve: Serve) -> dict[str, Any]:

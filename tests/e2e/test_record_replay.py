@@ -11,6 +11,8 @@ from typing import Any
 from aiohttp import ClientSession, web
 from serving import Agent, Serve, Town, until
 
+from tests.e2e.releases import brought_out
+
 KEY = base64.b64encode(b"e2e-key-of-thirty-two-bytes-long").decode()
 SECRET = "sk-live-0123456789abcdefghij"
 
@@ -59,18 +61,9 @@ async def converse(serve: Serve) -> None:
                 fields.setdefault("Mcp-Session-Id", answer.headers.get("Mcp-Session-Id", ""))
 
 
-async def brought_out(serve: Serve, agent: Agent) -> dict[str, Any]:
+async def replayed(serve: Serve, agent: Agent) -> dict[str, Any]:
     gate = {"kind": "replay", "name": "again", "min_sessions": 3, "headers": {"X-Dry-Run": "1"}}
-    plan = {"parity": {"contracts": []}, "gate": [gate]}
-    asked = {"color": "green", "release": agent.label, "upstreams": [agent.url], "plan": plan}
-    code, body = await serve.api("POST", "/v1/run", asked)
-    assert code == 200, body
-
-    async def over() -> dict[str, Any] | None:
-        run = (await serve.api("GET", "/v1/run"))[1]
-        return None if run["open"] else run
-
-    return dict(await until(over))
+    return await brought_out(serve, agent, {"parity": {"contracts": []}, "gate": [gate]})
 
 
 async def test_what_was_recorded_is_had_again_and_stops_a_release_that_does_otherwise(town: Town, tmp_path: Path):
@@ -88,7 +81,7 @@ async def test_what_was_recorded_is_had_again_and_stops_a_release_that_does_othe
     assert not any(SECRET.encode() in file.read_bytes() for file in directory.iterdir())
 
     v2.forgets = True
-    run = await brought_out(serve, v2)
+    run = await replayed(serve, v2)
     assert run["outcome"] == "stopped"
     assert "gate:again failed: 3 of 3 sessions went otherwise; session " in run["why"], run
     assert ", turn 3: the tool's call failed" in run["why"]
@@ -96,7 +89,7 @@ async def test_what_was_recorded_is_had_again_and_stops_a_release_that_does_othe
     v2.forgets = False
     v2.called.clear()
     v2.said.clear()
-    run = await brought_out(serve, v2)
+    run = await replayed(serve, v2)
     assert run["outcome"] == "settled", run
     assert sorted(v2.called) == ["book"] * 3 + ["search"] * 3
     assert SECRET not in json.dumps(v2.said), "what was redacted is not sent"

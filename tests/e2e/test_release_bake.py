@@ -10,6 +10,8 @@ import pytest
 from aiohttp import web
 from serving import Agent, Serve, Town, cli, until
 
+from tests.e2e.releases import run_of
+
 pytestmark = pytest.mark.redis
 
 PLAN = """
@@ -69,8 +71,8 @@ async def test_a_leak_of_errors_is_rolled_back_by_itself(town: Town, shared: tup
     plan.write_text(PLAN)
 
     async def watched_by_both() -> bool:
-        _, run = await serve.api("GET", "/v1/run")
-        return bool(run["watch"]) and run["watch"]["nodes"] == 2
+        watch = (await run_of(serve))["watch"]
+        return bool(watch) and watch["nodes"] == 2
 
     words = ("release", "green", "--release", "v2", "--upstream", v2.url, "--plan", str(plan), "--yes")
     command = asyncio.create_task(cli(*words, "--admin", serve.admin))

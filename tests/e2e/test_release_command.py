@@ -9,13 +9,14 @@ import json
 import os
 import signal
 import tomllib
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 from aiohttp import web
 from serving import BGPROXY, ROOT, Agent, Serve, Town, cli, environment, until
+
+from tests.e2e.releases import brought_out, run_of, validated
 
 SMALLEST = (ROOT / "config" / "examples" / "plan-smallest.toml").read_text()
 AT_ONCE = SMALLEST.replace("duration = 60.0", "duration = 0.5")
@@ -57,28 +58,8 @@ def green(serve: Serve, agent: Agent, plan: str, *more: str) -> tuple[str, ...]:
     return (*words, "--admin", serve.admin, *more)
 
 
-async def run_of(serve: Serve) -> dict[str, Any]:
-    code, body = await serve.api("GET", "/v1/run")
-    assert code == 200, body
-    return dict(body)
-
-
 def role(agent: Chatty) -> None:
     agent.role = "system"
-
-
-async def brought_out(serve: Serve, agent: Agent, plan: Mapping[str, Any], kind: str = "release") -> dict[str, Any]:
-    """By HTTP, which is quicker than a command: what it came to."""
-    asked: dict[str, Any] = {"color": "green", "kind": kind, "plan": plan}
-    asked |= {"release": agent.label, "upstreams": [agent.url]} if kind == "release" else {}
-    code, body = await serve.api("POST", "/v1/run", asked)
-    assert code == 200, body
-
-    async def over() -> dict[str, Any] | None:
-        run = await run_of(serve)
-        return None if run["open"] else run
-
-    return dict(await until(over))
 
 
 async def test_the_smallest_plan_as_it_is_written_under_live_traffic(town, v1, v2, tmp_path):
@@ -258,5 +239,5 @@ async def test_bad_plans_do_nothing_and_validating_flips_nothing(town, v1, v2, t
     assert (code, out.splitlines()[-1]) == (0, "validated: v2 on green is ready, nothing was flipped"), err
     assert (await serve.status())["epoch"] == 1
     role(v2)
-    run = await brought_out(serve, v2, tomllib.loads(SMALLEST), kind="validate")
+    run = await validated(serve, tomllib.loads(SMALLEST))
     assert (run["outcome"], await serve.phase("green")) == ("stopped", "rejected"), "it may be asked for again"

@@ -6,27 +6,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
-from serving import Agent, Serve, Town, cli, until
+from serving import Town, cli, until
+
+from tests.e2e.releases import begin, ended
 
 
 def noted(file: Path, word: str) -> dict[str, list[str]]:
     return {"command": ["/bin/sh", "-c", f"echo {word} $BGPROXY_STEP $BGPROXY_RELEASE >> {file}"]}
-
-
-async def ended(serve: Serve) -> dict[str, Any]:
-    async def over() -> dict[str, Any] | None:
-        _, run = await serve.api("GET", "/v1/run")
-        return None if run["open"] else run
-
-    return dict(await until(over))
-
-
-async def begin(serve: Serve, agent: Agent, plan: dict[str, Any]) -> None:
-    asked = {"color": "green", "release": agent.label, "upstreams": [agent.url], "plan": plan}
-    code, body = await serve.api("POST", "/v1/run", asked)
-    assert code == 200, body
 
 
 async def test_from_its_schema_to_the_end_of_the_old_one_and_the_report(town: Town, tmp_path: Path):

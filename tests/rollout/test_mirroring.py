@@ -24,25 +24,10 @@ from bgproxy.rules.release import Release
 from bgproxy.rules.run import Run
 from bgproxy.store.base import NodeReport
 from bgproxy.telemetry.taken import Taken
+from tests.rollout.exchanges import TAKEN
 
 RUN = Run("r2", "release", "green", "v2", {}, ("ready", "mirror", "flip"), "me", "", 1, "n1", 0.0, 100.0)
 AT_MIRROR = replace(RUN, todo=("mirror", "flip"))
-TAKEN = Taken(
-    method="GET",
-    target="/v1/models?key=hush",
-    request_head=b"GET /v1/models HTTP/1.1\r\nHost: agents.test\r\nAccept: */*\r\nIf-Unknown: 1\r\n",
-    body=b"",
-    status=200,
-    answer_head=b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n",
-    answer=b'{"ok": true}',
-    complete=True,
-    whole=True,
-    at=0.0,
-    latency=1.0,
-    route="default",
-    color="blue",
-    release="v1",
-)
 
 
 @pytest.fixture

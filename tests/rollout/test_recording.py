@@ -17,6 +17,7 @@ from bgproxy.rollout.options import RecordingOptions
 from bgproxy.rollout.recording import Recorder, records_of, redaction_of
 from bgproxy.rollout.records import Broken, Records, Seal
 from bgproxy.telemetry.taken import Taken
+from tests.rollout.exchanges import TAKEN
 
 KEY = base64.b64encode(b"k" * 32).decode()
 ONE, TWO = b"\x01" * 16, b"\x02" * 16
@@ -133,25 +134,19 @@ def test_a_directory_that_cannot_be_written(tmp_path: Path) -> None:
 
 # What is kept
 
-TAKEN = Taken(
+TURN = replace(
+    TAKEN,
     method="POST",
     target="/chat?api_key=1",
     request_head=b"POST /chat HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nAuthorization: Bearer x\r\n",
     body=b'{"password": "p", "text": "hello"}',
-    status=200,
     answer_head=b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nSet-Cookie: a=b\r\n",
     answer=b'{"id": "r1"}',
-    complete=True,
-    whole=True,
     at=5.0,
-    latency=0.5,
-    route="default",
-    color="blue",
-    release="v1",
     preset="mcp",
     pin=ONE,
 )
-LATER = replace(TAKEN, at=6.0, session_ids=(b"s-1",))
+LATER = replace(TURN, at=6.0, session_ids=(b"s-1",))
 
 
 async def recorded(tmp_path: Path, *taken: Taken, share: float = 1.0, **options: Any) -> Records:
@@ -164,7 +159,7 @@ async def recorded(tmp_path: Path, *taken: Taken, share: float = 1.0, **options:
 
 
 async def test_a_turn_is_redacted(tmp_path: Path) -> None:
-    kept = await recorded(tmp_path, TAKEN, LATER)
+    kept = await recorded(tmp_path, TURN, LATER)
     first, second = kept.read(ONE.hex())
     assert (first["at"], second["at"], first["ids"], second["ids"]) == (5.0, 6.0, [], ["s-1"])
     assert (first["method"], first["target"], first["host"]) == ("POST", "/chat?api_key=[redacted]", "a")
@@ -179,10 +174,10 @@ async def test_a_turn_is_redacted(tmp_path: Path) -> None:
     [
         ([LATER], []),  # its beginning was not seen
         ([replace(LATER, preset="header:X-Session")], [ONE.hex()]),  # which its client names from the first turn on
-        ([TAKEN, replace(LATER, complete=False)], []),  # a turn of it is lost
-        ([TAKEN, replace(LATER, complete=False, method="GET")], [ONE.hex()]),  # which changes nothing
-        ([replace(TAKEN, body=b"{", pin=ONE), replace(TAKEN, pin=TWO)], [TWO.hex()]),  # cannot be redacted
-        ([replace(TAKEN, pin=b"", session_ids=(b"s",))], []),
+        ([TURN, replace(LATER, complete=False)], []),  # a turn of it is lost
+        ([TURN, replace(LATER, complete=False, method="GET")], [ONE.hex()]),  # which changes nothing
+        ([replace(TURN, body=b"{", pin=ONE), replace(TURN, pin=TWO)], [TWO.hex()]),  # cannot be redacted
+        ([replace(TURN, pin=b"", session_ids=(b"s",))], []),
     ],
 )
 async def test_whole_sessions_only(tmp_path: Path, taken: list[Taken], names: list[str]) -> None:
@@ -190,7 +185,7 @@ async def test_whole_sessions_only(tmp_path: Path, taken: list[Taken], names: li
 
 
 async def test_a_session_that_loses_a_turn_later_is_forgotten(tmp_path: Path) -> None:
-    kept = await recorded(tmp_path, TAKEN)
+    kept = await recorded(tmp_path, TURN)
     assert kept.knows(ONE.hex())
     await recorded(tmp_path, replace(LATER, complete=False))
     assert not kept.knows(ONE.hex())
@@ -204,7 +199,7 @@ async def test_a_turn_waits_for_the_one_before_it_which_another_worker_writes(tm
     here.take(LATER)
     await here._write()
     assert not kept.knows(ONE.hex())
-    there.take(TAKEN)
+    there.take(TURN)
     await there._write()
     await here.stop()
     assert [turn["at"] for turn in kept.read(ONE.hex())] == [5.0, 6.0]
@@ -215,7 +210,7 @@ async def test_a_turn_that_was_lost_counts_where_another_worker_begins_the_sessi
     here, there = (Recorder(kept, redaction_of(RecordingOptions()), 1.0) for _ in range(2))
     here.take(replace(LATER, complete=False))
     await here._write()
-    there.take(TAKEN)
+    there.take(TURN)
     await there._write()
     await here.stop()
     assert not kept.knows(ONE.hex())
@@ -234,12 +229,12 @@ async def test_a_session_that_began_before_is_not_asked_for_again_and_again(tmp_
 
 
 async def test_a_question_of_no_session_stands_for_itself(tmp_path: Path) -> None:
-    kept = await recorded(tmp_path, replace(TAKEN, pin=b""), replace(TAKEN, pin=b""))
+    kept = await recorded(tmp_path, replace(TURN, pin=b""), replace(TURN, pin=b""))
     assert [len(kept.read(name)) for name in kept.sessions()] == [1, 1]
 
 
 async def test_a_share_of_sessions_is_drawn_by_the_session(tmp_path: Path) -> None:
-    many = [replace(TAKEN, pin=os.urandom(16)) for _ in range(200)]
+    many = [replace(TURN, pin=os.urandom(16)) for _ in range(200)]
     kept = await recorded(tmp_path, *many, share=0.5)
     found = set(kept.sessions())
     assert 60 < len(found) < 140
@@ -248,7 +243,7 @@ async def test_a_share_of_sessions_is_drawn_by_the_session(tmp_path: Path) -> No
 
 
 async def test_an_answer_that_was_cut_is_kept_without_its_body(tmp_path: Path) -> None:
-    kept = await recorded(tmp_path, replace(TAKEN, whole=False))
+    kept = await recorded(tmp_path, replace(TURN, whole=False))
     assert kept.read(ONE.hex())[0]["answer"] is None
 
 
@@ -257,7 +252,7 @@ async def test_a_disk_that_fails_is_said_once_and_left_alone(tmp_path: Path, cap
     recorder = Recorder(kept, redaction_of(RecordingOptions()), 1.0)
     (tmp_path / "here").rmdir()
     for _ in range(3):
-        recorder.take(TAKEN)
+        recorder.take(TURN)
         await recorder._write()
     assert caplog.text.count("sessions cannot be recorded, tried again in 30 s") == 1
     (tmp_path / "here").mkdir()
@@ -270,7 +265,7 @@ async def test_a_disk_that_fails_is_said_once_and_left_alone(tmp_path: Path, cap
 async def test_what_comes_faster_than_it_is_written_is_dropped_with_its_session(tmp_path: Path) -> None:
     kept = records(tmp_path)
     recorder = Recorder(kept, redaction_of(RecordingOptions()), 1.0)
-    recorder.take(TAKEN)
+    recorder.take(TURN)
     recorder._bytes = 2**40
     recorder.take(LATER)
     assert recorder.dropped == 1

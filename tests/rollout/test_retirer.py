@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from conductors import until
 
 from bgproxy.config.plan import plan_from
 from bgproxy.errors import Refused, StoreUnavailable
@@ -82,14 +83,6 @@ async def drained(world) -> None:
     """Green is active, and blue is drained."""
     await world.flip("green")
     await world.ledger.step("blue", "v1", Event.DRAINED, actor="test", reason="")
-
-
-async def until(what: Callable[[], Any]) -> None:
-    for _ in range(5_000):
-        if what():
-            return
-        await asyncio.sleep(0.001)
-    raise AssertionError("it did not come true")
 
 
 async def entries(world: Any) -> list[dict[str, Any]]:
