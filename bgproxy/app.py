@@ -355,7 +355,7 @@ class Worker:
             if word == orders.RELOAD:
                 spawn(self.reload(), "reload")
             elif word == orders.BURY:
-                spawn(self.membership.bury(), "sign off a dead worker")
+                self.membership.bury()
             elif (event := self._events.get(word)) is not None:
                 event.set()
 

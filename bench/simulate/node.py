@@ -348,8 +348,11 @@ class Node:
             world.say(self.id, "serves")
 
     async def _sign_off(self) -> None:
-        """As `Badges` does: all that died in this seat, as one of them may have done so before it could do this."""
+        """As `Neighbours` does: all that died in this seat, as one of them may have done so before it could do this."""
         while self._dead:
+            if not self.heartbeat.joined:
+                await _sleep(self, 0.1)
+                continue
             with suppress(StoreUnavailable):
                 await self.store.leave(self._dead[0], dead=True)
                 del self._dead[0]

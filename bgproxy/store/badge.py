@@ -48,16 +48,24 @@ class Badges:
             os.close(lock)
             self._own = None
 
+    def look(self) -> tuple[set[str], set[str]]:
+        """The nodes that live, this one too, and the dead that nobody has signed off."""
+        living, dead = set[str](), set[str]()
+        for path in self._paths():
+            with _looked_at(path) as is_dead:
+                (dead if is_dead else living).add(path.name)
+        return living, dead
+
     async def sign_off_dead(self, leave: Callable[[str], Awaitable[object]]) -> None:
         """Tell the store of each dead node. What `leave` raises goes through; then the next call tries again."""
-        for path in self._others():
+        for path in self._paths():
             with _looked_at(path) as dead:
                 if dead:
                     await leave(path.name)
                     path.unlink(missing_ok=True)
                     log.warning("node %s has died and is signed off", path.name)
 
-    def _others(self) -> list[Path]:
+    def _paths(self) -> list[Path]:
         try:
             return sorted(path for path in self._directory.iterdir() if not path.name.startswith("."))
         except FileNotFoundError:

@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from pathlib import Path
 
+from bgproxy.errors import CannotJoin
 from bgproxy.store.badge import Badges
 from bgproxy.store.base import NodeReport, Store, StoreOptions
 from bgproxy.store.fence import Fence
@@ -47,16 +48,21 @@ class Membership:
         return self._heartbeat.serial
 
     async def join(self) -> None:
-        """Sign off who has died before, and register. Raises what `Heartbeat.join` raises."""
+        """Register, and sign off who has died before. Raises what `Heartbeat.join` raises."""
         self._badges.wear(self._node_id)
+        try:
+            await self._heartbeat.join()
+        except CannotJoin:  # one of another version, that has died here, may be in the way
+            await self._neighbours.sign_off_dead(at_once=True)
+            await self._heartbeat.join()
         await self._neighbours.sign_off_dead()
-        await self._heartbeat.join()
 
     def start(self) -> None:
         """Beat, and look at the others, in the background."""
         self._badges.wear(self._node_id)
         self._heartbeat.start()
         self._neighbours.start()
+        self._neighbours.bury()
 
     async def stop(self) -> None:
         """Leave."""
@@ -64,9 +70,9 @@ class Membership:
         if await self._heartbeat.stop():
             self._badges.take_off()
 
-    async def bury(self) -> None:
+    def bury(self) -> None:
         """Another worker of this host has died."""
-        await self._neighbours.sign_off_dead()
+        self._neighbours.bury()
 
     def fenced(self, node_id: str) -> bool:
         """Whether another node, which is silent, is known to admit nothing new."""

@@ -26,6 +26,7 @@ from bgproxy.store.base import PROTOCOL, SCHEMA, NodeReport, Store
 log = logging.getLogger(__name__)
 
 LOOK_INTERVAL: Final = 30.0  # seconds; whoever needs to know sooner looks
+_AGAIN: Final = 0.5  # seconds between two tries to sign off the dead, while they cannot be
 _WATCHED: Final = 60.0  # seconds that a node must have been silent under our eyes before it is forgotten
 
 
@@ -52,13 +53,15 @@ class Neighbours:
         self._strangers: set[str] = set()
         self._clock = clock
         self._sleep = sleep
-        self._task: asyncio.Task[None] | None = None
+        self._deaths = 0  # of which it was told, and that are still to be signed off
+        self._looking: asyncio.Task[None] | None = None
+        self._burying: asyncio.Task[None] | None = None
 
     def start(self) -> None:
-        self._task = tasks.spawn(self._look_for_ever(), "look at the other nodes")
+        self._looking = tasks.spawn(self._look_for_ever(), "look at the other nodes")
 
     async def stop(self) -> None:
-        await tasks.stop(self._task)
+        await tasks.stop(self._looking, self._burying)
 
     async def look(self) -> list[NodeReport]:
         """All registered nodes, but for those that have just been forgotten. Raises `StoreUnavailable`."""
@@ -67,10 +70,27 @@ class Neighbours:
         self._listen_for_strangers(nodes)
         return [node for node in nodes if not (self._is_gone(node) and await self._forget(node))]
 
-    async def sign_off_dead(self) -> None:
-        """Take the dead nodes of this host off the list. While the store is away they wait for the next look."""
+    def bury(self) -> None:
+        """A worker of this host has died: sign it off, as soon as that may be."""
+        self._deaths += 1
+        if self._burying is None or self._burying.done():
+            self._burying = tasks.spawn(self._bury(), "sign off dead workers")
+
+    async def sign_off_dead(self, *, at_once: bool = False) -> bool:
+        """Take the dead nodes of this host off the list; whether that is done, as far as there are any.
+
+        They wait while the store is away, and (unless `at_once`) while one that lives here is not registered: that one
+        was started without the store, in the place of a dead one maybe, and admits by what was known there. A flip is
+        to wait for either of the two.
+        """
+        living, dead = self._badges.look()
+        if not dead:
+            return True
         with contextlib.suppress(StoreUnavailable):
-            await self._badges.sign_off_dead(partial(self._store.leave, dead=True))
+            if at_once or living <= {node.id for node in await self._store.nodes()}:
+                await self._badges.sign_off_dead(partial(self._store.leave, dead=True))
+                return True
+        return False
 
     def fenced(self, node_id: str) -> bool:
         """Whether a silent node admits nothing new by now, as far as was seen at the last look."""
@@ -108,6 +128,13 @@ class Neighbours:
             log.warning("node %s was silent for %.0f s and is forgotten", node.id, node.age)
             await self._forgotten(node)
         return gone
+
+    async def _bury(self) -> None:
+        while deaths := self._deaths:
+            if await self.sign_off_dead():
+                self._deaths -= deaths
+            else:
+                await self._sleep(_AGAIN)
 
     async def _look_for_ever(self) -> None:
         while True:

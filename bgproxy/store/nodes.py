@@ -22,6 +22,7 @@ from bgproxy.store.fence import Fence
 log = logging.getLogger(__name__)
 
 BEAT_INTERVAL: Final = 2.0  # seconds: with one a second, 100 nodes would cost Redis more than 1 % of a core
+_UNTIL_JOINED: Final = 0.25  # seconds, for one that was started without the store: until then no flip waits for it
 
 
 class Heartbeat:
@@ -46,7 +47,7 @@ class Heartbeat:
         self._fence = fence or Fence()
         self._interval = interval
         self._sleep = sleep
-        self._joined = False
+        self.joined = False  # it was registered once
         self._refused = False
         self._task: asyncio.Task[None] | None = None
 
@@ -79,9 +80,9 @@ class Heartbeat:
         sent = self._fence.clock()
         known = await self._store.beat(self._report())
         self._fence.lease.beaten(sent, self._fence.clock(), known=known)
-        if not known and self._joined:
+        if not known and self.joined:
             log.warning("this node was registered no more: it has joined anew, and reads the state")
-        self._joined, self._refused = True, False
+        self.joined, self._refused = True, False
         return known
 
     async def _beat_for_ever(self) -> None:
@@ -90,7 +91,9 @@ class Heartbeat:
                 StoreUnavailable
             ):  # the mirror tells of a store that is away; twice would be noise
                 await self._beat_once()
-            await self._sleep(self._interval * random.uniform(0.9, 1.0))
+            is_awaited = self.joined or self._refused
+            interval = self._interval if is_awaited else min(self._interval, _UNTIL_JOINED)
+            await self._sleep(interval * random.uniform(0.9, 1.0))
 
     async def _beat_once(self) -> None:
         try:

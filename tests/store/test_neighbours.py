@@ -150,6 +150,39 @@ async def test_each_look_signs_off_who_has_died_on_this_host(
     await bench.neighbours.stop()
 
 
+async def test_a_dead_one_keeps_its_place_until_all_that_live_here_are_registered(
+    bench: Bench, pauses: Any, settle: Settle, tmp_path: Path
+) -> None:
+    """One that was started without the store admits by what it knew: a flip waits for it, or for the dead one."""
+    bench.badges.wear("successor")
+    (tmp_path / "nodes-f" / "one").touch()
+    left: list[str] = []
+
+    async def leave(node_id: str, *, dead: bool) -> bool:
+        left.append(node_id)
+        return dead
+
+    bench.store.leave = leave
+    assert not await bench.neighbours.sign_off_dead()
+    bench.neighbours.bury()
+    bench.neighbours.bury()
+    for _ in range(3):
+        await settle()
+        pauses.end()
+    assert left == []
+    bench.store.reports = [NODE, replace(NODE, id="successor")]
+    await settle()
+    assert left == ["one"]
+    assert await bench.neighbours.sign_off_dead()
+    # Where it is in the way of the successor itself, that is its word against the dead one's.
+    (tmp_path / "nodes-f" / "two").touch()
+    bench.store.reports = []
+    assert await bench.neighbours.sign_off_dead(at_once=True)
+    assert left == ["one", "two"]
+    await bench.neighbours.stop()
+    bench.badges.take_off()
+
+
 async def test_who_fences_itself_is_known_to_be_fenced_in_time(bench: Bench) -> None:
     bench.store.reports = [NODE, replace(NODE, id="two", fence_after=5.0)]
     await bench.neighbours.look()

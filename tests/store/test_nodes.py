@@ -91,6 +91,8 @@ async def test_a_beat_that_fails_is_followed_by_the_next(
     await settle()
     assert len(await bench.listed()) == 1
     assert bench.readings == 1, "what was read while it was not registered may be old"
+    *before, after = pauses.lengths
+    assert max(before) <= 0.25 < after, "until it is registered a flip may be made without it"
     await bench.heart.stop()
 
 
