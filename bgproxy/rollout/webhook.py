@@ -131,11 +131,19 @@ async def _send(
             aiohttp.ClientSession(connector=aiohttp.TCPConnector(resolver=_Resolver())) as session,
             session.request(method, url, data=body, headers=headers, allow_redirects=False) as answer,
         ):
-            return answer.status, await answer.content.read(ANSWER_BYTES), ""
+            return answer.status, await _read(answer.content), ""
     except TimeoutError:
         return 0, b"", f"no answer within {timeout:g} s"
     except (OSError, aiohttp.ClientError, ValueError) as error:
         return 0, b"", words(error)
+
+
+async def _read(content: aiohttp.StreamReader) -> bytes:
+    """All of it, in however many pieces it comes; of what is too long the beginning."""
+    body = bytearray()
+    while len(body) < ANSWER_BYTES and (piece := await content.read(ANSWER_BYTES - len(body))):
+        body += piece
+    return bytes(body)
 
 
 def _check_literal(host: str) -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import signal
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from typing import Any
 
 import pytest
+from aiohttp import web
 from gate_bench import Bench, bench
 
 from bgproxy.rollout import webhook
@@ -77,6 +80,33 @@ async def test_what_its_answer_says(there, status, text, verdict, why):
     there.says(status, text=text)
     finding = await told(there, Hook(name="h", url=there.url))
     assert (finding.verdict, finding.why.endswith(why)) == (verdict, True), finding.why
+
+
+async def test_its_answer_counts_in_however_many_pieces_it_comes(there):
+    async def slowly(request: web.Request) -> web.StreamResponse:
+        answer = web.StreamResponse()
+        await answer.prepare(request)
+        for piece in (b'{"verdict": ', b'"fail", "why": ', b'"change freeze"}'):
+            await answer.write(piece)
+            await asyncio.sleep(0.02)
+        return answer
+
+    there.answer = slowly
+    finding = await told(there, Hook(name="h", url=there.url))
+    assert (finding.verdict, finding.why) == (Verdict.FAIL, f"{there.url}: change freeze")
+
+
+async def test_of_an_answer_without_end_no_more_is_kept_than_a_verdict_needs(there):
+    async def endless(request: web.Request) -> web.StreamResponse:
+        answer = web.StreamResponse()
+        await answer.prepare(request)
+        with suppress(ConnectionError):
+            while True:
+                await answer.write(b" " * 65_536)
+        return answer
+
+    there.answer = endless
+    assert (await told(there, Hook(name="h", url=there.url))).verdict is Verdict.PASS
 
 
 async def test_a_program_finds_the_event_and_says_no_by_its_status(there):
