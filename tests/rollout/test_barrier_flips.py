@@ -21,14 +21,9 @@ from bgproxy.store.base import Held, NodeReport, Store, StoreOptions, open_store
 from bgproxy.store.ledger import Ledger, Outcome
 from bgproxy.store.mirror import Mirror
 from bgproxy.store.once import Done, Once
+from tests.clocks import Clock
 
 FLIP = Move("flip", "green", "ada", "why")
-
-
-class Clock:
-    """Stands still until the test lets time pass."""
-
-    now = 100.0
 
 
 class Node:
@@ -121,7 +116,7 @@ def soon(monkeypatch: pytest.MonkeyPatch) -> None:
 async def fleet() -> AsyncIterator[Fleet]:
     store = open_store(StoreOptions())
     log: list[tuple[str, str]] = []
-    clock = Clock()
+    clock = Clock(100.0)
     nodes = [Node(name, store, log, clock) for name in ("n1", "n2", "n3")]
     releases = {
         color: Release(label, ("http://127.0.0.1:1",), phase=Phase.READY)

@@ -15,16 +15,9 @@ from bgproxy.store.memory_pins import MemoryPins
 from bgproxy.store.pin_outage import PinOptions
 from bgproxy.store.pinning import Learned, PinCount, PinStore, Resolved, Turn, Want
 from bgproxy.store.pins import PinCache
+from tests.clocks import Clock
 
 TTL = 600.0
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = 1_000_000.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 def key(name: object) -> bytes:
@@ -150,7 +143,7 @@ class Rig:
 
     def __init__(self, flips: Any) -> None:
         self.flips = flips
-        self.clock = Clock()
+        self.clock = Clock(1_000_000.0)
         self.state: FleetState | None = flips.first().state
         self.nodes: dict[str, tuple[PinCache, Line]] = {}
         self.pins = MemoryPins(lambda: self.state, lambda: self.nodes, self.clock)

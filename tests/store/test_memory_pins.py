@@ -12,19 +12,12 @@ from bgproxy.rules.pin import BUCKETS_PER_TTL
 from bgproxy.store import memory_bell, memory_pins
 from bgproxy.store.memory_pins import MemoryPins
 from bgproxy.store.pinning import KEPT_ALIASES, Want
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = 1_000_000.0
-
-    def __call__(self) -> float:
-        return self.now
+from tests.clocks import Clock
 
 
 @pytest.fixture
 def clock() -> Clock:
-    return Clock()
+    return Clock(1_000_000.0)
 
 
 @pytest.fixture

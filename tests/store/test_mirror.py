@@ -14,22 +14,15 @@ from bgproxy.errors import StoreAuth, StoreBroken, StoreUnavailable
 from bgproxy.rules.fleet import FleetState
 from bgproxy.store.fence import Fence
 from bgproxy.store.mirror import Mirror
+from tests.clocks import Clock
 
 Settle = Callable[..., Awaitable[None]]
 AWAY = StoreUnavailable("away")
 
 
-class Clock:
-    def __init__(self) -> None:
-        self.now = 100.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
 @pytest.fixture
 def clock() -> Clock:
-    return Clock()
+    return Clock(100.0)
 
 
 @pytest.fixture

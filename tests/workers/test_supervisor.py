@@ -21,20 +21,14 @@ from bgproxy.workers.crew import Crew, Seat
 from bgproxy.workers.doors import Door
 from bgproxy.workers.requests import Requests
 from bgproxy.workers.supervisor import LONGEST_PAUSE, Supervisor
+from tests.clocks import Clock
 
 BLUE = {"colors": {"blue": {"upstreams": ["http://127.0.0.1:1"]}}}
 
 
-class Clock:
-    now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
 @pytest.fixture
 def clock(monkeypatch) -> Clock:
-    clock = Clock()
+    clock = Clock(1000.0)
     monkeypatch.setattr(module, "monotonic", clock)
     return clock
 
