@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import os
 import signal
-from collections.abc import AsyncIterator
 
 import pytest
 from serving import Agent, Serve, Town, until
-from websockets.asyncio.client import ClientConnection, connect
-from websockets.exceptions import ConnectionClosed
-from wire import Wire
+
+from tests.e2e.in_flight import asking, closed, event, one_of_each, talking
 
 LONG, SHORT = "30", "0.7"
 
@@ -20,24 +17,6 @@ LONG, SHORT = "30", "0.7"
 @pytest.fixture
 async def agent(town: Town) -> Agent:
     return await town.agent("v1")
-
-
-@contextlib.asynccontextmanager
-async def asking(serve: Serve, path: str) -> AsyncIterator[Wire]:
-    wire = await serve.connect()
-    try:
-        await wire.send(f"GET {path} HTTP/1.1\r\nHost: a\r\n\r\n".encode())
-        yield wire
-    finally:
-        wire.close()
-
-
-def talking(serve: Serve) -> connect:
-    return connect(f"ws://127.0.0.1:{serve.port}/socket", close_timeout=5, ping_interval=None)
-
-
-async def event(wire: Wire, number: int) -> None:
-    assert await wire.chunk() == b"id: %d\ndata: v1\n\n" % number
 
 
 async def refused(serve: Serve) -> bool:
@@ -50,21 +29,9 @@ async def refused(serve: Serve) -> bool:
     return False
 
 
-async def closed(line: ClientConnection) -> tuple[int, str]:
-    """The code and reason with which the proxy closes a WebSocket."""
-    with pytest.raises(ConnectionClosed) as caught:
-        await asyncio.wait_for(line.recv(), 10)
-    assert caught.value.rcvd is not None, "the connection broke without a close frame"
-    return caught.value.rcvd.code, caught.value.rcvd.reason
-
-
 async def test_what_is_in_flight_finishes_and_nobody_new_gets_in(town, agent):
     serve = await town.serve(agent, BGPROXY_GRACE_TIMEOUT=LONG)
-    async with asking(serve, "/hold") as request, asking(serve, "/events") as stream, talking(serve) as line:
-        await until(lambda: agent.held == 1)
-        await stream.head()
-        await event(stream, 1)
-
+    async with one_of_each(serve, agent) as (request, stream, line):
         serve.signal(signal.SIGTERM)
         await until(lambda: refused(serve), "new clients are refused")
         assert (await serve.api("GET", "/livez"))[0] == 200
@@ -104,10 +71,7 @@ async def test_idle_clients_hold_nothing_up_and_a_last_request_is_answered(town,
 
 async def test_at_the_deadline_each_protocol_ends_in_its_own_way(town, agent):
     serve = await town.serve(agent, BGPROXY_GRACE_TIMEOUT=SHORT)
-    async with asking(serve, "/hold") as request, asking(serve, "/events") as stream, talking(serve) as line:
-        await until(lambda: agent.held == 1)
-        await stream.head()
-        await event(stream, 1)
+    async with one_of_each(serve, agent) as (request, stream, line):
         await line.send("one")
         assert await line.recv() == "v1 one"
 

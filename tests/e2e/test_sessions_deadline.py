@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 from serving import Serve, Town, until
-from test_serve_signals import asking, closed, event, talking
+
+from tests.e2e.in_flight import asking, closed, one_of_each
 
 pytestmark = pytest.mark.redis
 NAMED = "header:X-Session-Id"
@@ -43,10 +44,7 @@ async def test_every_worker_tells_every_session_once_and_the_color_is_drained(to
 async def test_what_is_in_flight_ends_in_its_protocol_s_words_and_the_agent_is_let_go(town, agents, fleet):
     blue, _ = agents
     serve = await town.serve(*agents, *fleet, workers=2)
-    async with asking(serve, "/hold") as request, asking(serve, "/events") as stream, talking(serve) as line:
-        await until(lambda: blue.held == 1)
-        await stream.head()
-        await event(stream, 1)
+    async with one_of_each(serve, blue) as (request, stream, line):
         await line.send("one")
         assert await line.recv() == "v1 one"
         await serve.flip("green")
