@@ -226,6 +226,10 @@ class Proxy:
         self.plane.apply(state)
         self._upstreams += [u for u in self.plane.upstreams() if u not in self._upstreams]
 
+    async def reads_no_more(self) -> None:
+        """Wait until a client is held back: what it sent before is not taken yet."""
+        await until(lambda: any(not c.reading for c in self.plane.connections), "reading is paused")
+
     def flip(self, to: str) -> None:
         """Move the pointer."""
         assert self.plane.state is not None

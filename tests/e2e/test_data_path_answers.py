@@ -199,7 +199,7 @@ async def test_an_early_answer_frees_an_agent_that_reads_no_more(rig: Rig) -> No
     sender = asyncio.create_task(client.send(get("/", "Content-Length: 50000000", method="POST"), b"x" * 20_000_000))
     agent = await script.next()
     await agent.head()
-    await until(lambda: any(not c.reading for c in proxy.plane.connections), "reading is paused")
+    await proxy.reads_no_more()
     await agent.send(ok(b"no", status=b"401 Unauthorized"))
     assert (await client.answer()).status == 401
     await until(lambda: proxy.upstream().open == 0)
@@ -242,7 +242,7 @@ async def test_an_agent_that_was_slow_in_the_middle_of_an_early_answer_may_go_on
     await agent.head()
     await agent.send(STATUS + b"Transfer-Encoding: chunked\r\n\r\n")
     await client.head()
-    await until(lambda: any(not c.reading for c in proxy.plane.connections), "reading is paused")
+    await proxy.reads_no_more()
     await agent.exactly(size)
     await sender
     await asyncio.sleep(0.9)
@@ -313,7 +313,7 @@ async def test_the_last_answer_survives_what_its_client_sends_behind_it(rig: Rig
     sender = asyncio.create_task(client.send(get("/", "Connection: close"), *[get("/more")] * 40_000))
     agent = await script.next()
     await agent.head()
-    await until(lambda: any(not c.reading for c in proxy.plane.connections), "reading is paused")
+    await proxy.reads_no_more()
     body = b"x" * 400_000
     await agent.send(ok(body))
     assert (await client.answer()).body == body

@@ -92,7 +92,7 @@ async def test_gone_while_its_upload_is_held_back(rig: Rig) -> None:
     client = await proxy.connect()
     sender = asyncio.create_task(client.send(get("/", "Content-Length: 90000000", method="POST"), b"x" * 20_000_000))
     agent = await script.next()
-    await until(lambda: any(not c.reading for c in proxy.plane.connections), "reading is paused")
+    await proxy.reads_no_more()
     sender.cancel()
     await asyncio.gather(sender, return_exceptions=True)
     client.reset()
@@ -103,7 +103,7 @@ async def test_gone_while_its_upload_is_held_back(rig: Rig) -> None:
 async def test_gone_behind_too_many_pipelined_requests(rig: Rig) -> None:
     proxy, _, client, agent = await rig.asked(get("/0"), limits={"max_pipelined": 2})
     await client.send(get("/1") * 5)
-    await until(lambda: any(not c.reading for c in proxy.plane.connections), "reading is paused")
+    await proxy.reads_no_more()
     client.reset()
     assert await agent.gone() < SOON
 

@@ -290,7 +290,7 @@ async def test_a_waiting_body_is_bounded_and_goes_on_at_the_agents_pace(rig: Rig
     await agent.head()
     size = 30_000_000
     sender = asyncio.create_task(second.send(post(b"x" * size)))
-    await until(lambda: any(not c.reading for c in proxy.plane.connections), "reading is paused")
+    await proxy.reads_no_more()
     await agent.send(ok(b"first"))
     await first.answer()
     (connection,) = [c.exchange.connection for c in proxy.plane.connections if c.exchange is not None]

@@ -75,7 +75,7 @@ async def test_many_early_bytes_wait_without_filling_the_proxy(rig: Rig) -> None
     sender = asyncio.create_task(client.send(get("/ws", *UPGRADE), early))
     agent = await script.next()
     await agent.head()
-    await until(lambda: any(not c.reading for c in proxy.plane.connections), "reading is paused")
+    await proxy.reads_no_more()
     (connection,) = proxy.plane.connections
     assert len(connection.buffer) < 1_000_000
     await agent.send(SWITCH)
