@@ -45,6 +45,15 @@ class Bench:
 
         self.answer = answer
 
+    def hangs(self) -> None:
+        """Answer nothing from now on."""
+
+        async def never(_: web.Request) -> web.StreamResponse:
+            await asyncio.Event().wait()
+            raise AssertionError("nobody comes here")
+
+        self.answer = never
+
     def trial(self, *, active: Release | None = None, options: RolloutOptions | None = None, **more: Any) -> Trial:
         release = more.pop("release", Release("v2", (self.url,)))
         environ = more.pop("environ", {"PATH": "/usr/bin:/bin"})

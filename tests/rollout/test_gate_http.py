@@ -68,11 +68,7 @@ async def test_one_bad_answer_of_many_is_enough(agent):
 
 
 async def test_an_agent_that_hangs(agent):
-    async def never(_: web.Request) -> web.StreamResponse:
-        await asyncio.Event().wait()
-        raise AssertionError
-
-    agent.answer = never
+    agent.hangs()
     finding = await agent.found(HttpGate(timeout=0.05))
     assert (finding.verdict, "no answer within 0.05 s" in finding.why) == (Verdict.FAIL, True)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from base64 import b64encode
 from collections.abc import AsyncIterator
@@ -121,11 +120,7 @@ async def test_an_agent_that_hangs_or_is_slow(agent: Bench, records: Records) ->
     assert "3 of 3 turns took too long" in slow.why
     assert (await found(agent, records, max_latency_ratio=1.0, latency_tolerance=60.0)).verdict is Verdict.PASS
 
-    async def hang(_: web.Request) -> web.StreamResponse:
-        await asyncio.Event().wait()
-        raise AssertionError("nobody comes here")
-
-    agent.answer = hang
+    agent.hangs()
     assert "turn 1: no answer within 0.05 s" in (await found(agent, records, timeout=0.05)).why
     late = await found(agent, records, duration=0.1)
     assert (late.verdict, "were not over within 0.1 s" in late.why) == (Verdict.UNDECIDED, True)

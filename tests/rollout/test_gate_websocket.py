@@ -142,10 +142,6 @@ async def test_a_handshake_that_is_not_as_the_standard_has_it(agent):
 
 
 async def test_an_agent_that_never_answers_the_handshake(agent):
-    async def never(_: web.Request) -> web.StreamResponse:
-        await asyncio.Event().wait()
-        raise AssertionError
-
-    agent.answer = never
+    agent.hangs()
     finding = await agent.found(WebsocketGate(timeout=0.05))
     assert (finding.verdict, "no handshake within 0.05 s" in finding.why) == (Verdict.FAIL, True)

@@ -121,11 +121,7 @@ async def mirrored_hanging(agent: Bench, count: int, **options: Any) -> Job:
 
 
 async def test_an_agent_that_is_down_or_hangs_is_a_failure_of_the_release(agent: Bench) -> None:
-    async def hang(_: web.Request) -> web.StreamResponse:
-        await asyncio.Event().wait()
-        raise AssertionError("nobody comes here")
-
-    agent.answer = hang
+    agent.hangs()
     job = await mirrored(agent, TAKEN, timeout=0.05)
     assert (job.tally.failed, job.tally.examples) == (1, ["GET /v1/models: no answer within 0.05 s"])
 
