@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Awaitable, Callable, MutableMapping
+from contextlib import suppress
 from typing import Any
 
 import pytest
-import uvicorn
 
 from bgproxy.cli.demo.agent import build
 from bgproxy.cli.demo.clients import Load, everyone
 from bgproxy.cli.demo.tally import Kind, PointerLog, Tally
+from tests.e2e.apps import served
 
 pytestmark = pytest.mark.slow
 
@@ -41,23 +41,10 @@ class Tampering:
         await self.agent(scope, receive, tampered if scope.get("path") == self.path else send)
 
 
-@asynccontextmanager
-async def listening(app: Tampering) -> AsyncIterator[str]:
-    server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="critical", timeout_graceful_shutdown=1))
-    serving = asyncio.ensure_future(server.serve())
-    try:
-        while not server.started:  # noqa: ASYNC110  # uvicorn has no event for it
-            await asyncio.sleep(0.01)
-        yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
-    finally:
-        server.should_exit = True
-        await serving
-
-
 async def seen(path: str, tamper: Tamper, enough: Callable[[Tally], bool]) -> Tally:
     """What all clients have counted, once it was enough (15 s at most) and each has ended by itself."""
     tally = Tally(PointerLog("v1"))
-    async with listening(Tampering(path, tamper)) as url:
+    async with served(Tampering(path, tamper)) as url:
         load = Load(url, tally, long_stream=0.3, think=0.02, word_every=0.005)
         clients = asyncio.ensure_future(everyone(load, 2))
         with suppress(TimeoutError):

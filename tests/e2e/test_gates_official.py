@@ -2,18 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
-import socket
-from collections.abc import AsyncIterator
-
 import pytest
-import uvicorn
 from a2a.server.routes import create_agent_card_routes
 from a2a.types import AgentCapabilities, AgentCard, AgentInterface, AgentSkill
 from agents import tasks
 from agents.memory import Memory
-from serving import until
 from starlette.applications import Starlette
 
 from bgproxy.cli.demo.agent import build
@@ -24,6 +17,7 @@ from bgproxy.rules.gate import Finding, Verdict
 from bgproxy.rules.plan import A2aGate, ChatGate, Gate, McpGate
 from bgproxy.rules.release import Release
 from bgproxy.rules.route import Route, RouteTable
+from tests.e2e.apps import served
 
 COUNT = "count to 3 every 1 ms for ann"
 
@@ -48,18 +42,6 @@ def a2a_app() -> Starlette:
         )
         routes += create_agent_card_routes(card, card_url=path)
     return Starlette(routes=[*routes, *tasks.routes(Memory("v2/0"))])
-
-
-@contextlib.asynccontextmanager
-async def served(app: Starlette) -> AsyncIterator[str]:
-    """The app on a port of its own, for as long as the block runs."""
-    listening = socket.create_server(("127.0.0.1", 0))
-    server = uvicorn.Server(uvicorn.Config(app, log_level="critical", timeout_graceful_shutdown=1))
-    async with asyncio.TaskGroup() as group:
-        group.create_task(server.serve(sockets=[listening]))
-        await until(lambda: server.started)
-        yield f"http://127.0.0.1:{listening.getsockname()[1]}"
-        server.should_exit = True
 
 
 async def found(gate: Gate, url: str) -> Finding:
