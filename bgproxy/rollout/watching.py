@@ -20,7 +20,7 @@ import orjson
 
 from bgproxy.errors import StoreUnavailable
 from bgproxy.rules.fleet import FleetState
-from bgproxy.rules.gate import WHY_CHARACTERS, Finding
+from bgproxy.rules.gate import Finding
 from bgproxy.rules.watch import JUDGEMENT, watched
 from bgproxy.rules.window import Window
 from bgproxy.store.base import Store
@@ -123,7 +123,8 @@ class Gatherer:
 
     async def tell(self, found: Finding, *, held: bool = False) -> None:
         """Tell whoever follows the release what it comes to as of now. `held`: its time is over, and it goes on."""
-        told = {"verdict": str(found.verdict), "why": found.why[:WHY_CHARACTERS], "held": held, **found.evidence}
+        found = found.bounded()
+        told = {"verdict": str(found.verdict), "why": found.why, "held": held, **found.evidence}
         with suppress(StoreUnavailable):
             await self._store.tell(self._topic, JUDGEMENT, orjson.dumps(told).decode())
 

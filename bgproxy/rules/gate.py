@@ -7,6 +7,7 @@ stops a release as FAIL does, and it is told apart because the remedy is another
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -40,15 +41,30 @@ class Finding:
     evidence: Mapping[str, Any] = field(default_factory=dict)
 
     def bounded(self) -> Finding:
-        """The same, not larger than goes on record: what has no room is left out, and that is told."""
-        why = self.why if len(self.why) <= WHY_CHARACTERS else self.why[: WHY_CHARACTERS - 1] + "…"
+        """The same as it goes on record: what has no room is left out, and that is told; see `recordable`."""
+        why = recordable(self.why)
+        why = why if len(why) <= WHY_CHARACTERS else why[: WHY_CHARACTERS - 1] + "…"
         kept: dict[str, Any] = {}
         left = EVIDENCE_BYTES
-        for name, value in self.evidence.items():
+        for name, value in recordable(self.evidence).items():
             value, size = _fitting(value, left)
             left -= size
             kept[name] = value
         return Finding(self.verdict, why, kept)
+
+
+def recordable(value: Any) -> Any:
+    """A plain JSON value with a word in place of what no record takes: half a surrogate pair, as the JSON and the
+    fields (RFC 9110 §5.5: any bytes) of an agent may bring it, and a number that is none."""
+    if isinstance(value, str):
+        return value.encode(errors="replace").decode()
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    if isinstance(value, Mapping):
+        return {recordable(name): recordable(one) for name, one in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(map(recordable, value))
+    return value
 
 
 def _fitting(value: Any, room: int) -> tuple[Any, int]:

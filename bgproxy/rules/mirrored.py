@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from bgproxy.rules.comparing import Mirror
-from bgproxy.rules.gate import Finding, Verdict
+from bgproxy.rules.gate import Finding, Verdict, recordable
 from bgproxy.rules.likeness import Likeness, pointers
 
 MARKER: Final = "X-Bgproxy-Mirror"
@@ -143,7 +143,7 @@ class Tally:
         self._example(asked, trouble)
 
     def _example(self, asked: str, what: str) -> None:
-        text = f"{asked}: {what}"[:EXAMPLE_CHARACTERS]
+        text = recordable(f"{asked}: {what}"[:EXAMPLE_CHARACTERS])
         if len(self.examples) < EXAMPLES and text not in self.examples:
             self.examples.append(text)
 

@@ -84,6 +84,15 @@ async def test_what_does_not_pass_stops_it_with_nothing_flipped(world, node, ste
     assert steps.tried[-1] == step
 
 
+async def test_a_step_is_put_on_record_whatever_an_agent_has_said(world, node, steps):
+    head = {"location": "/caf\udce9"}  # a byte that is no UTF-8, as aiohttp has it
+    steps.comes_to["gate:smoke"] = Finding(Verdict.FAIL, 'it says "\ud83d"', {"answers": [{"fields": head}]})
+    await node.begin("red", V3, plan(SMOKE), **WHO)
+    run = await ended(world)
+    assert (run.outcome, run.why) == ("stopped", 'gate:smoke failed: it says "?"')
+    assert steps.tried.count("gate:smoke") == 1
+
+
 async def test_a_validation_flips_nothing(world, node, steps):
     await world.stage("red", "v3")
     await node.begin("red", None, plan(SMOKE), **WHO)

@@ -79,6 +79,14 @@ def test_what_goes_on_record_is_bounded_and_says_what_is_left_out():
     assert bounded.evidence["blob"] == "(too large to be kept)"
 
 
+def test_what_an_agent_says_goes_on_record_whatever_is_in_it():
+    said = {"location": "/caf\udce9", "\ud83d": ["half \ud83d", ("\udc00", float("nan"))], "ratio": float("inf")}
+    found = Finding(Verdict.FAIL, "it says \ud83d\U0001f600", said).bounded()
+    assert found.why == "it says ?\U0001f600"
+    assert found.evidence == {"location": "/caf?", "?": ["half ?", ("?", "nan")], "ratio": "inf"}
+    json.dumps(found.evidence, allow_nan=False, ensure_ascii=False).encode()
+
+
 def test_what_is_small_is_kept_as_it_is():
     finding = Finding(Verdict.PASS, "fine", {"a": [1, 2], "b": {"c": None}})
     assert finding.bounded() == finding

@@ -149,3 +149,9 @@ def test_a_tally_keeps_few_short_examples_and_travels() -> None:
 @pytest.mark.parametrize("said", [{}, {"compared": "many", "examples": 5}, {"compared": -1, "examples": [1, None]}])
 def test_what_another_version_says_is_not_believed(said: dict[str, Any]) -> None:
     assert tally_from(said) == Tally()
+
+
+def test_what_an_agent_calls_its_members_never_keeps_a_node_from_telling() -> None:
+    tally = Tally()
+    tally.note("GET /", ["/\ud83d is gone"], slow=False)
+    assert tally.document()["examples"] == ["GET /: /? is gone"]
