@@ -30,6 +30,7 @@ from bgproxy.cli import (
     upgrade,
 )
 from bgproxy.cli.demo import demo
+from bgproxy.cli.verbs import verb
 
 app = typer.Typer(
     name="bgproxy",
@@ -55,35 +56,44 @@ def bgproxy(
     """Blue-green reverse proxy for AI agents: one pointer, moved in one step, and nothing is lost."""
 
 
-app.command(
-    epilog="Example: bgproxy serve --listen 127.0.0.1:8080 --blue http://127.0.0.1:9101 --green http://127.0.0.1:9102"
+SERVING, MOVING, RELEASING, LOOKING = "Serving", "Moving traffic", "Bringing a release out by a plan", "Looking"
+
+verb(
+    app,
+    "bgproxy serve --listen 127.0.0.1:8080 --blue http://127.0.0.1:9101 --green http://127.0.0.1:9102",
+    panel=SERVING,
 )(serve.serve)
-app.command(epilog="Example: bgproxy status --json")(look.status)
-app.command(epilog="Example: bgproxy stage green --release v2 --upstream http://127.0.0.1:9102")(changes.stage)
-app.command(epilog='Example: bgproxy flip green --reason "v2" --if-epoch 7')(changes.flip)
-app.command(epilog='Example: bgproxy rollback --reason "v2 answers 500"')(changes.rollback)
-app.command(epilog='Example: bgproxy pause --max-hold 20 --reason "schema migration"')(changes.pause)
-app.command(epilog="Example: bgproxy resume")(changes.resume)
-app.command(
-    epilog="Example: bgproxy release green --release v2 --upstream http://127.0.0.1:9102 --plan plan.toml --yes"
+verb(app, "bgproxy upgrade --program /opt/bgproxy-2/bin/bgproxy", panel=SERVING)(upgrade.upgrade)
+verb(app, "bgproxy demo --flips 20 --seconds 30", panel=SERVING)(demo)
+app.add_typer(settings.app, name="config", rich_help_panel=SERVING)
+
+verb(app, "bgproxy stage green --release v2 --upstream http://127.0.0.1:9102", panel=MOVING)(changes.stage)
+verb(app, 'bgproxy flip green --reason "v2" --if-epoch 7', panel=MOVING)(changes.flip)
+verb(app, 'bgproxy rollback --reason "v2 answers 500"', panel=MOVING)(changes.rollback)
+verb(app, 'bgproxy pause --max-hold 20 --reason "schema migration"', panel=MOVING)(changes.pause)
+verb(app, "bgproxy resume", panel=MOVING)(changes.resume)
+verb(app, "bgproxy drain blue --wait --timeout 600 --deadline 300", panel=MOVING)(drain.drain)
+verb(app, 'bgproxy retire blue --when-drained --reason "v2 is good"', panel=MOVING)(retire.retire)
+
+verb(
+    app,
+    "bgproxy release green --release v2 --upstream http://127.0.0.1:9102 --plan plan.toml --yes",
+    panel=RELEASING,
 )(release.release)
-app.command(epilog="Example: bgproxy validate green --plan plan.toml")(release.validate)
-app.command(epilog="Example: bgproxy bake --plan plan.toml")(release.bake)
-app.command(epilog='Example: bgproxy approve look --reason "read the answers"')(release.approve)
-app.command(epilog='Example: bgproxy abort --reason "not today"')(release.abort)
-app.command(epilog="Example: bgproxy drain blue --wait --timeout 600 --deadline 300")(drain.drain)
-app.command(epilog='Example: bgproxy retire blue --when-drained --reason "v2 is good"')(retire.retire)
-app.add_typer(sessions.app, name="sessions")
-app.add_typer(nodes.app, name="nodes")
-app.command(epilog="Example: bgproxy flips 7 --json")(flips.flips)
-app.command(epilog="Example: bgproxy audit --limit 5 --json")(audit.audit)
-app.command(epilog="Example: bgproxy report v2 --html v2.html --json v2.json")(release_report.report)
-app.command(epilog="Example: bgproxy events --follow --json")(events.events)
-app.add_typer(plan.app, name="plan")
-app.add_typer(recordings.app, name="recordings")
-app.command(epilog="Example: bgproxy upgrade --program /opt/bgproxy-2/bin/bgproxy")(upgrade.upgrade)
-app.add_typer(settings.app, name="config")
-app.command(epilog="Example: bgproxy demo")(demo)
+verb(app, "bgproxy validate green --plan plan.toml", panel=RELEASING)(release.validate)
+verb(app, "bgproxy bake --plan plan.toml", panel=RELEASING)(release.bake)
+verb(app, 'bgproxy approve look --reason "read the answers"', panel=RELEASING)(release.approve)
+verb(app, 'bgproxy abort --reason "not today"', panel=RELEASING)(release.abort)
+app.add_typer(plan.app, name="plan", rich_help_panel=RELEASING)
+app.add_typer(recordings.app, name="recordings", rich_help_panel=RELEASING)
+
+verb(app, "bgproxy status --json", panel=LOOKING)(look.status)
+verb(app, "bgproxy events --follow --json", panel=LOOKING)(events.events)
+verb(app, "bgproxy flips 7 --json", panel=LOOKING)(flips.flips)
+verb(app, "bgproxy audit --limit 5 --json", panel=LOOKING)(audit.audit)
+verb(app, "bgproxy report v2 --html v2.html --json v2.json", panel=LOOKING)(release_report.report)
+app.add_typer(sessions.app, name="sessions", rich_help_panel=LOOKING)
+app.add_typer(nodes.app, name="nodes", rich_help_panel=LOOKING)
 
 
 def main() -> None:

@@ -10,6 +10,7 @@ from bgproxy.cli.asking import path_of, why
 from bgproxy.cli.client import Admin
 from bgproxy.cli.options import ADMIN, AdminUrl, Force, Json, Reason, Token
 from bgproxy.cli.report import clean, print_json, reported
+from bgproxy.cli.verbs import verb
 
 app = typer.Typer(epilog="Example: bgproxy nodes --json")
 
@@ -30,7 +31,7 @@ def nodes(context: typer.Context, admin: AdminUrl = ADMIN, token: Token = "", as
         show_nodes(document)
 
 
-@app.command(epilog='Example: bgproxy nodes forget web-3-4711-9f86 --reason "host was replaced"')
+@verb(app, 'bgproxy nodes forget web-3-4711-9f86 --reason "host was replaced"')
 def forget(
     node: Annotated[str, typer.Argument(metavar="NODE", show_default=False, help="Its id, as `nodes` shows it.")],
     reason: Reason = "",

@@ -10,6 +10,7 @@ import typer
 
 from bgproxy.cli.options import Json
 from bgproxy.cli.report import clean, print_json, reported
+from bgproxy.cli.verbs import verb
 
 app = typer.Typer(no_args_is_help=True, help="Look at a release's plan, without a proxy.")
 
@@ -19,7 +20,7 @@ def plan() -> None:
     """Look at a release's plan, without a proxy."""
 
 
-@app.command(epilog="Example: bgproxy plan check plan.toml")
+@verb(app, "bgproxy plan check plan.toml")
 def check(
     file: Annotated[Path, typer.Argument(metavar="FILE", show_default=False, help="A plan in TOML.")],
     as_json: Json = False,

@@ -13,6 +13,7 @@ import typer
 
 from bgproxy.cli.options import ConfigFile, Json
 from bgproxy.cli.report import clean, print_json, reported
+from bgproxy.cli.verbs import verb
 from bgproxy.errors import BgproxyError
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 app = typer.Typer(no_args_is_help=True, help="Look at the sessions that this host has recorded for replays.")
 
 
-@app.command("list", epilog="Example: bgproxy recordings list --config config/bgproxy.toml")
+@verb(app, "bgproxy recordings list --config config/bgproxy.toml", name="list")
 def listed(config: ConfigFile = None, as_json: Json = False) -> None:
     """List them, the newest first: turns, bytes, when they began and the release that answered; what cannot be used."""
     with reported(as_json):
@@ -35,7 +36,7 @@ def listed(config: ConfigFile = None, as_json: Json = False) -> None:
         typer.echo(f"{len(found)} sessions")
 
 
-@app.command(epilog="Example: bgproxy recordings delete --all --config config/bgproxy.toml")
+@verb(app, "bgproxy recordings delete --all --config config/bgproxy.toml")
 def delete(
     sessions: Annotated[
         list[str] | None, typer.Argument(metavar="SESSION...", show_default=False, help="Names, as they are listed.")

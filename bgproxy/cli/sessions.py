@@ -10,6 +10,7 @@ from bgproxy.cli.asking import path_of, why
 from bgproxy.cli.client import Admin
 from bgproxy.cli.options import ADMIN, AdminUrl, Json, Reason, Token
 from bgproxy.cli.report import clean, print_json, reported
+from bgproxy.cli.verbs import verb
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -21,7 +22,7 @@ app = typer.Typer(
 Id = Annotated[str, typer.Argument(metavar="ID", show_default=False, help="32 hex digits, as `sessions list` shows.")]
 
 
-@app.command("list", epilog="Example: bgproxy sessions list --color blue --limit 20")
+@verb(app, "bgproxy sessions list --color blue --limit 20", name="list")
 def list_(
     color: Annotated[str, typer.Option("--color", show_default=False, help="Only those that live on it.")] = "",
     limit: Annotated[int, typer.Option("--limit", "-n", min=1, max=1000, help="About how many.")] = 100,
@@ -42,7 +43,7 @@ def list_(
         show_sessions(document, f" --color {color}" if color else "")
 
 
-@app.command(epilog="Example: bgproxy sessions show 9f86d081884c7d659a2feaa0c55ad015")
+@verb(app, "bgproxy sessions show 9f86d081884c7d659a2feaa0c55ad015")
 def show(session: Id, admin: AdminUrl = ADMIN, token: Token = "", as_json: Json = False) -> None:
     """Show one session: where it lives, since when, until when."""
     with reported(as_json):
@@ -55,7 +56,7 @@ def show(session: Id, admin: AdminUrl = ADMIN, token: Token = "", as_json: Json 
         show_session(document)
 
 
-@app.command(epilog='Example: bgproxy sessions move 9f86d081884c7d659a2feaa0c55ad015 green --reason "try v2"')
+@verb(app, 'bgproxy sessions move 9f86d081884c7d659a2feaa0c55ad015 green --reason "try v2"')
 def move(
     session: Id,
     color: Annotated[str, typer.Argument(metavar="COLOR", show_default=False, help="Where it is to live.")],
@@ -84,7 +85,7 @@ def move(
             typer.echo(clean(f"{answer.get('id')} {does} {place.get('color')}, release {place.get('release')}{known}"))
 
 
-@app.command(epilog='Example: bgproxy sessions forget 9f86d081884c7d659a2feaa0c55ad015 --reason "stuck"')
+@verb(app, 'bgproxy sessions forget 9f86d081884c7d659a2feaa0c55ad015 --reason "stuck"')
 def forget(session: Id, reason: Reason = "", admin: AdminUrl = ADMIN, token: Token = "", as_json: Json = False) -> None:
     """Forget a session: its next request begins a new one, on the active color. Nothing under way is touched."""
     with reported(as_json):
@@ -96,7 +97,7 @@ def forget(session: Id, reason: Reason = "", admin: AdminUrl = ADMIN, token: Tok
             typer.echo(clean(f"{answer.get('id')} is forgotten; it lived on {place}"))
 
 
-@app.command(epilog="Example: bgproxy sessions stats --json")
+@verb(app, "bgproxy sessions stats --json")
 def stats(admin: AdminUrl = ADMIN, token: Token = "", as_json: Json = False) -> None:
     """Count the live sessions of each release, and tell what the workers of this host have counted of them."""
     with reported(as_json):

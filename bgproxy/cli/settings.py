@@ -8,13 +8,14 @@ import typer
 
 from bgproxy.cli.options import ConfigFile, Json
 from bgproxy.cli.report import print_json, reported
+from bgproxy.cli.verbs import verb
 
 app = typer.Typer(no_args_is_help=True, help="Check or show the configuration: file, environment and defaults.")
 
 File = Annotated[str | None, typer.Argument(metavar="[FILE]", show_default=False, help="The same as --config.")]
 
 
-@app.command(epilog="Example: bgproxy config check config/bgproxy.toml")
+@verb(app, "bgproxy config check config/bgproxy.toml")
 def check(file: File = None, config: ConfigFile = None, as_json: Json = False) -> None:
     """Say whether a configuration can be used; every fault is named with its key and the remedy."""
     with reported(as_json):
@@ -28,7 +29,7 @@ def check(file: File = None, config: ConfigFile = None, as_json: Json = False) -
             typer.echo(f"{where}: good; fleet {settings.fleet}, colors {', '.join(settings.colors())}")
 
 
-@app.command(epilog="Example: bgproxy config show --config config/bgproxy.toml")
+@verb(app, "bgproxy config show --config config/bgproxy.toml")
 def show(file: File = None, config: ConfigFile = None, as_json: Json = False) -> None:
     """Print every key with the value that holds and where it came from; secrets are masked."""
     with reported(as_json):

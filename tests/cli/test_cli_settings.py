@@ -165,6 +165,18 @@ def test_every_verb_has_help_with_an_example(run):
         assert "Example: bgproxy" in " ".join(result.stdout.split()), words
 
 
+def test_help_is_wrapped_where_it_is_shown_and_nowhere_else():
+    root = get_command(app)
+    groups = [root.commands[name] for name in GROUPS]
+    for command in (root, *root.commands.values(), *(verb for group in groups for verb in group.commands.values())):
+        assert all("\n" not in paragraph for paragraph in command.help.split("\n\n")), command.name
+
+
+def test_every_verb_stands_among_its_kind(run):
+    assert "─ Commands ─" not in run("--help").stdout
+    assert "─ Moving traffic ─" in run("--help").stdout
+
+
 def test_the_verbs_that_there_are():
     assert set(get_command(app).commands) == {*VERBS, *GROUPS}
     for group, verbs in GROUPS.items():

@@ -23,7 +23,7 @@ def demo(
 ) -> None:
     """Run two versions of a real agent behind the proxy, flip under the load of real clients, and count what was lost.
 
-    Exits 1 if anything was. Example: bgproxy demo --flips 20 --seconds 30
+    Exit 1 if anything was.
     """
     if missing := [name for name in _NEEDED if importlib.util.find_spec(name) is None]:
         what = ", ".join(missing)
