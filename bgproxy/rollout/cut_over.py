@@ -22,12 +22,14 @@ FLIP_TRIES = 3  # where nodes do not say in time that they hold
 
 async def cut_over(run: Run, plan: Plan, trial: Trial, mirror: Mirror, switch: Switch) -> Finding:
     """Move the pointer, at the epoch at which the run began; not where nobody would judge it after that."""
-    given_up = 0
+    given_up, late = 0, ""
     judges = plan.bake.judges if plan.bake is not None else ()
     while True:
         try:
             if (state := await mirror.refresh()) is not None and state.pointer.active == run.color:
                 return Finding(Verdict.PASS, f"{run.color} is active, epoch {state.pointer.epoch}")
+            if late:
+                return Finding(Verdict.FAIL, late)
             if why := await unanswered(judges, trial):
                 return Finding(Verdict.UNDECIDED, why)
             await switch.flip(
@@ -46,8 +48,7 @@ async def cut_over(run: Run, plan: Plan, trial: Trial, mirror: Mirror, switch: S
             if given_up == FLIP_TRIES:
                 return Finding(Verdict.FAIL, error.detail)
             await asyncio.sleep(leading.PAUSE)
+        except StaleEpoch as error:  # somebody who led before may have been faster, with the same flip
+            late = error.detail
         except Problem as error:
-            # Somebody who led before may have been faster, with the same flip.
-            state = await mirror.refresh() if isinstance(error, StaleEpoch) else None
-            if state is None or state.pointer.active != run.color:
-                return Finding(Verdict.FAIL, error.detail)
+            return Finding(Verdict.FAIL, error.detail)

@@ -11,7 +11,7 @@ import pytest
 from conductors import BAKE, SMOKE, V3, WHO, Nodes, Steps, pretended, until
 
 from bgproxy.config.plan import plan_from
-from bgproxy.errors import BadInput, NotReady, Refused, StoreUnavailable
+from bgproxy.errors import BadInput, NotReady, Refused, StaleEpoch, StoreUnavailable
 from bgproxy.rollout import conductor as conductor_module
 from bgproxy.rollout import cut_over as cut_over_module
 from bgproxy.rollout.conductor import Conductor
@@ -188,6 +188,28 @@ async def test_a_judge_that_falls_silent_before_the_flip_stops_it_there(world, n
     run = await ended(world)
     assert (run.outcome, run.why) == ("stopped", "flip could not be decided: judge prom does not answer")
     assert (world.state.pointer.epoch, world.phase("red")) == (1, Phase.READY)
+
+
+async def test_a_flip_that_somebody_before_has_made_counts_also_where_the_store_is_away(
+    world, node, steps, monkeypatch
+):
+    flip, refresh, away = node._switch.flip, world.mirror.refresh, []
+
+    async def again(*arguments: Any, **more: Any) -> Any:
+        await flip(*arguments, **more)
+        away.append(StoreUnavailable("away"))
+        raise StaleEpoch("the epoch is 2, not 1")
+
+    async def looked() -> Any:
+        if away:
+            raise away.pop()
+        return await refresh()
+
+    monkeypatch.setattr(node._switch, "flip", again)
+    monkeypatch.setattr(world.mirror, "refresh", looked)
+    await node.begin("red", V3, plan(bake=True), **WHO)
+    run = await ended(world)
+    assert (run.outcome, steps.tried[-1], world.phase("red")) == ("settled", "bake", Phase.ACTIVE)
 
 
 @pytest.mark.parametrize("step", ["ready", "parity", "gate:smoke", "bake"])
