@@ -16,7 +16,7 @@ from bgproxy.rules.barrier import Strategy
 from bgproxy.rules.fleet import FleetState
 from bgproxy.rules.release import Release
 from bgproxy.rules.run import Kind
-from bgproxy.store.base import Store
+from bgproxy.store.base import NodeReport, Store
 from bgproxy.store.ledger import Ledger, Outcome
 from bgproxy.store.mirror import Mirror
 from bgproxy.store.once import Once
@@ -151,7 +151,7 @@ class AdminDeps:
     ready: Callable[[], tuple[bool, dict[str, Any]]]  # facts beside the yes or no stand in the answer of /readyz
     version: str
     has_moved: Callable[[str, str], None]  # told of a session that an operator's order has moved: its preset, its color
-    fenced: Callable[[str], bool]  # whether a silent node is known to admit nothing new
+    fenced: Callable[[NodeReport], bool]  # whether another node is known to admit nothing new since this report
     runtime_dir: str = ""  # of this host's workers, where its operators find their supervisor
     reserved: tuple[
         str, ...

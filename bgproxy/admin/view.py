@@ -143,9 +143,7 @@ async def _elsewhere(deps: AdminDeps, here: set[str]) -> list[dict[str, Any]] | 
     if not deps.mirror.connected:  # known to be away: not even its time-out is waited for
         return None
     try:
-        return [
-            node_json(node, fenced=deps.fenced(node.id)) for node in await deps.store.nodes() if node.id not in here
-        ]
+        return [node_json(node, fenced=deps.fenced(node)) for node in await deps.store.nodes() if node.id not in here]
     except Problem:
         return None
 

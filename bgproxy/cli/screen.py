@@ -161,12 +161,14 @@ def _waits(document: Mapping[str, Any]) -> Iterator[Text]:
 
 def _silent(document: Mapping[str, Any]) -> Iterator[Text]:
     """Nodes that everything waits for, and the two ways on."""
-    ages = {node.get("id"): node.get("age") for node in document.get("nodes", [])}
+    nodes = {node.get("id"): node for node in document.get("nodes", [])}
     if silent := document.get("silent"):
-        names = ", ".join(f"{name} (heard {_age(ages.get(name))} ago)" for name in silent)
+        names = ", ".join(f"{name} (heard {_age(nodes.get(name, {}).get('age'))} ago)" for name in silent)
         said = f"SILENT: {names}: flips are given up and sessions do not move while a node is not heard"
         yield Text(clean(said), style="bold red")
         exclude = f"out of reach: `bgproxy flip COLOR --exclude {silent[0]}` leaves it behind"
+        if all(nodes.get(name, {}).get("fence_after") for name in silent):
+            exclude += ", which flips do by themselves once it must have fenced itself"
         yield Text(clean(f"gone for good: `bgproxy nodes forget {silent[0]}`; {exclude}"), style="yellow")
 
 

@@ -77,6 +77,11 @@ class Observer:
             seen[node] = serial, fence_after, since
         self._seen = seen
 
+    def serial(self, node_id: str) -> int | None:
+        """Of the last beat that was seen of a node; None for one that was not seen."""
+        seen = self._seen.get(node_id)
+        return seen[0] if seen is not None else None
+
     def silence(self, node_id: str, now: float) -> float:
         """Seconds that a node has not beaten, at least; 0 for one that was not seen."""
         seen = self._seen.get(node_id)

@@ -74,9 +74,9 @@ class Membership:
         """Another worker of this host has died."""
         self._neighbours.bury()
 
-    def fenced(self, node_id: str) -> bool:
-        """Whether another node, which is silent, is known to admit nothing new."""
-        return self._neighbours.fenced(node_id)
+    def fenced(self, node: NodeReport) -> bool:
+        """Whether another node, of which this is the last that is heard, is known to admit nothing new."""
+        return self._neighbours.fenced(node.id, node.serial)
 
     async def fenced_among(self, nodes: Sequence[str], look: bool) -> dict[str, int]:
         """See `Neighbours.fenced_among`."""

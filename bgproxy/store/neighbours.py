@@ -92,8 +92,11 @@ class Neighbours:
                 return True
         return False
 
-    def fenced(self, node_id: str) -> bool:
-        """Whether a silent node admits nothing new by now, as far as was seen at the last look."""
+    def fenced(self, node_id: str, serial: int | None = None) -> bool:
+        """Whether a silent node admits nothing new by now, as far as was seen at the last look. `serial`: of its last
+        beat, where that is known by now: one that has beaten since that look is not fenced."""
+        if serial is not None and serial != self._observer.serial(node_id):
+            return False
         return self._observer.fenced(node_id, self._clock())
 
     async def fenced_among(self, nodes: Sequence[str], look: bool) -> dict[str, int]:

@@ -168,7 +168,7 @@ class Plane:
     retirer: LedgerRetirer
     peers: Workers
     moved: list[tuple[str, str]] = field(default_factory=list)
-    fenced: set[str] = field(default_factory=set)
+    fenced: set[tuple[str, int]] = field(default_factory=set)
     ready: tuple[bool, dict[str, Any]] = (True, {"degraded": False})
 
     def deps(self, options: AdminOptions | None = None, **more: Any) -> AdminDeps:
@@ -184,7 +184,7 @@ class Plane:
             peers=self.peers,
             ready=lambda: self.ready,
             version="9.9.9",
-            fenced=lambda node_id: node_id in self.fenced,
+            fenced=lambda node: (node.id, node.serial) in self.fenced,
             has_moved=lambda preset, color: self.moved.append((preset, color)),
             **more,
         )

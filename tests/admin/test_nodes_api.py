@@ -46,10 +46,12 @@ async def test_live_finishing_and_silent(client, plane: Plane):
     assert [(node["id"], node["state"]) for node in body["nodes"]] == [("here-1", "live"), ("there-1", "silent")]
     assert 60 <= body["nodes"][1]["age"] < 61
     assert body["silent"] == ["there-1"]
-    plane.fenced.add("there-1")
+    plane.fenced.add(("there-1", 12))
     body = await (await client.get("/v1/nodes")).json()
     fits(body, "Nodes")
     assert (body["nodes"][1]["state"], body["silent"]) == ("fenced", [])
+    await plane.store.beat(replace(THERE, serial=13))
+    assert (await (await client.get("/v1/nodes")).json())["nodes"][1]["state"] == "live", "it has beaten since"
 
 
 async def test_one_that_is_waited_for_though_silent_is_told_by_the_status_and_the_metrics(client, plane: Plane):
@@ -62,7 +64,7 @@ async def test_one_that_is_waited_for_though_silent_is_told_by_the_status_and_th
     assert await told() == ([], False)
     hear_nothing(plane, 60.0)
     assert await told() == (["there-1"], True)
-    plane.fenced.add("there-1")
+    plane.fenced.add(("there-1", 12))
     assert await told() == ([], False)
 
 

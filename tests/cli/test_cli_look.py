@@ -145,6 +145,10 @@ def test_a_silent_node_is_loud_in_the_status_with_what_can_be_done(admin, run):
     said = "flips are given up and sessions do not move while a node is not heard"
     assert lines[2] == f"SILENT: n2 [2J (heard 42.0 s ago): {said}"
     assert lines[3].startswith("gone for good: `bgproxy nodes forget n2 [2J`; out of reach: `bgproxy flip COLOR")
+    fences = {**silent, "fence_after": 5.0}
+    for node, told in ((silent, False), (fences, True)):
+        admin.answers["GET", "/v1/status"] = {**STATUS, "nodes": [node], "silent": [silent["id"]]}
+        assert ("flips do by themselves once it must have fenced itself" in run("status").stdout) is told
     admin.answers["GET", "/v1/status"] = {**STATUS, "nodes": [silent], "silent": []}
     assert "SILENT" not in run("status").stdout
 

@@ -192,6 +192,16 @@ async def test_who_fences_itself_is_known_to_be_fenced_in_time(bench: Bench) -> 
     assert [bench.neighbours.fenced(name) for name in ("one", "two", "none")] == [False, True, False]
 
 
+async def test_who_has_beaten_since_the_last_look_is_not_fenced(bench: Bench) -> None:
+    report = replace(NODE, fence_after=5.0)
+    bench.store.reports = [report]
+    await bench.neighbours.look()
+    bench.now = 29.0  # looks are rarer than lease and fence are long
+    assert bench.neighbours.fenced("one", report.serial)
+    assert not bench.neighbours.fenced("one", report.serial + 1)
+    assert not bench.neighbours.fenced("none", report.serial)
+
+
 async def test_before_a_flip_leaves_one_behind_it_is_looked_at_again(bench: Bench) -> None:
     bench.store.reports = [replace(NODE, fence_after=5.0), replace(NODE, id="two", fence_after=5.0)]
     await bench.neighbours.look()
