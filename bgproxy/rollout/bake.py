@@ -61,6 +61,7 @@ class _Watch:
         self._judge = Judge(plan)
         self._gatherer = Gatherer(store, watched(state).name)
         self._left = plan.duration  # seconds
+        self._is_asked = False  # once more, at the end
         self._is_held = False
         self._series = Series(plan.duration)
         self.jury = Jury(plan, trial)
@@ -82,7 +83,8 @@ class _Watch:
         is_over = not self._left
         gathered = await self._gatherer.look()
         new, old = gathered.since.get(self._new, Window()), gathered.before.get(self._old, Window())
-        if is_over:
+        if is_over and not self._is_asked:
+            self._is_asked = True
             await self.jury.ask_all()
         found = self._judge.look(new, old, last=is_over)
         finding = self._with_votes(found, gathered)

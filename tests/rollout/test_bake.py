@@ -230,6 +230,27 @@ async def test_a_judge_that_does_not_answer_leaves_it_undecided(story, votes, po
     assert (found.verdict, "judge prom: no answer within 5 s" in found.why, story.at) == (verdict, True, 120.0)
 
 
+async def test_held_its_judges_are_asked_at_their_own_pace(story, monkeypatch):
+    asked: list[Any] = []
+
+    async def ask(_judge: Any, _trial: Any, event: Any) -> Finding:
+        asked.append(event)
+        return SILENT if story.at < 130.0 else Finding(Verdict.PASS, "it is 0", {"answered": True})
+
+    async def approve() -> float:
+        now = await Story.now(story)
+        if now >= 140.0:
+            story.state = replace(story.state, run=replace(story.state.run, approvals={"bake": "ada"}))
+        return now
+
+    monkeypatch.setattr("bgproxy.rollout.judges.ask", ask)
+    story.now = approve
+    seldom = PrometheusJudge(name="prom", url="http://p", query="x", max=1.0, interval=3600.0)
+    found = await story.watch(replace(PLAN, judges=(seldom,), on_undecided="hold"))
+    assert (found.verdict, story.at) == (Verdict.PASS, 141.0)
+    assert len(asked) == 2, "as it began, and as its time was over"
+
+
 async def test_silence_neither_accuses_nor_acquits(votes):
     jury = Jury(judged(in_a_row=2), Trial("green", Release("v2", ("http://a:1",)), None, ONE_ROUTE))
     good = votes[0]
