@@ -78,7 +78,7 @@ def _values(data: Any) -> list[float] | None:
             return [float(data["result"][1])]
         if data["resultType"] == "vector":
             return [float(one["value"][1]) for one in data["result"]]
-    except (KeyError, TypeError, ValueError, IndexError):
+    except (KeyError, TypeError, ValueError, IndexError, OverflowError):
         pass
     return None
 

@@ -63,6 +63,7 @@ async def test_prometheus_is_asked_an_instant_query(elsewhere):
         (vector(), Verdict.UNDECIDED, "finds no number"),
         (vector("NaN"), Verdict.UNDECIDED, "finds no number"),
         ('{"status": "success", "data": {"resultType": "matrix", "result": []}}', Verdict.UNDECIDED, "no scalar or"),
+        (vector("0").replace('"0"', "1" + "0" * 400), Verdict.UNDECIDED, "no scalar or instant vector"),
         ('{"status": "success"}', Verdict.UNDECIDED, "no scalar or instant vector"),
         ('{"status": "error", "error": "parse error"}', Verdict.UNDECIDED, "parse error"),
         ("[]", Verdict.UNDECIDED, "the status is 200"),
