@@ -26,13 +26,19 @@ _HASH = re.compile(r"[0-9a-f]{64}")
 def audit(
     file: Annotated[
         Path | None,
-        typer.Argument(metavar="[FILE]", show_default=False, help="With --export: written; with --verify: looked at."),
+        typer.Argument(metavar="FILE", show_default=False, help="With --export: written; with --verify: looked at."),
     ] = None,
     verify: Annotated[
-        bool, typer.Option("--verify", help="Walk the hash chain of all entries, or of an exported FILE; else exit 1.")
+        bool,
+        typer.Option(
+            "--verify",
+            metavar="",
+            help="Walk the hash chain of all entries, or of an exported FILE; exit 1 where it is broken.",
+        ),
     ] = False,
     export: Annotated[
-        bool, typer.Option("--export", help="Print all entries, the oldest first, one JSON object per line.")
+        bool,
+        typer.Option("--export", metavar="", help="Print all entries, the oldest first, one JSON object per line."),
     ] = False,
     head: Annotated[
         str,
@@ -40,8 +46,12 @@ def audit(
             "--head", metavar="HASH", show_default=False, help="With --verify: a head it told before, kept since."
         ),
     ] = "",
-    limit: Annotated[int, typer.Option("--limit", "-n", min=1, max=1000, help="Entries at most, newest first.")] = 20,
-    before: Annotated[str, typer.Option("--before", show_default=False, help="An entry's id: only older ones.")] = "",
+    limit: Annotated[
+        int, typer.Option("--limit", "-n", metavar="N", min=1, max=1000, help="Entries at most, newest first.")
+    ] = 20,
+    before: Annotated[
+        str, typer.Option("--before", metavar="ID", show_default=False, help="An entry's id: only older ones.")
+    ] = "",
     admin: AdminUrl = ADMIN,
     token: Token = "",
     as_json: Json = False,

@@ -99,7 +99,9 @@ def resume(
 
 def stage(
     color: Color,
-    release: Annotated[str, typer.Option("--release", help="The version's label, such as v2.", show_default=False)],
+    release: Annotated[
+        str, typer.Option("--release", metavar="LABEL", help="The version's label, such as v2.", show_default=False)
+    ],
     upstream: Upstreams = None,
     route_upstream: RouteUpstreams = None,
     metadata: Metadata = None,

@@ -19,15 +19,16 @@ INTERVAL = 1.0  # s between two looks; the proxy itself looks as often
 
 def drain(
     color: Color,
-    wait: Annotated[bool, typer.Option("--wait", "-w", help="Wait until it is drained.")] = False,
+    wait: Annotated[bool, typer.Option("--wait", "-w", metavar="", help="Wait until it is drained.")] = False,
     timeout: Annotated[
-        float | None, typer.Option("--timeout", min=0.0, metavar="S", help="Seconds to wait at most; then exit 1.")
+        float | None,
+        typer.Option("--timeout", min=0.0, metavar="SECONDS", help="How long to wait at most; then exit 1."),
     ] = None,
     deadline: Annotated[
         float | None,
-        typer.Option("--deadline", min=0.0, metavar="S", help="Seconds from now; then end the sessions still there."),
+        typer.Option("--deadline", min=0.0, metavar="SECONDS", help="From now; then end the sessions still there."),
     ] = None,
-    no_deadline: Annotated[bool, typer.Option("--no-deadline", help="Cancel the deadline.")] = False,
+    no_deadline: Annotated[bool, typer.Option("--no-deadline", metavar="", help="Cancel the deadline.")] = False,
     reason: Reason = "",
     admin: AdminUrl = ADMIN,
     token: Token = "",

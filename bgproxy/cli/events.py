@@ -29,7 +29,9 @@ class Event:
 
 
 def events(
-    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on with changes as they happen.")] = False,
+    follow: Annotated[
+        bool, typer.Option("--follow", "-f", metavar="", help="Go on with changes as they happen.")
+    ] = False,
     admin: AdminUrl = ADMIN,
     token: Token = "",
     as_json: Json = False,

@@ -12,8 +12,12 @@ from bgproxy.cli.report import print_json, reported
 
 
 def flips(
-    epoch: Annotated[int | None, typer.Argument(min=0, show_default=False, help="Only the flip to this epoch.")] = None,
-    limit: Annotated[int, typer.Option("--limit", "-n", min=1, max=1000, help="Epochs at most, newest first.")] = 20,
+    epoch: Annotated[
+        int | None, typer.Argument(metavar="EPOCH", min=0, show_default=False, help="Only the flip to this epoch.")
+    ] = None,
+    limit: Annotated[
+        int, typer.Option("--limit", "-n", metavar="N", min=1, max=1000, help="Epochs at most, newest first.")
+    ] = 20,
     admin: AdminUrl = ADMIN,
     token: Token = "",
     as_json: Json = False,

@@ -50,7 +50,7 @@ def _version(wanted: bool) -> None:
 @app.callback()
 def bgproxy(
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print it and end.")
+        bool, typer.Option("--version", metavar="", callback=_version, is_eager=True, help="Print it and end.")
     ] = False,
 ) -> None:
     """Blue-green reverse proxy for AI agents: one pointer, moved in one step, and nothing is lost."""

@@ -17,10 +17,14 @@ AdminUrl = Annotated[
 Token = Annotated[
     str,
     typer.Option(
-        "--token", envvar="BGPROXY_TOKEN", show_default=False, help="Its bearer token; better in the variable."
+        "--token",
+        envvar="BGPROXY_TOKEN",
+        metavar="TOKEN",
+        show_default=False,
+        help="Its bearer token; better in the variable.",
     ),
 ]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON, failures included.")]
+Json = Annotated[bool, typer.Option("--json", metavar="", help="Print JSON, failures included.")]
 Color = Annotated[str, typer.Argument(metavar="COLOR", show_default=False, help="The color's name, such as green.")]
 Upstreams = Annotated[
     list[str] | None, typer.Option("--upstream", metavar="URL", help="http://host:port or unix:/path; may repeat.")
@@ -32,11 +36,14 @@ RouteUpstreams = Annotated[
 Metadata = Annotated[
     list[str] | None, typer.Option("--metadata", metavar="KEY=VALUE", help="A fact to keep with it; may repeat.")
 ]
-Reason = Annotated[str, typer.Option("--reason", "-r", show_default=False, help="Why, for the audit record.")]
-IfEpoch = Annotated[
-    int | None, typer.Option("--if-epoch", min=0, help="Refuse unless the pointer's epoch is this one.")
+Reason = Annotated[
+    str, typer.Option("--reason", "-r", metavar="TEXT", show_default=False, help="Why, for the audit record.")
 ]
-Force = Annotated[bool, typer.Option("--force", help="Overrule what can be overruled; it is on record.")]
+IfEpoch = Annotated[
+    int | None,
+    typer.Option("--if-epoch", min=0, metavar="EPOCH", help="Refuse unless the pointer's epoch is this one."),
+]
+Force = Annotated[bool, typer.Option("--force", metavar="", help="Overrule what can be overruled; it is on record.")]
 Strategy = Annotated[
     str,
     typer.Option(

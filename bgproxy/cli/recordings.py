@@ -39,9 +39,9 @@ def listed(config: ConfigFile = None, as_json: Json = False) -> None:
 @verb(app, "bgproxy recordings delete --all --config config/bgproxy.toml")
 def delete(
     sessions: Annotated[
-        list[str] | None, typer.Argument(metavar="SESSION...", show_default=False, help="Names, as they are listed.")
+        list[str] | None, typer.Argument(metavar="SESSION", show_default=False, help="Names, as they are listed.")
     ] = None,
-    everything: Annotated[bool, typer.Option("--all", help="All of them.")] = False,
+    everything: Annotated[bool, typer.Option("--all", metavar="", help="All of them.")] = False,
     config: ConfigFile = None,
     as_json: Json = False,
 ) -> None:

@@ -53,8 +53,10 @@ def release(
     route_upstream: RouteUpstreams = None,
     metadata: Metadata = None,
     plan: Plan = None,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask whether to begin.")] = False,
-    watch: Annotated[bool, typer.Option("--watch", "-w", help="Begin nothing; follow the one that stands.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", metavar="", help="Do not ask whether to begin.")] = False,
+    watch: Annotated[
+        bool, typer.Option("--watch", "-w", metavar="", help="Begin nothing; follow the one that stands.")
+    ] = False,
     reason: Reason = "",
     if_epoch: IfEpoch = None,
     force: Force = False,

@@ -21,16 +21,20 @@ _LEFT = ("standby", "drained")
 
 def retire(
     color: Annotated[
-        str, typer.Argument(metavar="[COLOR]", show_default=False, help="By default the one that traffic has left.")
+        str, typer.Argument(metavar="COLOR", show_default=False, help="By default the one that traffic has left.")
     ] = "",
     when_drained: Annotated[
-        bool, typer.Option("--when-drained", help="Order it for when it is drained and the rollback window is over.")
+        bool,
+        typer.Option(
+            "--when-drained", metavar="", help="Order it for when it is drained and the rollback window is over."
+        ),
     ] = False,
-    cancel: Annotated[bool, typer.Option("--cancel", help="Take such an order back.")] = False,
+    cancel: Annotated[bool, typer.Option("--cancel", metavar="", help="Take such an order back.")] = False,
     force: Annotated[
-        bool, typer.Option("--force", help="Do not wait for the window, and end the sessions there; on record.")
+        bool,
+        typer.Option("--force", metavar="", help="Do not wait for the window, and end the sessions there; on record."),
     ] = False,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", metavar="", help="Do not ask.")] = False,
     reason: Reason = "",
     admin: AdminUrl = ADMIN,
     token: Token = "",

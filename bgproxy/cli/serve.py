@@ -31,7 +31,7 @@ def serve(
         str | None,
         typer.Option(metavar="URL", help="memory://, redis://host:port/db, redis+sentinel://…, redis+cluster://…"),
     ] = None,
-    workers: Annotated[int | None, typer.Option(help="Processes on the same address.")] = None,
+    workers: Annotated[int | None, typer.Option(metavar="N", help="Processes on the same address.")] = None,
     fleet: Annotated[str | None, typer.Option(metavar="NAME", help="The fleet's name in the store.")] = None,
     session: Annotated[
         list[str] | None,

@@ -24,9 +24,13 @@ Id = Annotated[str, typer.Argument(metavar="ID", show_default=False, help="32 he
 
 @verb(app, "bgproxy sessions list --color blue --limit 20", name="list")
 def list_(
-    color: Annotated[str, typer.Option("--color", show_default=False, help="Only those that live on it.")] = "",
-    limit: Annotated[int, typer.Option("--limit", "-n", min=1, max=1000, help="About how many.")] = 100,
-    cursor: Annotated[str, typer.Option("--cursor", show_default=False, help="What the page before ended with.")] = "",
+    color: Annotated[
+        str, typer.Option("--color", metavar="COLOR", show_default=False, help="Only those that live on it.")
+    ] = "",
+    limit: Annotated[int, typer.Option("--limit", "-n", metavar="N", min=1, max=1000, help="About how many.")] = 100,
+    cursor: Annotated[
+        str, typer.Option("--cursor", metavar="CURSOR", show_default=False, help="What the page before ended with.")
+    ] = "",
     admin: AdminUrl = ADMIN,
     token: Token = "",
     as_json: Json = False,

@@ -12,7 +12,7 @@ from bgproxy.cli.verbs import verb
 
 app = typer.Typer(no_args_is_help=True, help="Check or show the configuration: file, environment and defaults.")
 
-File = Annotated[str | None, typer.Argument(metavar="[FILE]", show_default=False, help="The same as --config.")]
+File = Annotated[str | None, typer.Argument(metavar="FILE", show_default=False, help="The same as --config.")]
 
 
 @verb(app, "bgproxy config check config/bgproxy.toml")

@@ -8,6 +8,8 @@ import subprocess
 import sys
 import tomllib
 import types
+from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from typer.main import get_command
@@ -165,11 +167,25 @@ def test_every_verb_has_help_with_an_example(run):
         assert "Example: bgproxy" in " ".join(result.stdout.split()), words
 
 
-def test_help_is_wrapped_where_it_is_shown_and_nowhere_else():
+def all_verbs() -> Iterator[Any]:
     root = get_command(app)
-    groups = [root.commands[name] for name in GROUPS]
-    for command in (root, *root.commands.values(), *(verb for group in groups for verb in group.commands.values())):
+    for command in root.commands.values():
+        yield command
+        yield from getattr(command, "commands", {}).values()
+
+
+def test_help_is_wrapped_where_it_is_shown_and_nowhere_else():
+    for command in all_verbs():
         assert all("\n" not in paragraph for paragraph in command.help.split("\n\n")), command.name
+
+
+def test_every_option_says_what_it_takes_and_a_flag_takes_nothing():
+    for command in all_verbs():
+        for option in command.params:
+            assert option.metavar is not None, (command.name, option.name)
+            assert "[" not in option.metavar, "the usage puts brackets around what may be left out"
+            if option.param_type_name == "option":
+                assert (option.metavar == "") == option.is_flag, (command.name, option.name)
 
 
 def test_every_verb_stands_among_its_kind(run):

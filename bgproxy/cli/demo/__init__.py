@@ -14,12 +14,20 @@ _NEEDED = ("mcp", "openai", "uvicorn", "websockets")
 
 
 def demo(
-    flips: Annotated[int, typer.Option(min=1, help="How many flips to make under the load; a rollback follows.")] = 10,
-    seconds: Annotated[float, typer.Option(min=1.0, help="How long the clients begin new questions, in seconds.")] = 20,
-    clients: Annotated[int, typer.Option(min=1, max=64, help="How many clients of each kind.")] = 4,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document instead of the tables.")] = False,
-    store: Annotated[str, typer.Option(help="memory:// or redis://host:port/db")] = "memory://",
-    workers: Annotated[int, typer.Option(min=1, help="Proxy workers; more than one needs a shared store.")] = 1,
+    flips: Annotated[
+        int, typer.Option(metavar="N", min=1, help="How many flips to make under the load; a rollback follows.")
+    ] = 10,
+    seconds: Annotated[
+        float, typer.Option(metavar="SECONDS", min=1.0, help="How long the clients begin new questions.")
+    ] = 20,
+    clients: Annotated[int, typer.Option(metavar="N", min=1, max=64, help="How many clients of each kind.")] = 4,
+    as_json: Annotated[
+        bool, typer.Option("--json", metavar="", help="Print one JSON document instead of the tables.")
+    ] = False,
+    store: Annotated[str, typer.Option(metavar="URL", help="memory:// or redis://host:port/db")] = "memory://",
+    workers: Annotated[
+        int, typer.Option(metavar="N", min=1, help="Proxy workers; more than one needs a shared store.")
+    ] = 1,
 ) -> None:
     """Run two versions of a real agent behind the proxy, flip under the load of real clients, and count what was lost.
 
