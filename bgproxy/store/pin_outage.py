@@ -108,12 +108,17 @@ class Outage:
         return held.pin
 
     def migrate(self, pin: Pin, line: int) -> tuple[Pin | None, str]:
-        """Without the store no session moves, but from a release that is not there any more."""
+        """Without the store no session moves, but from a release that is not there any more.
+
+        The store may have moved it, though its answer was lost, or may do so for another node, which knows nothing of
+        this turn: so one that stays can run on two releases at once, and is refused where new ones are.
+        """
         state = self._known.state
         if state is None:
             return pin, "kept"
         own, active = state.releases.get(pin.color), state.active
-        if own is not None and own.label == pin.release:
+        is_there = own is not None and own.label == pin.release
+        if is_there and self._is_admitting:
             return pin, "kept"
         if why := self._why_not():
             self.refused += 1

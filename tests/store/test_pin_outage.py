@@ -296,6 +296,16 @@ class TestMigrate:
         assert (answers.pin.color, answers.pin.release, answers.why) == ("green", "v2", "moved")
         assert cache.get([key("a")]) == answers.pin
 
+    async def test_one_that_another_node_may_have_moved_is_refused_where_new_ones_are(self, rig: Rig) -> None:
+        cache, line = rig.node(on_store_outage="refuse")
+        pin = (await resolved(cache, "a")).pin
+        cache.applied(rig.flip(), 2, ())
+        await away(line)
+        answers = Answers()
+        cache.migrate(pin, answers)
+        assert answers.told == [(None, "refused")]
+        assert counted(cache, "refused") == 1
+
     async def test_unless_that_is_refused(self, rig: Rig) -> None:
         cache, line = rig.node(on_store_outage="refuse")
         pin = (await resolved(cache, "a")).pin
