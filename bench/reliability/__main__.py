@@ -27,6 +27,8 @@ FENCED: dict[str, object] = {"store": "node_ttl = 4.0\nfence_after = 4.5"}
 TWO_HOSTS: dict[str, object] = {"hosts": 2, "workers": 2}
 ADMITS: dict[str, object] = {"outage": "admit"}  # the default of a configuration
 REFUSES: dict[str, object] = {"outage": "refuse"}
+FOLLOWS: dict[str, object] = {"policy": "follow", "pause": 0.25, "conversing": 32, "asking": 20}
+REPLICATED: dict[str, object] = {"pair": True, "store": "min_replicas = 1"}
 
 CASES: dict[str, tuple[Fault, dict[str, object], float]] = {
     # the fault, what is different of its stage, how many times as long as the others it takes
@@ -49,6 +51,17 @@ CASES: dict[str, tuple[Fault, dict[str, object], float]] = {
     "cut_off_one_fenced": (faults.cut_off_one, {**TWO_HOSTS, **FENCED, **ADMITS}, 1.5),
     "pull_cable": (faults.pull_cable, {**TWO_HOSTS, **ADMITS, "namespaces": True}, 1),
     "pull_cable_fenced": (faults.pull_cable, {**TWO_HOSTS, **FENCED, **ADMITS, "namespaces": True}, 1.5),
+    "replicas_fail_over": (faults.fail_over, {**ADMITS, **REPLICATED}, 1.5),
+    "replicas_kill": (faults.kill_replica, REPLICATED, 1),
+    "replicas_stop": (faults.stop_replica, REPLICATED, 1),
+    "follow": (faults.nothing, FOLLOWS, 0.5),
+    "follow_kill_workers": (faults.kill_workers, FOLLOWS, 1),
+    "follow_kill_at_each_step": (faults.kill_at_each_step, FOLLOWS, 1),
+    "follow_stop_workers": (faults.stop_workers_shortly, FOLLOWS, 1),
+    "follow_kill_redis": (faults.kill_redis, {**FOLLOWS, **REFUSES}, 1),
+    "follow_slow_store": (faults.slow_store, FOLLOWS, 1),
+    "follow_cut_off_one": (faults.cut_off_one, {**TWO_HOSTS, **FOLLOWS, **REFUSES}, 1),
+    "follow_reset_lines": (faults.reset_lines, {**FOLLOWS, **REFUSES}, 1),
     "lose_bells": (faults.lose_bells, {}, 1),
     "reset_lines": (faults.reset_lines, ADMITS, 1),
     "reset_lines_refuse": (faults.reset_lines, REFUSES, 1),

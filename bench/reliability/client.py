@@ -307,21 +307,22 @@ class Clients:
             await self._pause()
         wire.close()
 
-    async def _keep_conversing(self, address: tuple[str, int]) -> None:
-        """Sessions, whose turns hop between connections, and so between workers; now and then two turns at once."""
+    async def _keep_conversing(self, _: tuple[str, int]) -> None:
+        """Sessions, whose turns hop between connections, and so between workers and hosts; now and then two turns at
+        once."""
         while not self.notes.over:
             session = f"s{next(self.notes.numbers)}"
             for _ in range(random.randint(3, 20)):
                 if self.notes.over:
                     break
                 turns = 2 if random.random() < 0.1 else 1
-                await asyncio.gather(*(self._turn(address, session) for _ in range(turns)))
+                await asyncio.gather(*(self._turn(session) for _ in range(turns)))
                 await self._pause()
 
-    async def _turn(self, address: tuple[str, int], session: str) -> None:
-        wire = await Wire.open(self.notes, address)
+    async def _turn(self, session: str) -> None:
+        wire = await Wire.open(self.notes, random.choice(self.addresses))
         name = self.notes.name()
-        ms = random.choice((0, 0, 5, 30))
+        ms = random.choice((0, 0, 5, 30, 200))
         fields = (f"X-Session-Id: {session}", "Connection: close")
         await wire.ask(self._request(name, "POST", f"/turn?ms={ms}", *fields, body=b"{}"), name, session).done
         wire.close()

@@ -185,6 +185,43 @@ async def fail_over(stage: Stage, seconds: float) -> None:
     await _again(seconds, 3.0, once)
 
 
+async def kill_replica(stage: Stage, seconds: float) -> None:
+    """kill -9 of the one replica in the middle of a flip, again and again; it comes back after two seconds."""
+    await _lose_replica(stage, seconds, signal.SIGKILL)
+
+
+async def stop_replica(stage: Stage, seconds: float) -> None:
+    """SIGSTOP of the one replica in the middle of a flip, again and again, for two seconds."""
+    await _lose_replica(stage, seconds, signal.SIGSTOP)
+
+
+async def _lose_replica(stage: Stage, seconds: float, number: signal.Signals) -> None:
+    assert stage.pair is not None, "only a pair has a replica"
+    pair, loop = stage.pair, asyncio.get_running_loop()
+
+    async def once() -> None:
+        replica, lost = await pair.replica(), asyncio.Event()
+
+        def lose() -> None:
+            replica.kill() if number == signal.SIGKILL else replica.signal(number)
+            stage.marks["replica lost in the middle of a flip"] += 1
+            lost.set()
+
+        def asked(_: End) -> None:
+            stage.operator.asked = None
+            loop.call_later(stage.dice.uniform(0.0, 0.015), lose)
+
+        stage.operator.asked = asked
+        await lost.wait()
+        await asyncio.sleep(2.0)
+        if number == signal.SIGKILL:
+            await pair.rejoin(replica)
+        else:
+            replica.signal(signal.SIGCONT)
+
+    await _again(seconds, 1.0, once)
+
+
 async def stop_redis(stage: Stage, seconds: float) -> None:
     """SIGSTOP of Redis for two seconds."""
 

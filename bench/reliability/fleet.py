@@ -155,9 +155,18 @@ class Host:
 
 
 def config(
-    *, listen: str, store: str, agents: dict[str, str], workers: int, directory: Path, outage: str, keys: str = ""
+    *,
+    listen: str,
+    store: str,
+    agents: dict[str, str],
+    workers: int,
+    directory: Path,
+    outage: str,
+    policy: str,
+    keys: str = "",
 ) -> str:
-    """A host's configuration. `agents`: URLs by color; `outage`: what becomes of sessions; `keys`: more of [store]."""
+    """A host's configuration. `agents`: URLs by color; `outage`: what becomes of sessions without the store, `policy`:
+    at a flip; `keys`: more of [store]."""
     colors = "\n".join(
         f"[colors.{color}]\nrelease = {json.dumps(release)}\nupstreams = [{json.dumps(url)}]"
         for (color, url), release in zip(agents.items(), ("v1", "v2"), strict=True)
@@ -178,6 +187,7 @@ secret = "{SECRET}"
 debug_header = true
 [sessions]
 presets = ["header:X-Session-Id", "websocket"]
+policy = "{policy}"
 on_rollback = "stay"
 on_store_outage = "{outage}"
 [store]

@@ -39,6 +39,7 @@ class Operator:
     busy: bool = False  # a flip is under way
     asked: Callable[[tuple[int, int]], None] | None = None  # hears of each call that is under way, see `fleet.End`
     told: dict[str, str] = field(default_factory=dict)  # the last refusal of each kind, in its own words
+    record: dict[int, str] = field(default_factory=dict)  # the colors of the epochs in the audit, once that was read
 
     async def flip_on(self) -> None:
         """Flip until told to stop."""
@@ -91,7 +92,11 @@ class Operator:
         if epoch not in self.flips:
             self.outcomes["made"] += 1
             self.took.append(seconds)
-            self.flips[epoch] = Flip(epoch, str(answer["active"]), began, now)
+            replicas = answer.get("replicas")
+            is_kept = replicas is not None and replicas["have"] >= replicas["wanted"]
+            if replicas is not None and not is_kept:
+                self.outcomes["of these told that no replica has it yet"] += 1
+            self.flips[epoch] = Flip(epoch, str(answer["active"]), began, now, is_kept)
 
     async def call(
         self, door: tuple[str, int], method: str, path: str, body: object = None, key: str = ""
@@ -115,7 +120,7 @@ class Operator:
                 writer.close()
 
     async def epochs(self) -> list[Flip]:
-        """Every epoch that ever was, as far as the audit and the operator know."""
+        """Every epoch that ever was, as far as the audit, which is read for it, and the operator know."""
         known = {1: Flip(1, "blue")}
         before = ""
         while True:
@@ -124,6 +129,7 @@ class Operator:
             for entry in page["entries"]:
                 if "to" in entry["facts"] and entry["verb"] in ("flip", "rollback"):
                     known[entry["epoch"]] = Flip(entry["epoch"], entry["facts"]["to"])
+                    self.record[entry["epoch"]] = entry["facts"]["to"]
             if not page["entries"] or not page.get("next"):
                 break
             before = page["next"]

@@ -13,7 +13,8 @@ from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from bench.history import History, Verdict, check
+from bench.history import History, Verdict
+from bench.judge import check
 from bench.reliability.agent import Agent
 from bench.reliability.client import RELEASES, Clients, Notes
 from bench.reliability.fleet import SECRET, Host, config, directory
@@ -41,6 +42,8 @@ class Size:
     think: float = 0.03
     python: str = sys.executable
     outage: str = "refuse"  # on_store_outage: where the store is well, none is excused as the machine was too busy
+    policy: str = "pinned"  # of sessions at a flip
+    pause: float = 0.0  # seconds between two flips
     store: str = ""  # further keys of [store]
     pair: bool = False  # a primary, a replica and a sentinel, reached without a line
     namespaces: bool = False  # each host is a network namespace, and reaches the store by a cable, not a line
@@ -77,7 +80,7 @@ class Stage:
         self.redis = Redis(directory / "redis")
         self.pair = Pair(directory) if size.pair else None
         self.namespaces = [Namespace(number) for number in range(size.hosts if size.namespaces else 0)]
-        self.operator = Operator([], SECRET)
+        self.operator = Operator([], SECRET, size.pause)
         self.outages: list[tuple[float, float]] = []  # when a node may have been without the store
         self.marks: Counter[str] = Counter()
         self.dice = random.Random(1)
@@ -118,6 +121,7 @@ class Stage:
                 workers=size.workers,
                 directory=host.directory,
                 outage=size.outage,
+                policy=size.policy,
                 keys=f"audit_keep = 100000\n{size.store}",
             )
             await host.start(text, size.workers)
@@ -199,7 +203,15 @@ async def _see(stage: Stage, fault: Fault, seconds: float) -> Seen:
     await stage.clients.stop()
     await asyncio.sleep(0.2)  # agents hear of the last connections' ends
     unsure = stage.unsure()
-    history = History(notes.requests, await operator.epochs(), notes.executions, dead=notes.dead, unsure=unsure)
+    history = History(
+        notes.requests,
+        await operator.epochs(),
+        notes.executions,
+        dead=notes.dead,
+        unsure=unsure,
+        follow=size.policy == "follow",
+        record=operator.record,
+    )
     told = sorted(flip.told for flip in operator.flips.values())
     return Seen(
         verdict=check(history),
@@ -241,7 +253,8 @@ def told(seen: Seen) -> str:
     lines = [
         seen.verdict.told(),
         f"flips: {outcomes}; {took}; the next {seen.recovery:.2f} s after the fault, the longest time without one "
-        f"{seen.pause:.2f} s; slowest answer {seen.slowest * 1e3:.0f} ms; sessions strayed: {seen.strays}",
+        f"{seen.pause:.2f} s; slowest answer {seen.slowest * 1e3:.0f} ms; sessions strayed: {seen.strays}, moved: "
+        f"{seen.verdict.moved} times",
         *(f"{what}: {count}" for what, count in sorted(seen.notes.items())),
         *(f"{code}: {text}" for code, text in sorted(operator.told.items())),
     ]

@@ -127,9 +127,18 @@ class Pair:
         primary.kill()
         while await self.primary() is not other:  # noqa: ASYNC110 - a sentinel has to be asked
             await asyncio.sleep(0.02)
-        await primary.start(*self._follow(other))
+        await self.rejoin(primary)
+
+    async def rejoin(self, one: Redis) -> None:
+        """Who was killed comes back as the other's replica."""
+        other = self.servers[self.servers[0] is one]
+        await one.start(*self._follow(other))
         await _comes(other, "INFO replication", b"state=online")
         await _comes(self._sentinel, f"SENTINEL REPLICAS {SERVICE}", b"master-link-status\r\n$2\r\nok")
+
+    async def replica(self) -> Redis:
+        """Whom the sentinel does not name."""
+        return self.servers[self.servers[0] is await self.primary()]
 
     async def primary(self) -> Redis:
         """Whom the sentinel names."""

@@ -55,8 +55,10 @@ def title(fault: Fault, different: Mapping[str, object]) -> str:
 def _settings(different: Mapping[str, object]) -> Iterable[str]:
     if different.get("outage") == "refuse":
         yield 'on_store_outage = "refuse"'
+    if different.get("policy") == "follow":
+        yield 'policy = "follow"'
     for line in str(different.get("store", "")).splitlines():
-        if line.startswith("fence_after"):
+        if line.startswith(("fence_after", "min_replicas")):
             yield line
 
 
@@ -65,6 +67,8 @@ def _clients(seen: Seen) -> str:
     parts = [f"{count:,} x {what}" for what, count in verdict.refused.most_common()]
     if verdict.excused:
         parts.append(f"{verdict.excused} lost with their worker")
+    if verdict.moved:
+        parts.append(f"{verdict.moved:,} times a session went with the pointer")
     if seen.strays:
         parts.append(f"{seen.strays} sessions on two releases, as `admit` lets them")
     if broken := verdict.broken.total():

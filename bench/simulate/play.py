@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from functools import partial
 from math import inf
 
-from bench.history import LINEARIZABLE, Flip, History, Move, Request, Verdict, check
+from bench.history import LINEARIZABLE, Flip, History, Move, Request, Verdict
+from bench.judge import check
 from bench.simulate.node import COLORS, RELEASES, Fleet, Node, Terms, Visit
 from bench.simulate.store import Server
 from bench.simulate.world import World

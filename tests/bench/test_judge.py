@@ -16,6 +16,7 @@ from bench.history import (
     ATOMIC,
     LINEARIZABLE,
     ONCE,
+    RECORDED,
     SHOWN,
     STICKY,
     WHOLE,
@@ -24,25 +25,9 @@ from bench.history import (
     History,
     Move,
     Request,
-    check,
 )
-
-RELEASES = {"blue": "v1", "green": "v2"}
-FLIPS = (Flip(1, "blue"), Flip(2, "green", 10.0, 11.0), Flip(3, "blue", 20.0, 21.0))
-_names = itertools.count()
-
-
-def ask(sent: float, answered: float, color: str = "blue", epoch: int = 0, **more: object) -> Request:
-    """A request that an agent has answered."""
-    release = RELEASES.get(color, "")
-    name = str(more.pop("id", f"r{next(_names)}"))
-    return Request(name, sent, answered, answered, 200, color, release, epoch, **more)  # type: ignore[arg-type]
-
-
-def ran(one: Request, **more: object) -> Execution:
-    """As the agent that answered saw it."""
-    run = Execution(one.id, one.release, one.sent + 0.001, one.answered - 0.001)
-    return run._replace(**more)  # type: ignore[arg-type]
+from bench.judge import check
+from tests.bench.histories import FLIPS, RELEASES, ask, ran
 
 
 def broken(*requests: Request, flips=FLIPS, runs=None, moves=(), dead=None) -> dict[int, int]:
@@ -256,6 +241,21 @@ def test_all_violations_are_counted_and_the_first_are_told():
 def test_what_is_no_history_is_refused(requests):
     with pytest.raises(ValueError, match="a "):
         check(History(requests, FLIPS))
+
+
+# 8. on record
+
+
+def test_a_flip_that_the_replicas_have_and_the_record_has_not_is_seen():
+    flips = (FLIPS[0], FLIPS[1]._replace(is_kept=True), FLIPS[2])
+
+    def lost(record: dict[int, str]) -> dict[int, int]:
+        return dict(check(History([], flips, record=record)).broken)
+
+    assert lost({1: "blue", 2: "green", 3: "blue"}) == {}
+    assert lost({1: "blue", 2: "green"}) == {}, "nobody was told that replicas have the third"
+    assert lost({1: "blue", 3: "blue"}) == {RECORDED: 1}
+    assert lost({1: "blue", 2: "blue"}) == {RECORDED: 1}, "another flip took its place"
 
 
 # by chance

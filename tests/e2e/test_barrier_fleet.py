@@ -14,7 +14,8 @@ import aiohttp
 import pytest
 from serving import BGPROXY, ROOT, Serve, environment, until
 
-from bench.history import Flip, History, Request, check
+from bench.history import Flip, History, Request
+from bench.judge import check
 
 pytestmark = pytest.mark.redis
 
