@@ -1,15 +1,16 @@
 """The bell of the pins, followed for ever: it says which pins others have ended or changed.
 
 Promises that every new subscription is told before what rings on it, so that whoever listens knows that something may
-have been missed. Survives whatever the store does. Must not know what is done about it.
+have been missed; and that whoever asks the store hears what rings before the answer comes (`Overheard`). Survives
+whatever the store does. Must not know what is done about it.
 """
 
 from __future__ import annotations
 
 import logging
 import random
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Iterator
+from contextlib import aclosing, contextmanager
 from typing import cast
 
 from bgproxy.errors import StoreUnavailable
@@ -18,6 +19,27 @@ from bgproxy.store.pinning import NodePins
 log = logging.getLogger(__name__)
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 2.0  # seconds before the next subscription; doubled at each failure
+
+
+class Overheard:
+    """What rings while a question is under way: its answer may be older than that."""
+
+    def __init__(self) -> None:
+        self._questions: dict[int, set[bytes]] = {}
+
+    @contextmanager
+    def meanwhile(self) -> Iterator[set[bytes]]:
+        """The pins that have rung since, to be looked at when the answer is there."""
+        rung: set[bytes] = set()
+        self._questions[id(rung)] = rung
+        try:
+            yield rung
+        finally:
+            del self._questions[id(rung)]
+
+    def rang(self, pin_id: bytes) -> None:
+        for rung in self._questions.values():
+            rung.add(pin_id)
 
 
 async def follow(

@@ -31,7 +31,7 @@ from bgproxy import tasks
 from bgproxy.errors import StoreUnavailable
 from bgproxy.rules.pin import Pin
 from bgproxy.store.batch import Batch
-from bgproxy.store.pin_bell import follow
+from bgproxy.store.pin_bell import Overheard, follow
 from bgproxy.store.pin_counts import Counted, PinCounts
 from bgproxy.store.pin_ends import Ended, Ends
 from bgproxy.store.pin_outage import Known, Outage, PinOptions
@@ -91,7 +91,7 @@ class PinCache:
         self._line = 0  # which subscription to the bell stands
         self._asked: dict[tuple[bytes, ...], _Asked] = {}
         self._learning: dict[bytes, list[tuple[Want, Done]]] = {}  # keys on their way to the store, and who waits
-        self._rung: dict[int, set[bytes]] = {}  # by question under way: the pins that have rung meanwhile
+        self._overheard = Overheard()
         self._questions = Batch(self._ask, "pins.resolve")
         self._lessons = Batch(self._teach, "pins.learn")
         self._ends = Ends(pins, known)
@@ -177,8 +177,7 @@ class PinCache:
         """Where these sessions live is asked for again at their next use."""
         for pin_id in pin_ids:
             self._table.drop(pin_id)
-            for rung in self._rung.values():
-                rung.add(pin_id)
+            self._overheard.rang(pin_id)
 
     def idle(self, pin_id: bytes) -> None:
         """No turn of that session is under way on this node any more. Costs nothing where nobody waits for that."""
@@ -223,7 +222,8 @@ class PinCache:
             return False
         try:
             await self._ends.tell()
-            await self._journal.write(self._pins, self._written)
+            with self._overheard.meanwhile() as rung:
+                await self._journal.write(self._pins, partial(self._written, self._clock(), self._line, rung))
             await self._turns.tell()
             self.refreshed += await self._uses.tell(self._lost)
         except StoreUnavailable:
@@ -254,16 +254,14 @@ class PinCache:
         return want
 
     async def _ask(self, questions: list[tuple[bytes, ...]]) -> None:
-        rung: set[bytes] = set()
-        self._rung[id(rung)] = rung
-        line, began, answers = self._line, self._clock(), list[Resolved | None]()
+        line, began, answers, rung = self._line, self._clock(), list[Resolved | None](), set[bytes]()
         try:
-            await self._ends.tell()
-            answers = await self._pins.resolve([self._asked[keys].want for keys in questions])
+            with self._overheard.meanwhile() as rung:
+                await self._ends.tell()
+                answers = await self._pins.resolve([self._asked[keys].want for keys in questions])
         except StoreUnavailable:
             pass  # the mirror tells of a store that is away
         finally:
-            del self._rung[id(rung)]
             for keys, found in zip_longest(questions, answers):
                 want, dones = self._asked.pop(keys)
                 if found is None:
@@ -275,7 +273,7 @@ class PinCache:
                 else:
                     _call(dones, found.pin, "created" if found.created else "found")
 
-    def _remember(self, entry: Want | Learned, found: Resolved, began: float, line: int, rung: Iterable[bytes]) -> None:
+    def _remember(self, entry: Want | Learned, found: Resolved, began: float, line: int, rung: set[bytes]) -> None:
         """Take over what the store has answered to a question that was put at `began`."""
         pin, keys = found.pin, entry.keys
         if found.created:
@@ -303,15 +301,13 @@ class PinCache:
         _call(dones, pin, why)
 
     async def _teach(self, lessons: list[tuple[Learned, Done]]) -> None:
-        line, began, answers = self._line, self._clock(), list[Resolved]()
-        rung: set[bytes] = set()
-        self._rung[id(rung)] = rung
+        line, began, answers, rung = self._line, self._clock(), list[Resolved](), set[bytes]()
         try:
-            answers = await self._pins.learn([learned for learned, _ in lessons])
+            with self._overheard.meanwhile() as rung:
+                answers = await self._pins.learn([learned for learned, _ in lessons])
         except StoreUnavailable:
             pass  # the mirror tells of a store that is away
         finally:
-            del self._rung[id(rung)]
             for (learned, done), found in zip_longest(lessons, answers):
                 if found is not None:
                     self._remember(learned, found, began, line, rung)
@@ -351,7 +347,7 @@ class PinCache:
         elif held is not None:
             self._table.drop(held.pin.id)
 
-    def _written(self, entry: Want | Learned, found: Resolved) -> None:
+    def _written(self, began: float, line: int, rung: set[bytes], entry: Want | Learned, found: Resolved) -> None:
         """The journal has reached the store; where that holds something else, it was first and wins."""
         if isinstance(entry, Want) and entry.was is not None:
             was, pin = entry.was, found.pin
@@ -360,7 +356,9 @@ class PinCache:
                 if pin.moved <= was.moved:
                     self._strayed()
         counted = isinstance(entry, Want)  # when it was written down
-        self._remember(entry, found._replace(created=found.created and not counted), self._clock(), self._line, ())
+        self._remember(entry, found._replace(created=found.created and not counted), began, line, rung)
+        if found.pin.id in rung:  # it has changed since
+            self.drop([held.pin.id for key in entry.keys if (held := self._by_key.get(key)) is not None])
 
     def _lost(self, key: bytes, held: Held) -> None:
         """The store knows nothing of a pin that is in use here, and nobody has ended it: it is written again."""

@@ -187,6 +187,27 @@ class TestAdmit:
         assert await rig.pins.find(key(99)) is None
         assert await rig.pins.find(key(100)) is not None
 
+    async def test_a_change_that_overtakes_the_answer_to_the_journal(
+        self, rig: Rig, node: tuple[PinCache, Line]
+    ) -> None:
+        """It is the end of the session, whose id begins another one, on the color that is active by then."""
+        cache, line = node
+        old = (await resolved(cache, "a")).pin
+        line.is_cut = True
+        await resolved(cache, "a")
+        line.mend()
+        line.gate = asyncio.Event()
+        telling = asyncio.ensure_future(cache.tell())
+        await settle()
+        rig.flip()
+        await rig.pins.end([key("a")])
+        [new] = await rig.pins.resolve([want("a")])
+        await settle()
+        line.gate.set()
+        assert await telling
+        assert cache.get([key("a")]) is None
+        assert (await resolved(cache, "a")).pin == new.pin != old
+
     async def test_what_cannot_be_written_stays(self, rig: Rig, node: tuple[PinCache, Line]) -> None:
         cache, line = node
         await away(line)
