@@ -24,6 +24,12 @@ class Uses:
         self._by_key = by_key
         self._clock = clock
 
+    def prune(self) -> None:
+        """The store is away, and may be for long: what this node does not remember any more is not told later."""
+        if len(self.due) > len(self._by_key):
+            for key in [key for key in self.due if key not in self._by_key]:
+                del self.due[key]
+
     async def tell(self, lost: Callable[[bytes, Held], None]) -> int:
         """Tell the store what is in use; how many pins that has prolonged. Raises `StoreUnavailable`.
 

@@ -219,6 +219,7 @@ class PinCache:
     async def tell(self) -> bool:
         """Write the journal and tell what is in use, now; whether the store took it. Called in the background."""
         if not self._known.connected:
+            self._uses.prune()
             return False
         try:
             await self._ends.tell()

@@ -187,6 +187,16 @@ class TestAdmit:
         assert await rig.pins.find(key(99)) is None
         assert await rig.pins.find(key(100)) is not None
 
+    async def test_what_was_used_in_a_long_outage_is_bounded_too(self, rig: Rig) -> None:
+        cache, line = rig.node(cache_size=10)
+        line.is_cut = True
+        for number in range(100):
+            await resolved(cache, number)
+            rig.clock.now += TTL / 3
+            assert cache.get([key(number)]) is not None
+            assert not await cache.tell()
+        assert len(cache._due) <= 11
+
     async def test_a_change_that_overtakes_the_answer_to_the_journal(
         self, rig: Rig, node: tuple[PinCache, Line]
     ) -> None:
