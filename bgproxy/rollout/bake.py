@@ -81,12 +81,13 @@ class _Watch:
     async def _look(self, state: FleetState | None) -> Finding | None:
         self._left = max(0.0, self._ends - await self._store.now())
         is_over = not self._left
+        is_last = is_over and not self._is_asked  # held, it goes on, and what is good enough as a last word is none
         gathered = await self._gatherer.look()
         new, old = gathered.since.get(self._new, Window()), gathered.before.get(self._old, Window())
-        if is_over and not self._is_asked:
+        if is_last:
             self._is_asked = True
             await self.jury.ask_all()
-        found = self._judge.look(new, old, last=is_over)
+        found = self._judge.look(new, old, last=is_last)
         finding = self._with_votes(found, gathered)
         await self._gatherer.tell(finding, held=self._is_held)
         both = {"new": new, "old": gathered.since.get(self._old, Window())}

@@ -251,6 +251,21 @@ async def test_held_its_judges_are_asked_at_their_own_pace(story, monkeypatch):
     assert len(asked) == 2, "as it began, and as its time was over"
 
 
+async def test_held_it_is_not_judged_at_every_look_as_if_that_were_the_last(story, votes):
+    votes[:] = [SILENT]
+
+    async def unlucky() -> float:
+        story.per_second = (50, 2 if story.at > 120.0 and story.at % 3 == 0 else 1)  # 2.7 %, which may be chance
+        now = await Story.now(story)
+        if now >= 200.0:
+            story.state = replace(story.state, run=replace(story.state.run, approvals={"bake": "ada"}))
+        return now
+
+    story.now = unlucky
+    found = await story.watch(replace(judged(), max_p95_ratio=None, on_undecided="hold"))
+    assert (found.verdict, story.at, found.evidence["new"]["errors"]) == (Verdict.PASS, 201.0, 127)
+
+
 async def test_silence_neither_accuses_nor_acquits(votes):
     jury = Jury(judged(in_a_row=2), Trial("green", Release("v2", ("http://a:1",)), None, ONE_ROUTE))
     good = votes[0]
