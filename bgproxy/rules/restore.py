@@ -38,7 +38,7 @@ def judge(held: FleetState, found: FleetState | None) -> Verdict:
         if found.pointer.epoch < held.pointer.epoch:
             return Verdict.BEHIND
         return Verdict.NEWER if found.revision > held.revision else Verdict.PASSED
-    if found.pointer != held.pointer:
+    if found.pointer != held.pointer and not _is_made_again(held, found):
         return Verdict.SPLIT
     if found.revision != held.revision:
         return Verdict.NEWER if found.revision > held.revision else Verdict.BEHIND
@@ -164,6 +164,12 @@ def _written(
 def _content(state: FleetState) -> FleetState:
     """Without deadlines, whose last digit a store may round otherwise; setting one is seen by its release's time."""
     return replace(state, releases={c: replace(release, deadline=0.0) for c, release in state.releases.items()})
+
+
+def _is_made_again(held: FleetState, found: FleetState) -> bool:
+    """Whether the two pointers are of one flip: a failover has lost that it was made, and it was finished once more."""
+    labels = [{color: one.label for color, one in state.releases.items()} for state in (held, found)]
+    return replace(found.pointer, at=held.pointer.at) == held.pointer and labels[0] == labels[1]
 
 
 def _place(state: FleetState) -> dict[str, object]:

@@ -70,6 +70,18 @@ def test_a_deadline_that_another_clock_has_rounded_is_no_other_state() -> None:
     assert judge(ours, theirs) is Verdict.SAME
 
 
+@pytest.mark.parametrize(
+    ("revision", "verdict"), [(9, Verdict.BEHIND), (10, Verdict.CHANGED), (11, Verdict.NEWER)]
+)
+def test_one_flip_that_was_made_twice_is_no_split(revision: int, verdict: Verdict) -> None:
+    """A failover lost its commit, not that it was begun: any node makes it again, at another time."""
+    twin = state(revision=revision)
+    twin = replace(twin, pointer=replace(twin.pointer, at=twin.pointer.at + 0.2))
+    assert judge(HELD, twin) is verdict
+    other = replace(state(revision=revision, labels={"blue": "v1", "green": "v3"}), pointer=twin.pointer)
+    assert judge(HELD, other) is Verdict.SPLIT, "the same move of another history"
+
+
 def found(*arguments: Any, **more: Any) -> Contradiction:
     other = state(*arguments, **more) if arguments or more else None
     return Contradiction(judge(HELD, other), HELD, other)
