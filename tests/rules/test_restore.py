@@ -70,9 +70,7 @@ def test_a_deadline_that_another_clock_has_rounded_is_no_other_state() -> None:
     assert judge(ours, theirs) is Verdict.SAME
 
 
-@pytest.mark.parametrize(
-    ("revision", "verdict"), [(9, Verdict.BEHIND), (10, Verdict.CHANGED), (11, Verdict.NEWER)]
-)
+@pytest.mark.parametrize(("revision", "verdict"), [(9, Verdict.BEHIND), (10, Verdict.CHANGED), (11, Verdict.NEWER)])
 def test_one_flip_that_was_made_twice_is_no_split(revision: int, verdict: Verdict) -> None:
     """A failover lost its commit, not that it was begun: any node makes it again, at another time."""
     twin = state(revision=revision)
