@@ -1,8 +1,11 @@
 """Talks HTTP to the admin API, for the verbs that ask it something.
 
 `http.client` of the standard library, not aiohttp: a verb makes one request and ends, and importing aiohttp alone would
-take longer than everything else that it does. Promises: whatever goes wrong is `Unreachable` or `RefusedByApi`, no text
-holds the token, and no proxy of the environment is used: the admin API is near, and the token is nobody else's.
+take longer than everything else that it does. Workers share a port, and the kernel gives a connection to one that is
+stopped as to any other: so each is asked for a sign of life first, and nothing else is sent where none comes.
+
+Promises: whatever goes wrong is `Unreachable` or `RefusedByApi`, no text holds the token, and no proxy of the
+environment is used: the admin API is near, and the token is nobody else's.
 """
 
 from __future__ import annotations
@@ -21,6 +24,9 @@ from bgproxy.errors import TYPE_PREFIX, BgproxyError, ConfigError
 
 DEFAULT_ADMIN = "http://127.0.0.1:9900"
 ANSWER_TIMEOUT = 60.0  # s; a flip waits for the target's readiness, everything else takes milliseconds
+KNOCK_TIMEOUT = 0.5  # s, for a sign of life; then another connection is tried, which another worker may get
+KNOCKS = 12  # of two workers, one of them stopped, all of these meet the stopped one in 1 of 4,096 calls
+LAST_KNOCK_TIMEOUT = 10.0  # s; the last one waits longer, for a host that is busy
 MAX_ANSWER_BYTES = 64 * 1024 * 1024
 MAX_LINE_BYTES = 1024 * 1024  # of an event stream
 
@@ -109,7 +115,7 @@ class Admin:
                 f"--idempotency-key {key!r}: this is none; write 1 to 255 visible ASCII characters, none of them a "
                 "quote or backslash"
             )
-        connection = self._connection(ANSWER_TIMEOUT)
+        connection = self._awake(ANSWER_TIMEOUT)
         try:
             answer = self._send(connection, method, path, body, {"Idempotency-Key": f'"{key}"'} if key else {})
             document = self._document(answer)
@@ -124,7 +130,7 @@ class Admin:
 
     def stream(self, path: str, silence_timeout: float, last_event_id: str = "") -> Iterator[str]:
         """The lines of an event stream until it ends; Unreachable where it breaks or says nothing for so long."""
-        connection = self._connection(silence_timeout)
+        connection = self._awake(silence_timeout)
         fields = {"Accept": "text/event-stream"}
         if last_event_id:
             fields["Last-Event-ID"] = last_event_id
@@ -143,6 +149,39 @@ class Admin:
         finally:
             connection.close()
 
+    def _awake(self, timeout: float) -> http.client.HTTPConnection:
+        """A connection on which somebody has just answered. Raises Unreachable."""
+        for last in (*(False,) * (KNOCKS - 1), True):
+            connection = self._connected(LAST_KNOCK_TIMEOUT if last else KNOCK_TIMEOUT)
+            try:
+                if not self._socket_path:  # of which there is one, that all of them accept from
+                    connection.request("GET", f"{self._prefix}/livez", headers={"User-Agent": f"bgproxy/{__version__}"})
+                    connection.getresponse().read(MAX_ANSWER_BYTES)
+            except TimeoutError:
+                connection.close()
+                continue
+            except (OSError, http.client.HTTPException):
+                connection.close()  # the question itself will show what answers there
+            connection.timeout = timeout
+            if connection.sock is not None:
+                connection.sock.settimeout(timeout)
+            return connection
+        raise Unreachable(
+            f"no worker answers at {self.url}, though it is listened there: they are stopped or hang; nothing was "
+            "asked of them, look at their processes"
+        )
+
+    def _connected(self, timeout: float) -> http.client.HTTPConnection:
+        connection = self._connection(timeout)
+        try:
+            connection.connect()
+        except OSError as error:
+            raise Unreachable(
+                f"nothing answers at {self.url}: {error.strerror or error}; "
+                "start `bgproxy serve`, or name its admin address with --admin or BGPROXY_ADMIN"
+            ) from None
+        return connection
+
     def _connection(self, timeout: float) -> http.client.HTTPConnection:
         if self._socket_path:
             return _SocketConnection(self._socket_path, timeout)
@@ -157,13 +196,6 @@ class Admin:
         body: Mapping[str, Any] | None,
         fields: Mapping[str, str],
     ) -> http.client.HTTPResponse:
-        try:
-            connection.connect()
-        except OSError as error:
-            raise Unreachable(
-                f"nothing answers at {self.url}: {error.strerror or error}; "
-                "start `bgproxy serve`, or name its admin address with --admin or BGPROXY_ADMIN"
-            ) from None
         data = json.dumps(body).encode() if body is not None else None
         content = {"Content-Type": "application/json"} if body is not None else {}
         with self._reading():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -16,12 +17,12 @@ from bgproxy.cli.main import app
 
 @pytest.fixture
 def served() -> Iterator[Callable[..., FakeAdmin]]:
-    """Start a fake admin API, on TCP or on a Unix socket."""
+    """Start a fake admin API, on TCP (a port that may be shared) or on a Unix socket."""
     threads: list[Served] = []
 
-    def serve(unix: Path | None = None) -> FakeAdmin:
+    def serve(unix: Path | None = None, *, shared: bool = False) -> FakeAdmin:
         admin = FakeAdmin()
-        thread = Served(admin, unix)
+        thread = Served(admin, unix, shared)
         thread.start()
         assert thread.ready.wait(5)
         threads.append(thread)
@@ -52,7 +53,7 @@ def run(admin, monkeypatch) -> Callable[..., Result]:
 
 @pytest.fixture
 def stranger() -> Iterator[Callable[[bytes], str]]:
-    """Something that takes one connection, reads a request, sends the bytes and hangs up; returns its URL."""
+    """Something that reads a request of each connection, sends the bytes and hangs up; returns its URL."""
     sockets: list[socket.socket] = []
     threads: list[threading.Thread] = []
 
@@ -61,10 +62,12 @@ def stranger() -> Iterator[Callable[[bytes], str]]:
         sockets.append(listener)
 
         def talk() -> None:
-            connection, _ = listener.accept()
-            with connection:
-                connection.recv(65536)
-                connection.sendall(sent)
+            with suppress(OSError):  # the listener is closed at the end
+                while True:
+                    connection, _ = listener.accept()
+                    with connection:
+                        connection.recv(65536)
+                        connection.sendall(sent)
 
         threads.append(threading.Thread(target=talk, daemon=True))
         threads[-1].start()
@@ -72,6 +75,7 @@ def stranger() -> Iterator[Callable[[bytes], str]]:
 
     yield serve
     for listener in sockets:
+        listener.shutdown(socket.SHUT_RDWR)  # wakes who accepts
         listener.close()
     for thread in threads:
         thread.join(5)

@@ -20,8 +20,12 @@ class FakeAdmin:
     answers: dict[tuple[str, str], Any] = field(default_factory=dict)
     asked: list[tuple[str, str, Any]] = field(default_factory=list)
     fields: list[dict[str, str]] = field(default_factory=list)
+    knocks: int = 0
 
     async def answer(self, request: web.Request) -> web.StreamResponse:
+        if request.path.endswith("/livez"):
+            self.knocks += 1
+            return web.json_response({"alive": True})
         text = await request.text()
         self.asked.append((request.method, request.path_qs, json.loads(text) if text else None))
         self.fields.append(dict(request.headers))
@@ -32,9 +36,9 @@ class FakeAdmin:
 
 
 class Served(threading.Thread):
-    def __init__(self, admin: FakeAdmin, unix: Path | None) -> None:
+    def __init__(self, admin: FakeAdmin, unix: Path | None, shared: bool) -> None:
         super().__init__(daemon=True)
-        self._admin, self._unix = admin, unix
+        self._admin, self._unix, self._shared = admin, unix, shared
         self.ready = threading.Event()
         self._loop = asyncio.new_event_loop()
 
@@ -51,7 +55,7 @@ class Served(threading.Thread):
             await web.UnixSite(runner, str(self._unix)).start()
             self._admin.url = f"unix:{self._unix}"
         else:
-            await web.TCPSite(runner, "127.0.0.1", 0).start()
+            await web.TCPSite(runner, "127.0.0.1", 0, reuse_port=self._shared).start()
             self._admin.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
         self._end = asyncio.Event()
         self.ready.set()

@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import json
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from urllib.parse import urlsplit
 
 import pytest
 from aiohttp import web
-from fake_admin import problem
+from fake_admin import FakeAdmin, problem
+
+from bgproxy.cli import client
 
 MOVED = {"active": "green", "previous": "blue", "epoch": 8, "took_ms": 1.25, "changed": True}
 
@@ -164,6 +170,52 @@ def test_no_socket_there(run, tmp_path):
     result = run("flip", "green", "--admin", f"unix:{tmp_path}/none.sock")
     assert result.exit_code == 3
     assert "No such file or directory" in result.stderr
+
+
+@contextmanager
+def stopped_beside(admin: FakeAdmin) -> Iterator[socket.socket]:
+    """A worker on the same port that accepts nothing, as one that is stopped."""
+    with socket.socket() as worker:
+        worker.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        worker.bind(("127.0.0.1", urlsplit(admin.url).port))
+        worker.listen(64)
+        worker.setblocking(False)
+        yield worker
+
+
+def asked_of(worker: socket.socket) -> list[bytes]:
+    """What lies in the queue of one that is stopped."""
+    found = []
+    with suppress(BlockingIOError):
+        while True:
+            line, _ = worker.accept()
+            with line:
+                found.append(line.recv(65536).split(b" HTTP", 1)[0])
+    return found
+
+
+def test_what_is_asked_does_not_wait_at_a_worker_that_is_stopped(served, monkeypatch, run):
+    admin = served(shared=True)
+    monkeypatch.setattr(client, "KNOCK_TIMEOUT", 0.1)
+    with stopped_beside(admin) as worker:
+        admin.answers["POST", "/v1/flip"] = MOVED
+        met: list[bytes] = []
+        for _ in range(40):
+            assert run("flip", "green", "--admin", admin.url).exit_code == 0
+            if met := asked_of(worker):
+                break
+        assert set(met) == {b"GET /livez"}, "nothing is left there to be done when it goes on"
+
+
+def test_all_are_stopped(monkeypatch, run):
+    monkeypatch.setattr(client, "KNOCK_TIMEOUT", 0.01)
+    monkeypatch.setattr(client, "LAST_KNOCK_TIMEOUT", 0.01)
+    with socket.create_server(("127.0.0.1", 0), backlog=64) as worker:
+        worker.setblocking(False)
+        result = run("flip", "green", "--admin", f"127.0.0.1:{worker.getsockname()[1]}")
+        assert (result.exit_code, result.stdout) == (3, "")
+        assert "they are stopped or hang; nothing was asked of them" in result.stderr
+        assert asked_of(worker) == [b"GET /livez"] * client.KNOCKS
 
 
 STRANGERS = {
