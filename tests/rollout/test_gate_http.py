@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import suppress
 
 import pytest
 from aiohttp import web
@@ -94,6 +95,22 @@ async def stream(request: web.Request, count: int) -> web.StreamResponse:
         await response.write(f"data: {number}\n\n".encode())
     await asyncio.Event().wait()
     return response
+
+
+@pytest.mark.parametrize("piece", [b"data: " + b"x" * 65_536 + b"\n" * ends for ends in (1, 2)], ids=["one", "many"])
+async def test_of_a_stream_that_is_too_much_no_more_is_read(agent, piece):
+    async def endless(request: web.Request) -> web.StreamResponse:
+        answer = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+        await answer.prepare(request)
+        with suppress(ConnectionError):
+            while True:
+                await answer.write(piece)
+        return answer
+
+    agent.answer = endless
+    finding = await agent.found(HttpGate(expect_events=9_999, timeout=60.0))
+    assert finding.verdict is Verdict.FAIL
+    assert "events came, expected are 9999" in finding.why
 
 
 async def test_a_stream_that_never_ends_is_read_as_far_as_it_is_asked_about(agent):

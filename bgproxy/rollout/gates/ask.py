@@ -22,6 +22,7 @@ from bgproxy.rules.gate import Answer
 
 KEPT_BYTES = 1_048_576  # of a body
 MOST_EVENTS = 10_000
+MOST_EVENT_CHARACTERS = 8_388_608  # of all events' data together
 CLOSE_TIMEOUT = 1.0  # seconds for an agent to say goodbye on a WebSocket, too
 AGENT = f"bgproxy-gate/{__version__}"
 
@@ -134,7 +135,7 @@ class _Reading:
                 self._events.feed(chunk)
                 if self._enough is not None and self._enough(self._events.found):
                     return
-                if len(self._events.found) >= MOST_EVENTS:
+                if self._events.is_full:
                     return
 
     def answer(self, trouble: str = "") -> Answer:
@@ -158,6 +159,12 @@ class Events:
         self.found: list[str] = []
         self._rest = b""
         self._data: list[str] = []
+        self._size = 0
+
+    @property
+    def is_full(self) -> bool:
+        """Whether no more is to be kept."""
+        return len(self.found) >= MOST_EVENTS or self._size >= MOST_EVENT_CHARACTERS
 
     def feed(self, chunk: bytes) -> None:
         """Take more bytes. A line that never ends is given up at what is kept of a body."""
@@ -170,3 +177,4 @@ class Events:
                 self._data = []
             elif line.startswith(b"data:"):
                 self._data.append(line[5:].removeprefix(b" ").decode(errors="replace"))
+                self._size += len(self._data[-1]) + 1
