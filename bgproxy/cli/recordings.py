@@ -13,6 +13,7 @@ import typer
 
 from bgproxy.cli.options import ConfigFile, Json
 from bgproxy.cli.report import clean, print_json, reported
+from bgproxy.cli.settings import loaded
 from bgproxy.cli.verbs import verb
 from bgproxy.errors import BgproxyError
 
@@ -63,10 +64,9 @@ def delete(
 
 
 def _records(config: str | None) -> Records:
-    from bgproxy.config import Settings
     from bgproxy.rollout.recording import records_of
 
-    options = Settings.load(config).recording()
+    options = loaded(config).recording()
     if not options.directory:
         raise BgproxyError("nothing is recorded: the configuration names no recording.directory")
     return records_of(options)

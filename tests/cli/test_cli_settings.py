@@ -148,6 +148,14 @@ def test_config_check(run, tmp_path):
     assert json.loads(as_json.stdout)["code"] == "config"
 
 
+@pytest.mark.parametrize("words", [("config", "check"), ("config", "show"), ("recordings", "list")])
+def test_whoever_named_no_file_is_told_so(run, tmp_path, words):
+    told = "no file was named, so these are the defaults and the environment: name one with --config"
+    assert told in run(*words).stderr
+    (tmp_path / "c.toml").write_text("workrs = 1\n")
+    assert told not in run(*words, "--config", str(tmp_path / "c.toml")).stderr
+
+
 def test_config_show_masks_secrets(run, tmp_path):
     secret = "0123456789abcdef0123456789abcdef"
     (tmp_path / "c.toml").write_text(f'store = "redis://u:hush@h:1/0"\n[[token]]\nname = "a"\nsecret = "{secret}"\n')
