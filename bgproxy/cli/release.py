@@ -124,13 +124,18 @@ def bake(
 
 
 def approve(
-    gate: Annotated[str, typer.Argument(metavar="GATE", show_default=False, help="By name; else what waits.")] = "",
+    gate: Annotated[
+        str, typer.Argument(metavar="GATE", show_default=False, help="A manual gate's name, or bake; else what waits.")
+    ] = "",
     reason: Reason = "",
     admin: AdminUrl = ADMIN,
     token: Token = "",
     as_json: Json = False,
 ) -> None:
-    """Say yes to the manual gate that a release waits for; it is on record under your token's name."""
+    """Say yes to the manual gate that a release waits for; it is on record under your token's name.
+
+    A bake takes one too: what cannot be judged settles then, once the time of the bake is over.
+    """
     with reported(as_json, lines=True):
         asked = {**({"gate": gate} if gate else {}), **why(reason)}
         answer = Admin(admin, token).post("/v1/run/approve", asked, expect="steps")
@@ -142,7 +147,10 @@ def approve(
 
 
 def abort(reason: Reason = "", admin: AdminUrl = ADMIN, token: Token = "", as_json: Json = False) -> None:
-    """End the release that is being brought out, with nothing flipped; once it has flipped, by a rollback."""
+    """End the release that is being brought out, with nothing flipped; once it has flipped, by a rollback.
+
+    A watch that `bgproxy bake` began ends with nothing moved.
+    """
     with reported(as_json, lines=True):
         answer = Admin(admin, token).post("/v1/run/abort", why(reason), expect="steps")
         if as_json:

@@ -34,7 +34,9 @@ def retire(
         bool,
         typer.Option("--force", metavar="", help="Do not wait for the window, and end the sessions there; on record."),
     ] = False,
-    yes: Annotated[bool, typer.Option("--yes", "-y", metavar="", help="Do not ask.")] = False,
+    yes: Annotated[
+        bool, typer.Option("--yes", "-y", metavar="", help="Do not ask; nobody is asked but at a terminal.")
+    ] = False,
     reason: Reason = "",
     admin: AdminUrl = ADMIN,
     token: Token = "",
@@ -82,7 +84,7 @@ def _agree(standing: Mapping[str, Any], yes: bool) -> None:
         return
     what = f"{standing.get('release')} on {standing.get('color')}"
     said = standing.get("after_this") or "after that there is no rollback to it"
-    typer.echo(clean(f"{what} is taken down; {said}"), err=True)
+    typer.echo(clean(f"{what} is to be taken down; {said}"), err=True)
     if sys.stdin.isatty() and not typer.confirm("Go on?"):
         raise typer.Exit(REFUSED)
 

@@ -38,7 +38,7 @@ def test_it_is_followed_to_its_end_and_says_what_it_frees(run, admin, words):
     looked_at(admin, blue(), blue(order=ORDER), blue("retired"))
     result = run("retire", *words, "--reason", "why", "--admin", admin.url)
     assert result.exit_code == 0, result.output
-    assert result.stderr == "v1 on blue is taken down; after that there is no rollback to it\n"
+    assert result.stderr == "v1 on blue is to be taken down; after that there is no rollback to it\n"
     assert result.stdout == "v1 on blue is retired: 3 replicas freed, 1.25 replica-hours run double\n"
     assert [body for method, _, body in admin.asked if method == "POST"] == [{"reason": "why"}]
 
@@ -83,7 +83,7 @@ def test_for_later_it_only_orders_and_takes_back(run, admin):
 def test_what_there_is_no_way_back_from_is_said_before(run, admin):
     looked_at(admin, {**blue(), "after_this": "v2's contract step removes what v1 needs"}, blue("retired"))
     result = run("retire", "blue", "--admin", admin.url)
-    assert result.stderr == "v1 on blue is taken down; v2's contract step removes what v1 needs\n"
+    assert result.stderr == "v1 on blue is to be taken down; v2's contract step removes what v1 needs\n"
 
 
 def test_the_status_says_what_runs_double_and_what_is_to_be_retired(run, admin):
