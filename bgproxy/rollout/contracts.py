@@ -8,7 +8,7 @@ from typing import Any
 from bgproxy.rollout.gates.a2a import card_of
 from bgproxy.rollout.gates.ask import upstream
 from bgproxy.rollout.gates.mcp import McpClient
-from bgproxy.rollout.gates.tried import Broken, Tried
+from bgproxy.rollout.gates.tried import Broken, Tried, items_of
 from bgproxy.rules.assertion import MISSING
 from bgproxy.rules.contract import Contract, Part
 
@@ -41,7 +41,7 @@ async def mcp_contract(url: str, path: str, fields: Mapping[str, str], timeout: 
 
 def _arguments(prompt: Mapping[str, Any]) -> dict[str, Any]:
     """A prompt's arguments as a schema."""
-    arguments = [one for one in prompt.get("arguments") or [] if isinstance(one, Mapping)]
+    arguments = [one for one in items_of(prompt, "arguments") if isinstance(one, Mapping)]
     return {
         "properties": {str(one.get("name")): {} for one in arguments},
         "required": [str(one.get("name")) for one in arguments if one.get("required")],
@@ -56,16 +56,16 @@ async def a2a_contract(url: str, path: str, fields: Mapping[str, str], timeout: 
 
 
 def _of_card(card: Mapping[str, Any]) -> Iterator[str]:
-    for skill in card.get("skills") or []:
+    for skill in items_of(card, "skills"):
         yield f"skill {skill.get('id') if isinstance(skill, Mapping) else skill}"
     capabilities = card.get("capabilities")
     for name, value in (capabilities if isinstance(capabilities, Mapping) else {}).items():
         if value is True:
             yield f"capability {name}"
     for kind in ("defaultInputModes", "defaultOutputModes"):
-        for mode in card.get(kind) or []:
+        for mode in items_of(card, kind):
             yield f"{'input' if 'Input' in kind else 'output'} mode {mode}"
-    for one in card.get("supportedInterfaces") or []:
+    for one in items_of(card, "supportedInterfaces"):
         if isinstance(one, Mapping):
             yield f"interface {one.get('protocolBinding')} {one.get('protocolVersion')}"
     if "supportedInterfaces" not in card:  # before 1.0
@@ -83,7 +83,7 @@ async def openapi_contract(url: str, path: str, fields: Mapping[str, str], timeo
         for method in _METHODS:
             operation = item.get(method) if isinstance(item, Mapping) else None
             if isinstance(operation, Mapping):
-                common = item.get("parameters") or []
+                common = items_of(item, "parameters")
                 parts[f"{method.upper()} {place}"] = Part(_taken(operation, common), _given(operation))
     return Contract(parts, document)
 
@@ -92,7 +92,7 @@ def _taken(operation: Mapping[str, Any], common: list[Any]) -> dict[str, Any]:
     """What an operation takes as one schema: its parameters by place and name, and its body."""
     properties: dict[str, Any] = {}
     required: list[str] = []
-    for one in [*common, *(operation.get("parameters") or [])]:
+    for one in [*common, *items_of(operation, "parameters")]:
         if isinstance(one, Mapping) and "name" in one:
             name = f"{one.get('in')} {one['name']}"
             properties[name] = one.get("schema", {})

@@ -100,6 +100,7 @@ async def test_more_is_no_difference(old, new):
         ("/v1/models", None, "models: {url} does not have it any more: /v1/models: the status is 404"),
         ("/openapi.json", {"openapi": "3.1.0", "paths": {}}, "openapi: POST /v1/ask is gone"),
         ("/.well-known/agent-card.json", {**CARD, "skills": []}, "a2a: skill plan is gone"),
+        ("/.well-known/agent-card.json", {**CARD, "skills": 5}, "a2a: skill plan is gone"),
         ("/.well-known/agent-card.json", {**CARD, "capabilities": {}}, "a2a: capability streaming is gone"),
     ],
 )

@@ -11,8 +11,8 @@ from urllib.parse import urlsplit
 from bgproxy.rollout.gates.ask import Upstream, json_body
 from bgproxy.rollout.gates.mcp import response_in, result_of
 from bgproxy.rollout.gates.trial import Trial
-from bgproxy.rollout.gates.tried import Broken, Tried, on_each
-from bgproxy.rules.assertion import MISSING
+from bgproxy.rollout.gates.tried import Broken, Tried, items_of, on_each
+from bgproxy.rules.assertion import MISSING, shown
 from bgproxy.rules.gate import Answer, Finding, check_json, too_slow
 from bgproxy.rules.plan import A2aGate
 
@@ -48,15 +48,22 @@ def interface_of(card: Mapping[str, Any], endpoint: str) -> Interface:
         for one in offered:
             if isinstance(one, Mapping) and one.get("protocolBinding") == "JSONRPC":
                 version = "0.3" if str(one.get("protocolVersion", "1.0")).startswith("0.") else "1.0"
-                return Interface(endpoint or urlsplit(str(one.get("url"))).path or "/", version)
+                return Interface(endpoint or _path_of(one.get("url")), version)
         raise Broken("the agent card offers no interface over JSON-RPC")
     if card.get("preferredTransport", "JSONRPC") != "JSONRPC" and not endpoint:  # 0.3
-        more = [one for one in card.get("additionalInterfaces") or [] if isinstance(one, Mapping)]
+        more = [one for one in items_of(card, "additionalInterfaces") if isinstance(one, Mapping)]
         url = next((one.get("url") for one in more if one.get("transport") == "JSONRPC"), None)
         if url is None:
             raise Broken("the agent card offers no interface over JSON-RPC")
-        return Interface(urlsplit(str(url)).path or "/", "0.3")
-    return Interface(endpoint or urlsplit(str(card.get("url", ""))).path or "/", "0.3")
+        return Interface(_path_of(url), "0.3")
+    return Interface(endpoint or _path_of(card.get("url", "")), "0.3")
+
+
+def _path_of(url: object) -> str:
+    try:
+        return urlsplit(str(url)).path or "/"
+    except ValueError:
+        raise Broken(f"the agent card has an address that is none: {shown(url)}") from None
 
 
 async def try_a2a(gate: A2aGate, trial: Trial) -> Finding:
@@ -65,7 +72,7 @@ async def try_a2a(gate: A2aGate, trial: Trial) -> Finding:
 
     async def one(agent: Upstream, tried: Tried) -> None:
         card = await card_of(agent, tried, gate.path, fields, gate.timeout)
-        skills = {str(skill.get("id")) for skill in card.get("skills") or [] if isinstance(skill, Mapping)}
+        skills = {str(skill.get("id")) for skill in items_of(card, "skills") if isinstance(skill, Mapping)}
         tried.fail(*(f"the card has no skill {name}" for name in gate.skills if name not in skills))
         if gate.text:
             await _send(gate, agent, tried, interface_of(card, gate.endpoint), fields)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -35,6 +35,12 @@ class Tried:
         """The answers, the last one first: it is what a failing upstream failed by."""
         for what, answer in reversed(self.answers):
             yield {"upstream": self.url, "asked": what, **answer.evidence()}
+
+
+def items_of(document: Mapping[str, Any], name: str) -> list[Any]:
+    """A member of what an agent says as the list that it should be; empty where it is none."""
+    found = document.get(name)
+    return found if isinstance(found, list) else []
 
 
 class Broken(Exception):
