@@ -22,20 +22,19 @@ async def mcp_contract(url: str, path: str, fields: Mapping[str, str], timeout: 
     """Tools, prompts, resources and resource templates. Raises `Broken` where no MCP server answers."""
     async with upstream(url) as agent:
         client = McpClient(agent, Tried(url), path, fields, timeout)
-        await client.open()
         parts: dict[str, Part] = {}
-        if "tools" in client.capabilities:
-            for tool in await client.every("tools/list", "tools"):
-                parts[f"tool {tool.get('name')}"] = Part(tool.get("inputSchema"), tool.get("outputSchema"))
-        if "prompts" in client.capabilities:
-            for prompt in await client.every("prompts/list", "prompts"):
-                parts[f"prompt {prompt.get('name')}"] = Part(_arguments(prompt))
-        if "resources" in client.capabilities:
-            for resource in await client.every("resources/list", "resources"):
-                parts[f"resource {resource.get('uri')}"] = Part()
-            for template in await client.every("resources/templates/list", "resourceTemplates"):
-                parts[f"resource template {template.get('uriTemplate')}"] = Part()
-        await client.close()
+        async with client.session():
+            if "tools" in client.capabilities:
+                for tool in await client.every("tools/list", "tools"):
+                    parts[f"tool {tool.get('name')}"] = Part(tool.get("inputSchema"), tool.get("outputSchema"))
+            if "prompts" in client.capabilities:
+                for prompt in await client.every("prompts/list", "prompts"):
+                    parts[f"prompt {prompt.get('name')}"] = Part(_arguments(prompt))
+            if "resources" in client.capabilities:
+                for resource in await client.every("resources/list", "resources"):
+                    parts[f"resource {resource.get('uri')}"] = Part()
+                for template in await client.every("resources/templates/list", "resourceTemplates"):
+                    parts[f"resource template {template.get('uriTemplate')}"] = Part()
         return Contract(parts)
 
 

@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
 from aiohttp import web
 from gate_bench import Bench, bench
 
+from bgproxy.rollout.contracts import mcp_contract
+from bgproxy.rollout.gates.tried import Broken
 from bgproxy.rollout.parity import try_parity
 from bgproxy.rollout.ready import await_ready
 from bgproxy.rules.gate import Finding, Verdict
@@ -34,6 +37,7 @@ class Exposing:
 
     def __init__(self, agent: Bench) -> None:
         self.url = agent.url
+        self.asked = agent.asked
         self.tools: list[Any] | None = [SEARCH, FETCH]
         self.documents: dict[str, Any] = {
             "/.well-known/agent-card.json": CARD,
@@ -51,13 +55,16 @@ class Exposing:
     def _mcp(self, message: dict[str, Any]) -> web.StreamResponse:
         if message["method"] == "initialize":
             result: Any = {"protocolVersion": "2025-11-25", "capabilities": {"tools": {}}, "serverInfo": {}}
+        elif message["method"] == "tools/list" and not self.tools:
+            result = {}
         elif message["method"] == "tools/list" and message["params"]:
             result = {"tools": self.tools[1:]}  # type: ignore[index]
         elif message["method"] == "tools/list":
             result = {"tools": self.tools[:1], "nextCursor": "more"}  # type: ignore[index]
         else:
             return web.Response(status=202)
-        return web.json_response({"jsonrpc": "2.0", "id": message["id"], "result": result})
+        answer = {"jsonrpc": "2.0", "id": message["id"], "result": result}
+        return web.json_response(answer, headers={"Mcp-Session-Id": "s1"})
 
 
 @pytest.fixture
@@ -116,6 +123,14 @@ async def test_what_clients_would_miss_blocks_or_warns(old, new, path, document,
     assert (finding.verdict, finding.why.endswith(f"; warnings: {told}")) == (Verdict.PASS, True)
     finding = await compared(old, new, Parity(removed="ignore", narrowed="ignore"))
     assert (finding.verdict, finding.why) == (Verdict.PASS, "compared: no contract")
+
+
+@pytest.mark.parametrize("tools", [[SEARCH, FETCH], []], ids=["listed", "broken"])
+async def test_an_mcp_session_is_ended_also_where_the_server_breaks_it(old, tools):
+    old.tools = tools
+    with pytest.raises(Broken) if not tools else nullcontext():
+        await mcp_contract(old.url, "/mcp", {}, 5.0)
+    assert [fields["Mcp-Session-Id"] for method, _, fields, _ in old.asked if method == "DELETE"] == ["s1"]
 
 
 async def test_a_required_parameter_of_an_operation_is_narrower(old, new):

@@ -23,7 +23,7 @@ from bgproxy.rules.gate import Answer
 KEPT_BYTES = 1_048_576  # of a body
 MOST_EVENTS = 10_000
 MOST_EVENT_CHARACTERS = 8_388_608  # of all events' data together
-CLOSE_TIMEOUT = 1.0  # seconds for an agent to say goodbye on a WebSocket, too
+CLOSE_TIMEOUT = 1.0  # seconds for an agent to say goodbye
 AGENT = f"bgproxy-gate/{__version__}"
 
 Enough = Callable[[Sequence[str]], bool]

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from typing import Any
 
 from bgproxy import __version__
-from bgproxy.rollout.gates.ask import Upstream, json_body
+from bgproxy.rollout.gates.ask import CLOSE_TIMEOUT, Upstream, json_body
 from bgproxy.rollout.gates.trial import Trial
 from bgproxy.rollout.gates.tried import Broken, Tried, on_each
 from bgproxy.rules.gate import Answer, Finding, check_json, too_slow
@@ -34,7 +35,18 @@ class McpClient:
         self.capabilities: Mapping[str, Any] = {}
         self.last = Answer()
 
-    async def open(self) -> None:
+    @asynccontextmanager
+    async def session(self) -> AsyncIterator[None]:
+        """Open one for as long as the block runs; it is ended also where what the server says ends the block."""
+        try:
+            await self._open()
+            yield
+        except Broken:
+            await self._close()
+            raise
+        await self._close()
+
+    async def _open(self) -> None:
         """Initialize, and say that it is done."""
         client = {"name": "bgproxy", "version": __version__}
         asked = {"protocolVersion": VERSION, "capabilities": {}, "clientInfo": client}
@@ -75,10 +87,10 @@ class McpClient:
             params = {"cursor": cursor}
         raise Broken(f"{method}: more than {_MOST_PAGES} pages")
 
-    async def close(self) -> None:
+    async def _close(self) -> None:
         """End the session, so that the server need not keep it; it may not care."""
         if self._has_session:
-            await self._agent.ask("DELETE", self._path, fields=self._fields, timeout=self._timeout)
+            await self._agent.ask("DELETE", self._path, fields=self._fields, timeout=CLOSE_TIMEOUT)
 
     async def _send(self, message: Mapping[str, Any], number: int | None) -> Answer:
         return await self._agent.ask(
@@ -124,13 +136,12 @@ async def try_mcp(gate: McpGate, trial: Trial) -> Finding:
 
     async def one(agent: Upstream, tried: Tried) -> None:
         client = McpClient(agent, tried, gate.path, fields, gate.timeout, gate.host)
-        await client.open()
-        listed = [str(tool.get("name")) for tool in await client.every("tools/list", "tools")]
-        wanted = (*gate.tools, *((gate.call,) if gate.call else ()))
-        tried.fail(*(f"the tool {name} is not listed" for name in dict.fromkeys(wanted) if name not in listed))
-        if gate.call in listed:
-            await _call(gate, client, tried)
-        await client.close()
+        async with client.session():
+            listed = [str(tool.get("name")) for tool in await client.every("tools/list", "tools")]
+            wanted = (*gate.tools, *((gate.call,) if gate.call else ()))
+            tried.fail(*(f"the tool {name} is not listed" for name in dict.fromkeys(wanted) if name not in listed))
+            if gate.call in listed:
+                await _call(gate, client, tried)
 
     return await on_each(trial.upstreams(gate.route, gate.host, gate.path), one)
 
