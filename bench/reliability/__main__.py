@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import time
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -68,7 +69,11 @@ CASES: dict[str, tuple[Fault, dict[str, object], float]] = {
     "everything": (faults.everything, ADMITS, 2),
     "everything_refuse": (faults.everything, {**TWO_HOSTS, **REFUSES}, 2),
 }
-QUICK = "nothing,kill_workers,kill_at_each_step,kill_redis,slow_store,cut_off_one,reset_lines_refuse,everything"
+QUICK = (
+    "kill_workers,kill_at_each_step,stop_workers_shortly,kill_redis_refuse,empty_redis,fail_over,slow_store,"
+    "cut_off_one_refuse,lose_bells,reset_lines_refuse,replicas_kill,follow_kill_redis,everything"
+)
+"""One of each kind, the stricter one where there are two."""
 
 
 def main() -> int:
@@ -92,9 +97,11 @@ def main() -> int:
             print(f"== {name}: skipped, as there are no network namespaces here: {why}\n", flush=True)
             continue
         size = Size(python=options.python, **different)  # type: ignore[arg-type]
+        began = time.monotonic()
         seen[name] = uvloop.run(see(fault, size, seconds * longer))
         rows.append(row(fault, different, seen[name]))
-        print(f"== {name}: {'well' if seen[name].went_well else 'NOT WELL'}\n{told(seen[name])}\n", flush=True)
+        well = "well" if seen[name].went_well else "NOT WELL"
+        print(f"== {name}: {well}, after {time.monotonic() - began:.0f} s\n{told(seen[name])}\n", flush=True)
         if options.write or len(names) == len(CASES):
             date = datetime.now(UTC).strftime("%Y-%m-%d")
             titles = [title(fault, different) for fault, different, _ in CASES.values()]

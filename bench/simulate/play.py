@@ -124,9 +124,7 @@ class Play:
         if self.moves and self.moves[-1].until == inf:
             self.moves = [move._replace(until=now) if move.until == inf else move for move in self.moves]
         label = RELEASES[pointer.active].label
-        if self.terms.policy is Policy.FOLLOW:
-            self.moves.append(Move(label, now))
-        elif self.terms.on_rollback is OnRollback.MOVE:
+        if self.terms.on_rollback is OnRollback.MOVE and self.terms.policy is Policy.PINNED:
             left = [release.label for release in state.releases.values() if release.rolled_back]
             self.moves += [Move(label, now, left=one) for one in left if one != label]
 
@@ -287,7 +285,17 @@ class Play:
         for visit in [*fleet.visits.values()]:
             fleet.requests.append(Request(visit.name, visit.sent, session=visit.session, line=visit.number))
         flips = [flip._replace(told=self.told.get(flip.epoch, inf)) for flip in self.flips]
-        return check(History(fleet.requests, flips, fleet.executions, self.moves, fleet.dead, fleet.unsure))
+        return check(
+            History(
+                fleet.requests,
+                flips,
+                fleet.executions,
+                self.moves,
+                fleet.dead,
+                fleet.unsure,
+                follow=self.terms.policy is Policy.FOLLOW,
+            )
+        )
 
 
 def play(seed: int, plan: Plan | None = None, trace: Callable[[str], None] | None = None) -> Outcome:
