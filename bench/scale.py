@@ -23,9 +23,11 @@ from bench.report import section, table
 from bgproxy.rules.fleet import bootstrap
 from bgproxy.rules.release import Phase, Release
 from bgproxy.store.base import NodeReport, Store, StoreOptions, open_store
+from bgproxy.store.nodes import BEAT_INTERVAL
 from bgproxy.store.pinning import Want
 
-INTERVAL = 0.875  # seconds between two beats, or two readings, of a node: 1 s with its jitter
+BEATS = 0.95 * BEAT_INTERVAL  # seconds between two beats of a node, with their jitter
+READINGS = 0.875  # seconds between two readings of the state: 1 s with its jitter
 TTL = 3_600.0  # of a pin; use is told once a third of it has passed
 AT_ONCE = 8  # calls under way
 CALLS = 10_000  # of each kind
@@ -54,7 +56,7 @@ class Fleet:
 
     def cores(self, costs: Costs) -> float:
         """What its quiet life takes of one core of Redis."""
-        ticks = self.nodes / INTERVAL * (costs.beat + costs.read)
+        ticks = self.nodes * (costs.beat / BEATS + costs.read / READINGS)
         sessions = self.sessions / self.life * costs.begin + self.sessions / (TTL / 3) * costs.use
         return (ticks + sessions) / 1e6
 
