@@ -55,10 +55,10 @@ def preset_named(text: str) -> Preset:
     if kind in _PLACES:
         raise ConfigError(f"sessions: {text!r} says {kind} of what? Write {_EXAMPLES[kind]}")
     close = get_close_matches(kind + colon if colon else text, names, 1, 0.5)
-    hint = f"did you mean {_EXAMPLES.get(close[0].rstrip(':'), close[0])}? " if close else ""
+    hint = f"did you mean {_EXAMPLES.get(close[0].rstrip(':'), close[0])}? There" if close else "there"
     places = ", ".join(_EXAMPLES[kind] for kind in _PLACES)
     raise ConfigError(
-        f"sessions: {text!r} is no preset; {hint}There are {', '.join((*PROTOCOLS, *_OWN))}, and places: {places}"
+        f"sessions: {text!r} is no preset; {hint} are {', '.join((*PROTOCOLS, *_OWN))}, and places: {places}"
     )
 
 

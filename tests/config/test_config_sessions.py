@@ -154,7 +154,7 @@ BAD = {
     ),
     "a preset like none": (
         '[sessions]\npresets = ["zzzzzz"]',
-        "sessions.presets: 'zzzzzz' is no preset; There are mcp, a2a, ",
+        "sessions.presets: 'zzzzzz' is no preset; there are mcp, a2a, ",
     ),
     "a preset like one's own": (
         '[sessions]\npresets = ["acmee"]\n[session_preset.acme]\nrequest = "header:X-A"',
