@@ -14,7 +14,7 @@ from contextlib import suppress
 from functools import partial
 from typing import Any
 
-from bgproxy.errors import ConfigError, Problem, Refused
+from bgproxy.errors import ConfigError, Problem, Refused, StoreUnavailable
 from bgproxy.rollout.gates.trial import Trial, about
 from bgproxy.rollout.hooks import act
 from bgproxy.rollout.leading import Absences, Bell, failed_in_itself, look_for_ever, put_on_record
@@ -145,10 +145,12 @@ class Retirer:
 
     async def _order_by_itself(self, color: str, release: Release) -> None:
         """Where the plan says so: once it is drained and the window is over."""
-        if release.phase is not Phase.DRAINED or release.retirement is not None or not self.policy(release).automatic:
+        if release.phase is not Phase.DRAINED or release.retirement is not None:
             return
-        if await self._store.now() >= release.idle_since + self.policy(release).rollback_window:
-            with suppress(Refused):  # what it came from is still watched, or somebody was faster
+        # This node does not understand how, what it came from is still watched, or somebody was faster.
+        with suppress(Refused):
+            policy = self.policy(release)
+            if policy.automatic and await self._store.now() >= release.idle_since + policy.rollback_window:
                 await self.order(color, actor=ACTOR, reason="drained, and the rollback window has passed")
 
     async def _watch_over(self, color: str, release: Release, standing: Retirement) -> None:
@@ -179,9 +181,10 @@ class Retirer:
             step, action = self._step(release)
             if not action.what:
                 return Finding(Verdict.PASS, "no hook takes it down: its replicas are whoever's who deploys")
-            spent = retire.cost(release, await self._store.now())
             event = {**told_of(state, color, release), "event": step}
-            event |= {"double_running": spent.document()} if spent is not None else {}
+            with suppress(StoreUnavailable):  # no reason not to do it
+                spent = retire.cost(release, await self._store.now())
+                event |= {"double_running": spent.document()} if spent is not None else {}
             trial = Trial(color, release, state.active, self._routes(), self._options, event)
             return await act(action, step, event, trial, f"{step} {color} {release.label} {release.left}")
         except Problem as error:

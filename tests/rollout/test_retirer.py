@@ -223,6 +223,36 @@ async def test_where_the_answer_to_the_retirement_is_lost_its_contract_step_is_s
 
 
 @pytest.mark.usefixtures("drained")
+async def test_a_store_that_is_away_for_a_moment_is_no_reason_not_to_do_it(world, add, hook, monkeypatch):
+    now, away = world.store.now, [StoreUnavailable("away")]
+
+    async def asked() -> float:
+        standing = world.state.releases["blue"].retirement
+        if away and standing is not None and standing.leader:
+            raise away.pop()
+        return await now()
+
+    monkeypatch.setattr(world.store, "now", asked)
+    await (await add()).order("blue", when_drained=True, **WHO)
+    await until(lambda: world.phase("blue") is Phase.RETIRED)
+    assert (away, len(hook.events)) == ([], 1)
+    assert [facts["verdict"] for facts in await entries(world) if "verdict" in facts] == ["pass"]
+
+
+@pytest.mark.usefixtures("drained")
+async def test_one_release_that_this_node_does_not_understand_is_not_in_the_way_of_another(world, add):
+    def newer(state: FleetState) -> Change:
+        blue = replace(state.releases["blue"], parting={"decommission": {"newer": 7}})
+        red = replace(state.releases["blue"], label="v0", parting=BY_ITSELF)
+        return changed(state, {"blue": blue, "red": red}, "phase", {}, "test", "")
+
+    await world.ledger.make(newer)
+    await add()
+    await until(lambda: world.phase("red") is Phase.RETIRED)
+    assert world.phase("blue") is Phase.DRAINED
+
+
+@pytest.mark.usefixtures("drained")
 async def test_a_forced_flip_back_ends_what_is_carried_out(world, add, hook):
     hook.holds = asyncio.Event()
     one = await add()
