@@ -1,6 +1,6 @@
 """Many worlds, or one that is told in full.
 
-    python -m bench.simulate [--seeds 20000] [--first 0] [--jobs 2] [--forgetful] [--calm]
+    python -m bench.simulate [--seeds 20000] [--first 0] [--jobs 2] [--forgetful] [--replicated] [--calm]
     python -m bench.simulate --seed 4711 [--forgetful] [--calm]      # this world again, each step of it
 
 Exit code 1 if any world broke a guarantee or did not find itself again; each such seed is named. A seed is the same
@@ -27,7 +27,13 @@ CHUNK = 50  # seeds that a process takes at once
 def main(arguments: list[str] | None = None) -> int:
     """The command; its exit status."""
     options = _parser().parse_args(arguments)
-    plan = Plan(faults=not options.calm, forgetful=options.forgetful, strategy=options.strategy, fenced=options.fenced)
+    plan = Plan(
+        faults=not options.calm,
+        forgetful=options.forgetful,
+        strategy=options.strategy,
+        fenced=options.fenced,
+        replicated=options.replicated,
+    )
     if options.seed is not None:
         return tell(options.seed, plan)
     seeds = range(options.first, options.first + options.seeds)
@@ -74,6 +80,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--calm", action="store_true", help="nothing goes wrong but what is usual on a line")
     parser.add_argument("--forgetful", action="store_true", help="the store may come back empty")
     parser.add_argument("--fenced", action="store_true", help="nodes fence themselves, and flips leave them behind")
+    parser.add_argument(
+        "--replicated", action="store_true", help="a replica takes the store's place, without what came last"
+    )
     parser.add_argument("--strategy", default="auto", choices=["auto", "barrier", "swap"], help="how flips are made")
     return parser
 

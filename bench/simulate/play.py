@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from math import inf
 
-from bench.history import LINEARIZABLE, Flip, History, Move, Request, Verdict
+from bench.history import LINEARIZABLE, STICKY, Flip, History, Move, Request, Verdict
 from bench.judge import check
 from bench.simulate.node import COLORS, RELEASES, Fleet, Node, Terms, Visit
 from bench.simulate.store import Server
@@ -21,11 +21,13 @@ from bgproxy.rules.barrier import Strategy
 from bgproxy.rules.fleet import FleetState
 from bgproxy.rules.pin import OnRollback, Policy
 from bgproxy.store.base import StoreOptions
+from bgproxy.store.memory import MemoryStore
 from bgproxy.store.pin_outage import PinOptions
 
 JOIN = 0.5  # seconds until the fleet stands
 MENDED = 6.5  # seconds after them until the fleet must have found itself again: ROLL_CALL, and what comes before it
 LAST = 1.5  # seconds for the last flip
+LAG = 0.03  # seconds by which a replica is behind, on average
 RATE = 25.0  # requests a second
 
 
@@ -53,11 +55,16 @@ class Plan:
     forgetful: bool = False  # the store may come back empty
     strategy: Strategy = "auto"
     fenced: bool = False  # nodes fence themselves
+    replicated: bool = False  # a replica takes the store's place, that lacks what was done last
 
     def blames(self, outcome: Outcome) -> bool:
         """Whether something is wrong in such a world."""
-        promised = {rule for rule in outcome.verdict.broken if rule != LINEARIZABLE or self.strategy != "swap"}
-        return bool(promised or outcome.problems)
+        not_promised = set[int]()
+        if self.strategy == "swap":
+            not_promised.add(LINEARIZABLE)
+        if self.forgetful or self.replicated:  # a pin that is lost is told again by the nodes that use it, and no other
+            not_promised.add(STICKY)
+        return bool(outcome.verdict.broken.keys() - not_promised or outcome.problems)
 
 
 class Play:
@@ -115,7 +122,7 @@ class Play:
         pointer = state.pointer
         known = self.flips[-1] if self.flips else None
         if known is not None and pointer.epoch <= known.epoch:
-            if pointer.epoch == known.epoch and pointer.active != known.color:
+            if not self.plan.replicated and pointer.epoch == known.epoch and pointer.active != known.color:
                 self.problems.append(f"epoch {pointer.epoch} was given twice")
             return
         now = self.world.now
@@ -211,6 +218,8 @@ class Play:
             return
         node = dice.choice(living)
         what = dice.choice((0, 2, 0, 2, *range(8))) if self.plan.fenced else dice.randrange(8)
+        if self.plan.replicated and dice.random() < 0.6:
+            what = 5
         if what == 0:
             world.say(node.id, f"is stopped for {seconds:.3f} s")
             node.process.pause(seconds)
@@ -226,6 +235,9 @@ class Play:
             world.say("store", f"is stopped for {seconds:.3f} s")
             self.server.process.pause(seconds)
         elif what == 5 and self.server.is_up:
+            if self.plan.replicated:
+                world.after(dice.expovariate(1 / LAG), partial(self._fail_over, self.server.replica(), seconds))
+                return
             self.server.kill()
             keep = not (self.plan.forgetful and dice.random() < 0.5)
             world.after(seconds, lambda: self._start_store(keep))
@@ -239,6 +251,11 @@ class Play:
     def _start_store(self, keep: bool) -> None:
         if not self.server.is_up:
             self.server.start(keep=keep)
+
+    def _fail_over(self, replica: MemoryStore, seconds: float) -> None:
+        if self.server.is_up:
+            self.server.kill()
+            self.world.after(seconds, lambda: self.server.is_up or self.server.start(replica=replica))
 
     def _kill(self, node: Node, seconds: float) -> None:
         node.kill()

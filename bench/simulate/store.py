@@ -2,7 +2,8 @@
 
 Each node has a line. Over it calls and answers are late, come in another order, are lost on their way there (nothing
 happened) or back (it did), and a call may take effect long after its caller has given up. Bells may be lost. The store
-itself can be stopped, killed, and started again with its data, with older ones, or with none.
+itself can be stopped, killed, and started again with its data, with none, or as a replica that lacks
+what was done last.
 
 What the store promises it keeps, as it is the very store that `tests/store/test_contract.py` holds against Redis.
 """
@@ -12,6 +13,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Coroutine
+from copy import copy
 from typing import Any
 
 from bench.simulate.world import Process, World
@@ -19,10 +21,12 @@ from bgproxy.errors import BgproxyError, StoreUnavailable
 from bgproxy.rules.fleet import FleetState
 from bgproxy.store.base import StoreOptions
 from bgproxy.store.memory import MemoryStore
+from bgproxy.store.memory_pins import Kept
 
 USUAL = 0.0003  # seconds that a message takes on average
 TAIL, LONG = 0.03, 0.05  # so many of them take up to so many seconds
 SLOW = 0.4  # on a slow line, at most
+_VALUES = ("_state", "_head", "_flips", "_once", "_last_id", "_missing_until")  # of a store, beside dicts; immutable
 DETECTED = 3.0  # seconds after which a line that is cut is found to be, at most
 
 
@@ -51,11 +55,25 @@ class Server:
         for each in subscribers:
             each.line.lose(each)
 
-    def start(self, *, keep: bool = True) -> None:
-        """It is there again; without `keep` it has forgotten everything."""
-        self.world.say("store", f"starts {'with its data' if keep else 'empty'}")
-        if not keep:
-            self.memory = MemoryStore(self.options, clock=self.process.time)
+    def replica(self) -> MemoryStore:
+        """Another store with all that was done until now, and nothing of what is done from now on."""
+        copied = MemoryStore(self.options, clock=self.process.time)
+        for of, to in ((self.memory, copied), (self.memory._nodes, copied._nodes), (self.memory._pins, copied._pins)):
+            for name, value in vars(of).items():
+                if isinstance(value, dict | deque) or (name in _VALUES and not callable(value)):
+                    setattr(to, name, copy(value))
+        pins, turns, theirs = copied._pins, copied._pins._turns, self.memory._pins._turns
+        pins._pins = {pin_id: _kept_alike(kept) for pin_id, kept in pins._pins.items()}
+        pins._buckets = {expires: dict(keys) for expires, keys in pins._buckets.items()}
+        turns.states, turns.under_way = dict(theirs.states), dict(theirs.under_way)
+        return copied
+
+    def start(self, *, keep: bool = True, replica: MemoryStore | None = None) -> None:
+        """It is there again; without `keep` it has forgotten everything. `replica`: which takes its place."""
+        data = "empty" if not keep else "with its data" if replica is None else "as its replica"
+        self.world.say("store", f"starts {data}")
+        if not keep or replica is not None:
+            self.memory = replica or MemoryStore(self.options, clock=self.process.time)
         self.is_up = True
         self.incarnation += 1
         self.process.resume()
@@ -68,6 +86,8 @@ class Server:
             return
         target = self.memory.pins if call.of_pins else self.memory
         try:
+            if call.verb == "resolve" and self._is_behind(call.line.least_epoch):
+                raise StoreUnavailable("store: it has lost the pointer")
             answer = _at_once(getattr(target, call.verb)(*call.args, **call.named))
         except BgproxyError as error:
             if self.world.is_traced:
@@ -80,6 +100,11 @@ class Server:
         if self.world.is_traced and call.verb not in ("read", "now"):
             self.world.say("store", f"{call.line.node.name} {call.verb}")
         call.answers(answer)
+
+    def _is_behind(self, least_epoch: int) -> bool:
+        """By such a pointer a store makes no pin; this one does not even tell those that it has."""
+        state = self.memory._state
+        return state is None or state.pointer.epoch < least_epoch
 
     def subscribe(self, subscription: Subscription) -> None:
         """From now on it hears the bell."""
@@ -152,6 +177,7 @@ class Line:
         self.cut_until = 0.0
         self.slow_until = 0.0
         self.loses_calls = self.loses_answers = self.loses_bells = 0.0  # how often, of 1
+        self.least_epoch = 0  # by which the node at its end routes
 
     def say(self, what: str) -> None:
         self.world.say(self.node.name, what)
@@ -276,7 +302,8 @@ class FarStore:
             server.unsubscribe(subscription)
 
     def routes_by(self, epoch: int) -> None:
-        """See `Store.routes_by`: this server loses nothing that it has acknowledged."""
+        """See `Store.routes_by`."""
+        self.line.least_epoch = epoch
 
     def __getattr__(self, verb: str) -> Callable[..., Coroutine[Any, Any, Any]]:
         if verb.startswith("_"):
@@ -298,6 +325,12 @@ class FarStore:
                 return await future
         except TimeoutError:
             raise StoreUnavailable(f"store: {verb} took longer than {timeout:g} s") from None
+
+
+def _kept_alike(kept: Kept) -> Kept:
+    alike = Kept(kept.pin, kept.expires)
+    alike.aliases = [*kept.aliases]
+    return alike
 
 
 def _at_once(work: Coroutine[Any, Any, Any]) -> Any:

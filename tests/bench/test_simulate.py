@@ -20,7 +20,8 @@ from bench.simulate.world import EPOCH, Process, World
 from bgproxy.errors import StoreUnavailable
 from bgproxy.rules import fleet
 from bgproxy.rules.release import Release
-from bgproxy.store.base import Store, StoreOptions
+from bgproxy.store.base import NodeReport, Store, StoreOptions
+from bgproxy.store.pinning import Want
 
 pytestmark = pytest.mark.skipif(
     not bgproxy.store.pins.__file__.endswith(".py"), reason="compiled classes take no stand-ins for connections"
@@ -251,6 +252,23 @@ def test_a_killed_store_refuses_keeps_its_data_and_breaks_subscriptions(shop):
     assert shop.ask(lambda store: store.read()) is None
 
 
+def test_a_replica_lacks_what_was_done_last(shop):
+    shop.begin()
+    replica = shop.server.replica()
+    shop.ask(lambda store: store.beat(NodeReport("late", "h", 1, "0", 1)))
+    made = shop.ask(lambda store: store.pins.resolve([Want((b"k" * 16,), "agents", "x", 60.0)]))
+    assert len(made) == 1
+    shop.server.kill()
+    shop.server.start(replica=replica)
+    assert shop.ask(lambda store: store.read()).revision == 1
+    assert shop.ask(lambda store: store.nodes()) == []
+    assert shop.ask(lambda store: store.pins.find(b"k" * 16)) is None
+    shop.line.least_epoch = 2
+    assert isinstance(
+        shop.ask(lambda store: store.pins.resolve([Want((b"k" * 16,), "agents", "x", 60.0)])), StoreUnavailable
+    )
+
+
 def test_bells_can_be_lost(shop):
     heard = shop.hear()
     shop.line.loses_bells = 1.0
@@ -287,6 +305,11 @@ def test_flips_leave_nodes_behind_that_fence_themselves_and_keep_what_they_promi
     outcomes = worlds(Plan(fenced=True), 16)
     assert sum(one.left_behind for one in outcomes) > 0
     assert sum(one.verdict.refused["503 fenced"] for one in outcomes) > 50
+
+
+def test_flips_find_themselves_again_when_a_replica_takes_the_stores_place():
+    outcomes = worlds(Plan(trouble=1.5, replicated=True), 8)
+    assert sum(one.flips for one in outcomes) > 16
 
 
 def test_swaps_keep_all_but_the_one_moment_and_the_judge_sees_that():
