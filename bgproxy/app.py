@@ -238,14 +238,15 @@ class Worker:
     async def _join_fleet(self) -> None:
         """Find the pointer: the store's, else (it holds none) the last known, else the configuration's.
 
-        Raises when the store cannot be used at all: its data are too new or broken, the password is wrong, other nodes
-        speak otherwise, or it is away and nothing is known from an earlier worker. A successor uses what is known
-        whatever the store says: the fleet served a moment ago.
+        Raises when the store cannot be used at all: its data are too new, broken or another fleet's, the password is
+        wrong, other nodes speak otherwise, or it is away and nothing is known from an earlier worker. A successor uses
+        what is known whatever the store says: the fleet served a moment ago.
         """
         settings = self.settings
         known = self.mirror.load(binding=self.place.successor)
         try:
             await self.store.open()
+            await self.ledger.recognise(settings.colors())
             await self.membership.join()
             await self.ledger.bootstrap(
                 settings.colors(), settings.active, settings.releases(), actor="bgproxy", reason="start"

@@ -9,12 +9,24 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Final
 
-from bgproxy.errors import Refused
+from bgproxy.errors import Refused, StoreForeign
 from bgproxy.rules.fleet import Change, FleetState, changed, color_names, known, recorded
 from bgproxy.rules.release import Phase, Release, checked
 
 # A color whose release serves or may still serve somebody: its label is not exchanged under its sessions.
 _LIVE: Final = frozenset({Phase.BAKING, Phase.ACTIVE, Phase.STANDBY, Phase.ROLLED_BACK})
+
+
+def recognise(state: FleetState, colors: Iterable[str]) -> None:
+    """Raises `StoreForeign` where the state has none of the configured colors: a fleet's are added to, never taken
+    away, so it is another fleet's."""
+    names = color_names(colors)
+    if set(names).isdisjoint(state.colors):
+        raise StoreForeign(
+            f"the store's data are another fleet's, with the colors {', '.join(state.colors)}; configured are "
+            f"{', '.join(names)}. They are left alone: name this fleet otherwise, use another database, or configure "
+            "one of its colors"
+        )
 
 
 def reconfigure(

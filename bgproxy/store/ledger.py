@@ -149,6 +149,12 @@ class Ledger:
             )
         )
 
+    async def recognise(self, colors: Iterable[str]) -> None:
+        """Before this process joins: raises `StoreForeign` where another fleet's data stand in the store."""
+        state = await self._store.read()
+        if state is not None:
+            configured.recognise(state, colors)
+
     async def reconfigure(
         self, colors: Iterable[str], releases: Mapping[str, Release], *, actor: str, reason: str
     ) -> Outcome:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import socket
 import subprocess
 import threading
@@ -151,6 +152,20 @@ def test_data_of_a_newer_version_are_left_alone(redis_server):
     assert (code, said.count("\n")) == (REFUSED, 0)
     assert "was written by a newer bgproxy (schema 99" in said
     assert b"99" in redis_server.command("HGET", key, "schema")
+
+
+@pytest.mark.redis
+def test_data_of_another_fleet_are_left_alone(redis_server, tmp_path):
+    red = {"active": "red", "previous": None, "epoch": 4, "actor": "ci", "reason": "", "at": 1.0}
+    state = {"schema": 1, "revision": 7, "colors": json.dumps(["red", "black"]), "pointer": json.dumps(red)}
+    key = "bgproxy:{foreign}:state"
+    redis_server.command("HSET", key, *(str(part) for pair in state.items() for part in pair))
+    before = redis_server.command("HGETALL", key)
+    code, said = refused(*BLUE, "--store", redis_server.url, "--fleet", "foreign")
+    assert (code, said.count("\n")) == (REFUSED, 0)
+    assert "another fleet's, with the colors red, black; configured are blue, green" in said
+    assert redis_server.command("HGETALL", key) == before
+    assert redis_server.command("EXISTS", "bgproxy:{foreign}:nodes", "bgproxy:{foreign}:audit").strip() == b":0"
 
 
 def test_a_snapshot_that_cannot_be_understood_is_not_written_over(tmp_path):

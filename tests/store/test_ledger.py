@@ -8,7 +8,16 @@ from typing import Any
 
 import pytest
 
-from bgproxy.errors import NotReady, Refused, StaleEpoch, StoreBroken, StoreUnavailable, UnknownColor, UnknownSession
+from bgproxy.errors import (
+    NotReady,
+    Refused,
+    StaleEpoch,
+    StoreBroken,
+    StoreForeign,
+    StoreUnavailable,
+    UnknownColor,
+    UnknownSession,
+)
 from bgproxy.rules.by_hand import MOST_ORDERS
 from bgproxy.rules.release import Event, Phase, Release
 from bgproxy.store.base import Conflict, NodeReport, Store
@@ -242,6 +251,18 @@ async def test_new_upstreams_from_the_configuration(node: Node) -> None:
     assert outcome.state.releases["blue"].upstreams == ("http://127.0.0.1:7",)
     assert outcome.state.releases["blue"].phase is Phase.ACTIVE
     assert outcome.state.colors == ("blue", "green", "red")
+
+
+async def test_another_fleet_is_recognised_by_its_colors(node: Node) -> None:
+    before = await node.store.read()
+    with pytest.raises(StoreForeign, match="another fleet's, with the colors blue, green; configured are red, black"):
+        await node.ledger.recognise(("red", "black"))
+    await node.ledger.recognise(("red", "green"))  # one that was added, and one that is left out
+    assert await node.store.read() == before
+
+
+async def test_where_no_fleet_began_none_is_foreign(store: Store) -> None:
+    await Node(store).ledger.recognise(("red",))
 
 
 # Sessions by hand
