@@ -20,7 +20,7 @@ _LINES = {
         *(("dropped", "given up"), ("refused", "refused")),
     ),
 }
-_FACTS = ("id", "color", "release", "upstream", "preset", "route", "epoch", "moves", "ttl", "max_age")
+_FACTS = ("id", "color", "release", "upstream", "preset", "route", "epoch", "moves")
 
 
 def show_sessions(document: Mapping[str, Any], same: str = "") -> None:
@@ -42,7 +42,9 @@ def show_session(document: Mapping[str, Any]) -> None:
     rows.show_header = False
     facts = {name: document.get(name) for name in _FACTS if document.get(name) is not None}
     facts["release"] = _release(document)
-    for name, value in (*facts.items(), ("created", time(document.get("created"))), ("expires", _until(document))):
+    facts |= {name: f"{document[name]:g} s" for name in ("ttl", "max_age") if document.get(name)}
+    facts |= {"created": time(document.get("created")), "expires": _until(document)}
+    for name, value in facts.items():
         rows.add_row(name, Text(clean(value)))
     terminal().print(rows)
 

@@ -58,6 +58,10 @@ def test_one(admin, run):
     assert "release v1" in told
     assert "upstream http://a:1" in told
     assert any(line.startswith("expires 2025-06-1") and line.endswith(" if it is not used any more") for line in told)
+    assert "ttl 600 s" in told
+    assert not any(line.startswith("max_age") for line in told), "there is none"
+    admin.answers["GET", f"/v1/sessions/{ID}"] = {**SESSION, "max_age": 86_400.0}
+    assert "max_age 86400 s" in lines(run("sessions", "show", ID).stdout)
 
 
 def test_an_id_is_one_segment_of_the_path(admin, run):
