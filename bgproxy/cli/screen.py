@@ -195,7 +195,10 @@ def _idle(colors: Mapping[str, Mapping[str, Any]]) -> Iterator[Text]:
             yield Text(clean(said), style="dim")
         if order := color.get("retirement"):
             what = "followed by its successor's contract step" if order.get("contract") else "retired"
-            under_way = f"is being {what} by {order.get('leader')}" if order.get("leader") else f"is to be {what}"
+            waits = f", not before {time(order['due'])}" if order.get("due") else ""
+            under_way = (
+                f"is being {what} by {order.get('leader')}" if order.get("leader") else f"is to be {what}{waits}"
+            )
             failed = f"; {order.get('tries')} failed: {order.get('why')}" if order.get("tries") else ""
             said = f"{name}: {color.get('release')} {under_way}, asked by {order.get('actor')}{failed}"
             yield Text(clean(said), style="red" if failed else "yellow")

@@ -90,13 +90,15 @@ def test_the_status_says_what_runs_double_and_what_is_to_be_retired(run, admin):
     cost = {"since": 1.0, "replicas": 3, "replica_hours": 1.25, "successor": "v2"}
     color = {**blue(order={**ORDER, "tries": 2, "why": "no"}), "double_running": cost, "after_this": "no way back"}
     contract = {**blue("retired", {**ORDER, "contract": True}), "color": "red"}
-    status = {"fleet": "f", "active": "green", "epoch": 2, "colors": {"blue": color, "red": contract}}
+    waits = {**blue("standby", {**ORDER, "leader": "", "due": 1_750_000_000.0}), "color": "grey"}
+    status = {"fleet": "f", "active": "green", "epoch": 2, "colors": {"blue": color, "red": contract, "grey": waits}}
     admin.answers["GET", "/v1/status"] = status
     out = run("status", "--admin", admin.url).stdout
     for said in (
         "3 replicas idle, 1.250 replica-hours so far",
         "v1 is being retired by n1, asked by ada; 2 failed: no",
         "blue: to be retired, then no way back",
+        "grey: v1 is to be retired, not before 2025-06-1",
         "red: v1 is being followed by its successor's contract step by n1",
     ):
         assert said in out, out
