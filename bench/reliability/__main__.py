@@ -52,6 +52,11 @@ CASES: dict[str, tuple[Fault, dict[str, object], float]] = {
     "cut_off_one_fenced": (faults.cut_off_one, {**TWO_HOSTS, **FENCED, **ADMITS}, 1.5),
     "pull_cable": (faults.pull_cable, {**TWO_HOSTS, **ADMITS, "namespaces": True}, 1),
     "pull_cable_fenced": (faults.pull_cable, {**TWO_HOSTS, **FENCED, **ADMITS, "namespaces": True}, 1.5),
+    "lose_bells": (faults.lose_bells, {}, 1),
+    "reset_lines": (faults.reset_lines, ADMITS, 1),
+    "reset_lines_refuse": (faults.reset_lines, REFUSES, 1),
+    "everything": (faults.everything, ADMITS, 2),
+    "everything_refuse": (faults.everything, {**TWO_HOSTS, **REFUSES}, 2),
     "replicas_fail_over": (faults.fail_over, {**ADMITS, **REPLICATED}, 1.5),
     "replicas_kill": (faults.kill_replica, REPLICATED, 1),
     "replicas_stop": (faults.stop_replica, REPLICATED, 1),
@@ -59,19 +64,16 @@ CASES: dict[str, tuple[Fault, dict[str, object], float]] = {
     "follow_kill_workers": (faults.kill_workers, FOLLOWS, 1),
     "follow_kill_at_each_step": (faults.kill_at_each_step, FOLLOWS, 1),
     "follow_stop_workers": (faults.stop_workers_shortly, FOLLOWS, 1),
-    "follow_kill_redis": (faults.kill_redis, {**FOLLOWS, **REFUSES}, 1),
+    "follow_kill_redis": (faults.kill_redis, {**FOLLOWS, **ADMITS}, 1),
+    "follow_kill_redis_refuse": (faults.kill_redis, {**FOLLOWS, **REFUSES}, 1),
     "follow_slow_store": (faults.slow_store, FOLLOWS, 1),
     "follow_cut_off_one": (faults.cut_off_one, {**TWO_HOSTS, **FOLLOWS, **REFUSES}, 1),
+    "follow_cut_off_one_fenced": (faults.cut_off_one, {**TWO_HOSTS, **FENCED, **FOLLOWS, **REFUSES}, 1.5),
     "follow_reset_lines": (faults.reset_lines, {**FOLLOWS, **REFUSES}, 1),
-    "lose_bells": (faults.lose_bells, {}, 1),
-    "reset_lines": (faults.reset_lines, ADMITS, 1),
-    "reset_lines_refuse": (faults.reset_lines, REFUSES, 1),
-    "everything": (faults.everything, ADMITS, 2),
-    "everything_refuse": (faults.everything, {**TWO_HOSTS, **REFUSES}, 2),
 }
 QUICK = (
     "kill_workers,kill_at_each_step,stop_workers_shortly,kill_redis_refuse,empty_redis,fail_over,slow_store,"
-    "cut_off_one_refuse,lose_bells,reset_lines_refuse,replicas_kill,follow_kill_redis,everything"
+    "cut_off_one_refuse,lose_bells,reset_lines_refuse,replicas_kill,follow_kill_redis_refuse,everything"
 )
 """One of each kind, the stricter one where there are two."""
 

@@ -10,10 +10,10 @@ import sys
 import time
 from collections import Counter, defaultdict
 from collections.abc import Awaitable, Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from bench.history import History, Verdict
+from bench.history import STICKY, History, Request, Verdict
 from bench.judge import check
 from bench.reliability.agent import Agent
 from bench.reliability.client import RELEASES, Clients, Notes
@@ -220,19 +220,24 @@ async def _see(stage: Stage, fault: Fault, seconds: float) -> Seen:
         recovery=recovery,
         slowest=max((one.answered - one.sent for one in notes.requests if one.release), default=0.0),
         pause=max((later - earlier for earlier, later in itertools.pairwise(told)), default=0.0),
-        strays=_strays(notes, unsure),
+        strays=_strays(history),
         notes=stage.marks,
     )
 
 
-def _strays(notes: Notes, unsure: set[str]) -> int:
-    """Of these sessions, those that ran on more than one release."""
-    sessions = {one.id: one.session for one in notes.requests if one.session in unsure}
-    ran = defaultdict[str, set[str]](set)
-    for run in notes.executions:
-        if run.request in sessions:
-            ran[sessions[run.request]].add(run.release)
-    return sum(len(releases) > 1 for releases in ran.values())
+def _strays(history: History) -> int:
+    """Of the sessions that are excused from guarantee 3, those that would have broken it."""
+    turns = defaultdict[str, list[Request]](list)
+    for one in history.requests:
+        if one.session in history.unsure:
+            turns[one.session].append(one)
+    runs = {one.request: one for one in history.executions}
+    alone = replace(history, unsure=())
+    return sum(
+        STICKY
+        in check(replace(alone, requests=said, executions=[runs[one.id] for one in said if one.id in runs])).broken
+        for said in turns.values()
+    )
 
 
 async def _recovered(operator: Operator, mended: float) -> float:

@@ -141,9 +141,15 @@ class Pair:
         return self.servers[self.servers[0] is await self.primary()]
 
     async def primary(self) -> Redis:
-        """Whom the sentinel names."""
-        said = await self._sentinel.asks("SENTINEL", "GET-MASTER-ADDR-BY-NAME", SERVICE)
-        return next((one for one in self.servers if f"\r\n{one.port}\r\n".encode() in said), self.servers[0])
+        """Whom the sentinel names; where it is too busy to say, it is asked again. Raises `DidNotStart`."""
+        until = time.monotonic() + PATIENCE
+        while time.monotonic() < until:
+            said = await self._sentinel.asks("SENTINEL", "GET-MASTER-ADDR-BY-NAME", SERVICE)
+            for one in self.servers:
+                if f"\r\n{one.port}\r\n".encode() in said:
+                    return one
+            await asyncio.sleep(0.02)
+        raise DidNotStart("the sentinel does not say who the primary is")
 
     def kill(self) -> None:
         """All of it."""

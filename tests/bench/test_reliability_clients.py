@@ -8,17 +8,21 @@ import struct
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 
 import pytest
 
-from bench.history import Execution, Request, Verdict
+from bench.history import Execution, Flip, History, Request, Verdict
+from bench.judge import check
 from bench.reliability import stage as stage_module
 from bench.reliability.agent import Agent
 from bench.reliability.client import Clients, Notes, Wire
 from bench.reliability.faults import STEPS, Executioner, cut_off_one, kill_workers
 from bench.reliability.operator import Operator, _unchunked, percentile
-from bench.reliability.stage import Seen, Size, see, told
+from bench.reliability.stage import Seen, Size, _strays, see, told
+from bench.reliability.stores import Pair
 from bench.reliability.table import BEGIN, END, row, written
+from tests.bench.histories import ask, ran
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nX-Bgproxy-Color: green\r\nX-Bgproxy-Epoch: 7\r\n\r\nv2"
 
@@ -195,6 +199,39 @@ def test_a_fault_that_is_played_again_takes_the_place_of_its_row():
     assert again.endswith("after")
     with pytest.raises(ValueError, match=r"RELIABILITY\.md must hold"):
         written("nothing", [], [], "", "")
+
+
+def test_of_excused_sessions_those_that_strayed_are_counted_and_none_that_went_with_the_pointer():
+    flips = (Flip(1, "blue"), Flip(2, "green", 10.0, 11.0))
+    turns = [ask(1, 2, session="a"), ask(12, 13, "green", session="a"), ask(1, 2, session="b"), ask(3, 4, session="b")]
+    history = History(turns, flips, [ran(one) for one in turns], unsure={"a", "b"})
+    assert not check(history).broken
+    assert _strays(history) == 1
+    assert _strays(replace(history, follow=True)) == 0
+    back = ask(14, 15, session="a")
+    turns, runs = [*turns, back], [*history.executions, ran(back)]
+    assert _strays(replace(history, requests=turns, executions=runs, follow=True)) == 1
+    assert _strays(replace(history, unsure={"b"})) == 0
+
+
+def test_the_operator_notes_what_enough_replicas_have():
+    operator = Operator([])
+    for epoch, replicas in ((2, {"have": 1, "wanted": 1}), (3, {"have": 0, "wanted": 1}), (4, None)):
+        operator._made(epoch, {"active": "blue"} | ({"replicas": replicas} if replicas else {}), 1.0, 2.0, 1.0)
+    assert [flip.is_kept for flip in operator.flips.values()] == [True, False, False]
+    assert operator.outcomes == {"made": 3, "of these told that no replica has it yet": 1}
+
+
+async def test_a_sentinel_that_is_too_busy_to_answer_names_nobody(tmp_path, monkeypatch):
+    pair = Pair(tmp_path)
+    answers = [b"", b"*2\r\n$9\r\n127.0.0.1\r\n$5\r\n%d\r\n" % pair.servers[1].port]
+
+    async def asks(*_: str) -> bytes:
+        return answers.pop(0)
+
+    monkeypatch.setattr(pair._sentinel, "asks", asks)
+    assert await pair.primary() is pair.servers[1]
+    assert not answers
 
 
 class Stage:
