@@ -149,6 +149,21 @@ async def read_slowly(wire: Wire, size: int) -> None:
         await wire.exactly(size // 10)
 
 
+async def most_held(proxy: Proxy, source: Wire, sink: Wire, size: int, *, chunked: bool) -> int:
+    """The most that was held while `source` wrote as fast as it could and `sink` read slowly."""
+    piece = b"x" * 100_000
+
+    async def write() -> None:
+        for _ in range(size // len(piece)):
+            await source.send(chunk(piece) if chunked else piece)
+
+    writer = asyncio.create_task(write())
+    reader = asyncio.create_task(read_slowly(sink, size))
+    most = await watch(proxy, reader)
+    await asyncio.gather(writer, reader)
+    return most
+
+
 @pytest.mark.parametrize("framing", ["length", "chunked", "until close"])
 async def test_a_slow_reader_of_an_answer_holds_its_agent_back(rig: Rig, framing: str) -> None:
     size = 40_000_000
@@ -158,17 +173,7 @@ async def test_a_slow_reader_of_an_answer_holds_its_agent_back(rig: Rig, framing
         "until close": b"HTTP/1.1 200 OK\r\n\r\n",
     }
     proxy, client, agent = await stream(rig, heads[framing])
-    piece = b"x" * 100_000
-
-    async def write() -> None:
-        for _ in range(size // len(piece)):
-            await agent.send(chunk(piece) if framing == "chunked" else piece)
-
-    writer = asyncio.create_task(write())
-    reader = asyncio.create_task(read_slowly(client, size))
-    most = await watch(proxy, reader)
-    await asyncio.gather(writer, reader)
-    assert 0 < most < BOUND
+    assert 0 < await most_held(proxy, agent, client, size, chunked=framing == "chunked") < BOUND
     client.close()
 
 
@@ -182,17 +187,7 @@ async def test_a_slow_reader_of_a_body_holds_its_client_back(rig: Rig, framing: 
     await client.send(get("/", field, method="POST"))
     agent = await script.next()
     await agent.head()
-    piece = b"x" * 100_000
-
-    async def write() -> None:
-        for _ in range(size // len(piece)):
-            await client.send(chunk(piece) if framing == "chunked" else piece)
-
-    writer = asyncio.create_task(write())
-    reader = asyncio.create_task(read_slowly(agent, size))
-    most = await watch(proxy, reader)
-    await asyncio.gather(writer, reader)
-    assert 0 < most < BOUND
+    assert 0 < await most_held(proxy, client, agent, size, chunked=framing == "chunked") < BOUND
     client.close()
 
 
