@@ -77,18 +77,19 @@ def judge(slo: Slo, new: Samples, old: Samples | None = None, least: int = 0) ->
 
     FAIL if one limit is broken by samples enough for it, whatever the others say; PASS if all are kept.
     """
+    figures = new.figures()  # once, as times are sorted for them
+    before = old.figures() if old is not None else None
     broken: list[str] = []
     unknown: list[str] = []
     for name, limit in slo.limits():
-        verdict, why = _limit(name, limit, new, old)
+        verdict, why = _limit(name, limit, figures, before)
         if verdict is not Verdict.PASS:
             (broken if verdict is Verdict.FAIL else unknown).append(why)
     if new.count < max(least, 1):
         unknown.append(f"{new.count} samples came together, {max(least, 1)} are needed")
-    figures = new.figures()
     evidence: dict[str, Any] = {"new": figures}
-    if old is not None:
-        evidence["old"] = old.figures()
+    if before is not None:
+        evidence["old"] = before
     if new.kinds:
         most = sorted(new.kinds.items(), key=lambda item: -item[1])
         evidence["errors"] = dict(most[:_KINDS_TOLD])
@@ -101,27 +102,27 @@ def judge(slo: Slo, new: Samples, old: Samples | None = None, least: int = 0) ->
     return Finding(Verdict.PASS, told, evidence)
 
 
-def _limit(name: str, limit: float, new: Samples, old: Samples | None) -> tuple[Verdict, str]:
-    """One limit by itself."""
+def _limit(name: str, limit: float, new: Mapping[str, float], old: Mapping[str, float] | None) -> tuple[Verdict, str]:
+    """One limit by itself. `new`, `old`: figures."""
     what = name.removeprefix("max_").removeprefix("min_")
     if name == "max_error_rate":
         # More errors than all the samples that are needed may have: those that are missing would not change it.
-        if new.errors > limit * max(new.count, needed(name, limit)):
-            return Verdict.FAIL, f"the error rate is {new.errors / new.count:.4g}, the limit is {limit:g}"
-        return _enough(name, limit, new.count)
+        if new["errors"] > limit * max(new["samples"], needed(name, limit)):
+            return Verdict.FAIL, f"the error rate is {new['errors'] / new['samples']:.4g}, the limit is {limit:g}"
+        return _enough(name, limit, new["samples"])
     figure = what.removesuffix("_ratio")
-    if not new.latency:
+    if not _answers(new):
         return Verdict.FAIL, f"{figure}: no request was answered"
-    value = new.figures()[figure]
+    value = new[figure]
     if name.endswith("_ratio"):
-        if old is None or not old.latency:
+        if old is None or not _answers(old):
             return Verdict.UNDECIDED, f"{name}: there is nothing to compare with, the active color did not answer"
-        few = _enough(name, limit, min(len(new.latency), len(old.latency)))
-        base = old.figures()[figure]
+        few = _enough(name, limit, min(_answers(new), _answers(old)))
+        base = old[figure]
         value = value / base if base else (1.0 if not value else math.inf)
         unit = f" times the active color's ({base:.4g})"
     else:
-        few, unit = _enough(name, limit, len(new.latency)), ""
+        few, unit = _enough(name, limit, _answers(new)), ""
     if few[0] is not Verdict.PASS:
         return few
     if value > limit if name.startswith("max_") else value < limit:
@@ -129,7 +130,11 @@ def _limit(name: str, limit: float, new: Samples, old: Samples | None) -> tuple[
     return Verdict.PASS, ""
 
 
-def _enough(name: str, limit: float, samples: int) -> tuple[Verdict, str]:
+def _answers(figures: Mapping[str, float]) -> float:
+    return figures["samples"] - figures["errors"]
+
+
+def _enough(name: str, limit: float, samples: float) -> tuple[Verdict, str]:
     wanted = needed(name, limit)
     if samples >= wanted:
         return Verdict.PASS, ""

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from typing import Any
+
 import pytest
 
 from bgproxy.rules.gate import Verdict
@@ -116,3 +119,29 @@ def test_what_went_wrong_most_is_named():
     found = judge(Slo(max_error_rate=0.0), Samples([0.1], [0.1], 32, 1.0, kinds))
     assert "(most: status 500)" in found.why
     assert found.evidence["errors"] == {"status 500": 30, "timed out": 2}
+
+
+class Counted(Sequence[float]):
+    """Times that count how often somebody goes through them."""
+
+    def __init__(self, times: Sequence[float]) -> None:
+        self.times = times
+        self.walks = 0
+
+    def __len__(self) -> int:
+        return len(self.times)
+
+    def __getitem__(self, at: Any) -> Any:
+        return self.times[at]
+
+    def __iter__(self) -> Iterator[float]:
+        self.walks += 1
+        return iter(self.times)
+
+
+def test_times_are_sorted_once_however_many_limits_there_are():
+    latency, first_byte = Counted([0.1] * 200), Counted([0.1] * 200)
+    one = Samples(latency, first_byte, 0, 10.0)
+    slo = Slo(max_p50=1.0, max_p95=1.0, max_p99=1.0, max_first_byte=1.0, max_p95_ratio=2.0)
+    assert judge(slo, one, samples()).verdict is Verdict.PASS
+    assert (latency.walks, first_byte.walks) == (1, 1)
