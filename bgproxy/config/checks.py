@@ -20,7 +20,7 @@ from bgproxy.config.plan import plan_from
 from bgproxy.config.wording import mask_url, near, number_fault
 from bgproxy.errors import BadInput, ConfigError
 from bgproxy.rules.release import parse_label, parse_upstream
-from bgproxy.store.address import SCHEMES, redacted, store_address, store_hosts
+from bgproxy.store.address import SCHEMES, redacted, store_address, store_hosts, tls_fault
 from bgproxy.store.base import StoreOptions, open_store
 from bgproxy.store.nodes import BEAT_INTERVAL
 
@@ -75,6 +75,10 @@ _ABOVE_ZERO: dict[Path, float] = {
 """The least of each number that may not be 0: with it nothing would work, or a loop would never rest."""
 
 
+_MOST: dict[Path, float] = {("workers",): 1024}
+"""Of each number that would cost far more than is meant: a worker is a process of some 60 MB."""
+
+
 def faults(document: Document) -> list[tuple[Path, str]]:
     """Everything that is wrong with the document, by key."""
     rules: tuple[Callable[[Document], Found], ...] = (
@@ -120,6 +124,8 @@ def _numbers(document: Document) -> Found:
         place = ("sessions", path[-1]) if path[0] == "route" else path
         if fault := number_fault(path, leaf, value, _ABOVE_ZERO.get(place, 0)):
             yield path, fault
+        elif value > _MOST.get(path, value):
+            yield path, f"{value} is too large; the most is {_MOST[path]:g}"
 
 
 def _names(document: Document) -> Found:
@@ -270,7 +276,8 @@ def _store_url(options: StoreOptions) -> str | None:
         elif scheme not in SCHEMES:
             return f"{redacted(options.url)} names no store that there is; use one of {_STORES}"
         else:
-            store_address(options.url)
+            if fault := tls_fault(store_address(options.url)):
+                return f"the URL cannot be used: {fault}"
             hosts = store_hosts(options.url)
             if scheme != "unix" and (not hosts or any(port == 0 for _, port in hosts)):
                 return f"{redacted(options.url)} has no host or no usable port; write for example {scheme}://127.0.0.1:6379"

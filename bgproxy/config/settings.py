@@ -139,8 +139,9 @@ class Settings:
 
     @property
     def runtime_dir(self) -> str:
-        """The directory for the workers' own sockets; empty: one is made."""
-        return self._document.runtime_dir
+        """The directory for the workers' own sockets, absolute, as others look for it too; empty: one is made."""
+        configured = self._document.runtime_dir
+        return os.path.abspath(configured) if configured else ""  # noqa: PTH100 - a link stays a link
 
     def upgrade(self) -> UpgradeSection:
         """How long the proxy's own upgrade may take, seconds."""

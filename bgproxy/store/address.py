@@ -7,6 +7,7 @@ password whose special characters are not percent-encoded. No error text repeats
 from __future__ import annotations
 
 import re
+import ssl
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -97,6 +98,7 @@ _TLS: Final[Readers] = {
     "ssl_cert_reqs": _verification,
     "ssl_check_hostname": _yes,
 }
+_TLS_FILES: Final = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile")
 _SENTINEL: Final[Readers] = {"sentinel_username": str, "sentinel_password": str}
 _SENTINEL_TLS: Final[Readers] = {"sentinel_ssl": _yes}  # "no": only the store itself speaks TLS
 
@@ -116,6 +118,32 @@ def store_address(url: str) -> Address:
         f"{' (rediss for TLS)' if scheme.transport == 'tcp' else ''} and percent-encode special characters of the "
         "password (/ is %2F, # is %23, @ is %40, ? is %3F)"
     )
+
+
+def tls_fault(address: Address) -> str:
+    """Why the files that an address names for TLS cannot be used, or nothing. Reads them."""
+    named = {name: str(address.arguments.get(name, "")) for name in _TLS_FILES}
+    for name, path in named.items():
+        try:
+            if path:
+                Path(path).open("rb").close()
+        except OSError as error:
+            return f"{name}={path} cannot be read: {error.strerror}"
+    authority, certificate, key = named.values()
+    context = ssl.create_default_context()
+    try:
+        if authority:
+            context.load_verify_locations(authority)
+    except ssl.SSLError:
+        return f"ssl_ca_certs={authority} holds no certificate in PEM"
+    if key and not certificate:
+        return "ssl_keyfile has no certificate to go with; name that with ssl_certfile"
+    try:
+        if certificate:
+            context.load_cert_chain(certificate, key or None, password="")  # nobody is asked for one
+    except (ssl.SSLError, ValueError):
+        return "ssl_certfile and ssl_keyfile are no certificate and its key, in PEM and without a password"
+    return ""
 
 
 def redacted(url: str) -> str:

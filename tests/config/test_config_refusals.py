@@ -243,6 +243,14 @@ BAD_VALUE = {
         "[store]\nmin_replicas = 1",
         "store.min_replicas: the store memory:// has no replicas, only Redis has",
     ),
+    "store authority": (
+        'store = "rediss://h/0?ssl_ca_certs=/none/ca.pem"',
+        "store.url: the URL cannot be used: ssl_ca_certs=/none/ca.pem cannot be read: No such file or directory (file",
+    ),
+    "more workers than are meant": (
+        'workers = 1025\nstore = "redis://h:1/0"',
+        "workers: 1025 is too large; the most is 1024 (file c.toml)",
+    ),
     "store option": ('store = "redis://h/0?dbb=1"', "store.url: the URL cannot be used: it has an option that is not"),
     "store path": ('store = "memory://x"', "write memory:// or memory:///absolute/path"),
     "network": (

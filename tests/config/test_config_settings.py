@@ -39,6 +39,14 @@ def load(path=None, flags=None, **environ: str) -> Settings:
 # --- strength
 
 
+def test_a_runtime_dir_is_found_from_anywhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "c.toml"
+    for configured, found in (("run", f"{tmp_path}/run"), ("/run/x", "/run/x"), ("", "")):
+        path.write_text(f'runtime_dir = "{configured}"\nstore = "redis://h:1/0"')
+        assert Settings.load(path, None, {}).runtime_dir == found
+
+
 def test_a_flag_beats_the_environment_beats_the_file_beats_the_default(write):
     file = write("[timeouts]\nconnect_timeout = 3\nlinger_timeout = 3\nkeepalive_timeout = 3\n")
     settings = load(

@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+import trustme
 
 from bgproxy.errors import ConfigError
-from bgproxy.store.address import redacted, store_address, store_hosts
+from bgproxy.store.address import redacted, store_address, store_hosts, tls_fault
 from bgproxy.store.base import StoreOptions, open_store
 
 SECRET = "p@ss/w#rd?:%"
@@ -239,3 +240,29 @@ def test_what_is_shown_of_a_url(url: str, shown: str) -> None:
 def test_the_stores_representation() -> None:
     store = open_store(StoreOptions(url=f"redis://user:{QUOTED}@127.0.0.1:6379/0", fleet="agents"))
     assert repr(store) == "<RedisStore redis://***@127.0.0.1:6379/0 fleet agents>"
+
+
+def test_files_for_tls_are_read_before_they_are_needed(tmp_path):
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+    for name in ("one", "two"):
+        issued = authority.issue_cert(name)
+        issued.cert_chain_pems[0].write_to_path(str(tmp_path / f"{name}.pem"))
+        issued.private_key_pem.write_to_path(str(tmp_path / f"{name}.key"))
+    (tmp_path / "junk.pem").write_text("no certificate")
+
+    def fault(scheme: str = "rediss", /, **files: str) -> str:
+        query = "&".join(f"{name}={tmp_path}/{file}" for name, file in files.items())
+        tail = "/mine" if "sentinel" in scheme else ""
+        return tls_fault(store_address(f"{scheme}://h{tail}?{query}")).replace(f"{tmp_path}/", "")
+
+    good = {"ssl_ca_certs": "ca.pem", "ssl_certfile": "one.pem", "ssl_keyfile": "one.key"}
+    for scheme in ("rediss", "rediss+sentinel", "rediss+cluster"):
+        assert fault(scheme, **good) == ""
+        assert fault(scheme) == ""
+        assert fault(scheme, ssl_ca_certs="x.pem") == "ssl_ca_certs=x.pem cannot be read: No such file or directory"
+    assert fault(**good | {"ssl_ca_certs": "junk.pem"}) == "ssl_ca_certs=junk.pem holds no certificate in PEM"
+    assert fault(ssl_keyfile="one.key") == "ssl_keyfile has no certificate to go with; name that with ssl_certfile"
+    for wrong in ({"ssl_keyfile": "two.key"}, {"ssl_certfile": "junk.pem"}, {"ssl_keyfile": "junk.pem"}):
+        assert fault(**good | wrong).startswith("ssl_certfile and ssl_keyfile are no certificate and its key")
+    assert tls_fault(store_address("redis://h")) == ""
