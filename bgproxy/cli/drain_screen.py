@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from bgproxy.cli.report import clean
-from bgproxy.cli.screen import color_style, terminal, time
+from bgproxy.cli.screen import painted, terminal, time
 
 _SHOWN = 5  # blockers in the picture, the biggest ones
 
@@ -52,7 +52,7 @@ class Progress:
         done = self._most - held
         # Named colors: with sixteen of them, rich's own come out as one grey.
         bar = ProgressBar(self._most, done, 30, style="bright_black", complete_style="green", finished_style="green")
-        top.add_row(_color(document.get("color")), bar, clean(_counts(document)))
+        top.add_row(painted(document.get("color")), bar, clean(_counts(document)))
         rows = [Text(clean(one.get("detail")), style="dim") for one in document.get("blockers", ())[:_SHOWN]]
         until = _deadline(document, document.get("seconds_left"))
         return Group(top, *([Text(clean(until), style="yellow")] if until else []), *rows)
@@ -64,7 +64,7 @@ def show_drain(document: Mapping[str, Any]) -> None:
     release = document.get("release")
     holds = f"holds {release}, phase {document.get('phase')}" if release else "has no release"
     end = "drained" if document.get("drained") else "not drained"
-    screen.print(Text.assemble(_color(document.get("color")), clean(f" {holds}: {end}")))
+    screen.print(Text.assemble(painted(document.get("color")), clean(f" {holds}: {end}")))
     last = time(document.get("last_expires"))
     more = f"; the last session expires {last} if it is not used any more" if last else ""
     screen.print(Text(clean(_counts(document) + more)))
@@ -97,7 +97,3 @@ def _deadline(document: Mapping[str, Any], left: float | None) -> str:
     if document.get("deadline") is None:
         return ""
     return f"what still lives is ended {f'in {left:.0f} s' if left is not None else time(document['deadline'])}"
-
-
-def _color(name: object) -> Text:
-    return Text(clean(name), style=color_style(clean(name)))

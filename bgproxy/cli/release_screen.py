@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from bgproxy.cli.report import clean, print_line
-from bgproxy.cli.screen import color_style
+from bgproxy.cli.screen import painted
 
 Told = Callable[[Mapping[str, Any]], None]
 
@@ -116,10 +116,8 @@ def waiting(document: Mapping[str, Any]) -> str:
 
 def picture(document: Mapping[str, Any]) -> Group:
     """All steps, the one that is under way with a sign of life."""
-    color = str(document.get("color"))
-    title = Text.assemble(
-        clean(f"{document.get('id')}  {document.get('release')} on "), Text(clean(color), style=color_style(color))
-    )
+    what = clean(f"{document.get('id')}  {document.get('release')} on ")
+    title = Text.assemble(what, painted(document.get("color")))
     rows = Table.grid(padding=(0, 1))
     for step in document.get("steps", ()):
         verdict, name = step.get("verdict"), str(step.get("name"))

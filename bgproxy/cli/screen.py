@@ -108,9 +108,10 @@ def _outcome(name: str, count: object) -> str:
     return "red" if count and name in ("lost", "turns_cut") else ""
 
 
-def color_style(name: str) -> str:
-    """Colors that are called like a color are shown in it."""
-    return name if name in _NAMED_LIKE_THEMSELVES else ""
+def painted(color: object, style: str = "") -> Text:
+    """A color's name; one that is called like a color is shown in it."""
+    name = clean(color)
+    return Text(name, style=f"{name if name in _NAMED_LIKE_THEMSELVES else ''} {style}".strip())
 
 
 def time(at: object) -> str:
@@ -134,8 +135,8 @@ def grid(*columns: str, right: frozenset[str] | set[str] = frozenset()) -> Table
 
 
 def _headline(document: Mapping[str, Any]) -> Text:
-    active, previous = clean(document.get("active")), document.get("previous")
-    line = Text.assemble("fleet ", (clean(document.get("fleet")), "bold"), ", active ", (active, color_style(active)))
+    previous = document.get("previous")
+    line = Text.assemble("fleet ", (clean(document.get("fleet")), "bold"), ", active ", painted(document.get("active")))
     if previous:
         line.append(f", previous {clean(previous)}")
     return line.append(f", epoch {clean(document.get('epoch'))}")
@@ -175,7 +176,7 @@ def _silent(document: Mapping[str, Any]) -> Iterator[Text]:
 def _colors(colors: Mapping[str, Mapping[str, Any]], active: str) -> Table:
     table = grid("color", "release", "phase", "upstream", "health", *_LOADS, right=set(_LOADS))
     for name, color in colors.items():
-        label = Text(clean(name), style=f"{color_style(name)} {'bold' if name == active else ''}")
+        label = painted(name, "bold" if name == active else "")
         phase = clean(color.get("phase") or "-")
         loads = [clean(color.get(key, 0)) for key in ("in_flight", "streams", "websockets")]
         upstreams = color.get("upstreams") or [{}]

@@ -8,7 +8,7 @@ from typing import Any
 from rich.text import Text
 
 from bgproxy.cli.report import clean
-from bgproxy.cli.screen import color_style, grid, terminal, time
+from bgproxy.cli.screen import grid, painted, terminal, time
 
 _PLACE = ("pinned", "learned", "moved", "ended")
 _LINES = {
@@ -28,7 +28,7 @@ def show_sessions(document: Mapping[str, Any], same: str = "") -> None:
     rows = grid("id", "color", "release", "preset", "route", "moves", "expires", right={"moves"})
     for one in document["sessions"]:
         cells = (_release(one), one.get("preset"), one.get("route"), one.get("moves"), time(one.get("expires")))
-        rows.add_row(clean(one.get("id")), _color(one.get("color")), *(Text(clean(cell)) for cell in cells))
+        rows.add_row(clean(one.get("id")), painted(one.get("color")), *(Text(clean(cell)) for cell in cells))
     screen = terminal()
     screen.print(rows)
     if document.get("next"):
@@ -54,7 +54,7 @@ def show_stats(document: Mapping[str, Any]) -> None:
     rows = grid("color", "release", "sessions", "last expires", right={"sessions"})
     for one in document["releases"]:
         cells = (_release(one), one.get("live"), time(one.get("last_expires")))
-        rows.add_row(_color(one.get("color")), *(Text(clean(cell)) for cell in cells))
+        rows.add_row(painted(one.get("color")), *(Text(clean(cell)) for cell in cells))
     screen = terminal()
     screen.print(rows)
     live = document.get("live")
@@ -69,7 +69,7 @@ def _show_host(host: Mapping[str, Any]) -> None:
     rows = grid("preset", "color", *_PLACE, right=set(_PLACE))
     for one in host.get("places", ()):
         cells = (one.get(name, 0) for name in _PLACE)
-        rows.add_row(clean(one.get("preset")), _color(one.get("color")), *(clean(cell) for cell in cells))
+        rows.add_row(clean(one.get("preset")), painted(one.get("color")), *(clean(cell) for cell in cells))
     screen = terminal()
     screen.print(Text("counted by this host's workers:", style="dim"))
     screen.print(rows)
@@ -92,10 +92,6 @@ def _release(one: Mapping[str, Any]) -> str:
     goal = one.get("goal")
     to = f" (moves to {goal['color']}, {goal['release']}, at its next turn)" if goal else ""
     return f"{one.get('release') or '-'}{'' if one.get('stands', True) else ' (gone)'}{to}"
-
-
-def _color(name: object) -> Text:
-    return Text(clean(name), style=color_style(clean(name)))
 
 
 def _until(document: Mapping[str, Any]) -> str:
