@@ -130,10 +130,13 @@ class Pair:
         await self.rejoin(primary)
 
     async def rejoin(self, one: Redis) -> None:
-        """Who was killed comes back as the other's replica."""
-        other = self.servers[self.servers[0] is one]
-        await one.start(*self._follow(other))
-        await _comes(other, "INFO replication", b"state=online")
+        """Who was killed comes back as the other's replica. On a busy machine the sentinel may fail over once more."""
+        await one.start(*self._follow(self.servers[self.servers[0] is one]))
+        until = time.monotonic() + PATIENCE
+        while b"state=online" not in await (await self.primary()).asks("INFO", "replication"):
+            if time.monotonic() > until:
+                raise DidNotStart("the replica does not follow")
+            await asyncio.sleep(0.05)
         await _comes(self._sentinel, f"SENTINEL REPLICAS {SERVICE}", b"master-link-status\r\n$2\r\nok")
 
     async def replica(self) -> Redis:
