@@ -9,16 +9,16 @@ import pytest
 from bgproxy.rollout import canary as module
 from bgproxy.rollout.canary import CanaryJudge, watch_canary
 from bgproxy.rollout.watching import Reporter
-from bgproxy.rules import fleet, running
 from bgproxy.rules.fleet import FleetState
 from bgproxy.rules.gate import Finding, Verdict
-from bgproxy.rules.plan import Canary, Plan
+from bgproxy.rules.plan import Canary
 from bgproxy.rules.release import Release
 from bgproxy.rules.watch import watched
 from bgproxy.rules.window import Times, Window
 from bgproxy.store.base import StoreOptions, open_store
 from bgproxy.telemetry.metrics import Metrics
 from bgproxy.telemetry.windows import Windows
+from tests.rollout.canaries import at_canary
 
 PLAN = Canary(share=0.5, duration=100.0, min_samples=50, max_error_rate=0.1)
 FAST, SLOW = 40, 140  # parts of a histogram
@@ -31,16 +31,7 @@ def window(count: int, part: int = FAST, errors: int = 0) -> Window:
 
 @pytest.fixture
 def state() -> FleetState:
-    first = fleet.bootstrap(("blue", "green"), "blue", {"blue": Release("v1", ("http://a:1",))}, "test", 1.0).state
-    who: dict[str, Any] = {"leader": "n1", "actor": "ada", "reason": ""}
-    change = running.begin(
-        first, "green", Release("v2", ("http://a:2",)), Plan(canary=PLAN), {"canary": {}}, at=5.0, **who
-    )
-    while change is not None and change.state.run is not None and change.state.run.next != "canary":
-        run = change.state.run
-        change = running.record(change.state, run.id, "n1", run.next, Finding(Verdict.PASS, ""), at=6.0, took=0.0)
-    assert change is not None
-    return change.state
+    return at_canary(Release("v2", ("http://a:2",)), PLAN)
 
 
 @pytest.fixture

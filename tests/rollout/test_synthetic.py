@@ -15,13 +15,13 @@ from bgproxy.rollout.canary import CanaryJudge
 from bgproxy.rollout.gates.trial import Trial
 from bgproxy.rollout.live import watch_live
 from bgproxy.rollout.synthetic import MOST_OPEN, Traffic, sending
-from bgproxy.rules import fleet, running
 from bgproxy.rules.fleet import FleetState
 from bgproxy.rules.gate import Answer, Finding, Verdict
 from bgproxy.rules.plan import Canary, Plan, Synthetic
 from bgproxy.rules.release import Release
 from bgproxy.rules.window import Times, Window
 from bgproxy.store.base import StoreOptions, open_store
+from tests.rollout.canaries import at_canary
 
 MADE = Synthetic(rate=2.0, path="/ping", method="POST", json={"a": 1}, headers={"X-A": "${GATE_A}"}, timeout=5.0)
 PLAN = Canary(duration=100.0, min_samples=50, max_error_rate=0.1, synthetic=MADE)
@@ -133,14 +133,7 @@ def test_times_are_those_of_live_answers():
 
 @pytest.fixture
 def state() -> FleetState:
-    first = fleet.bootstrap(("blue", "green"), "blue", {"blue": Release("v1", ("http://a:1",))}, "test", 1.0).state
-    who: dict[str, Any] = {"leader": "n1", "actor": "ada", "reason": ""}
-    change = running.begin(first, "green", RELEASE, Plan(canary=PLAN), {"canary": {}}, at=5.0, **who)
-    while change is not None and change.state.run is not None and change.state.run.next != "canary":
-        run = change.state.run
-        change = running.record(change.state, run.id, "n1", run.next, Finding(Verdict.PASS, ""), at=6.0, took=0.0)
-    assert change is not None
-    return change.state
+    return at_canary(RELEASE, PLAN)
 
 
 class World:
