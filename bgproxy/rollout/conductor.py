@@ -22,7 +22,7 @@ from bgproxy.rollout.bake import bake
 from bgproxy.rollout.cut_over import cut_over
 from bgproxy.rollout.flip import Switch
 from bgproxy.rollout.foreseen import missing
-from bgproxy.rollout.gates import try_gate
+from bgproxy.rollout.gates.kinds import try_gate
 from bgproxy.rollout.gates.trial import Trial, trial_of
 from bgproxy.rollout.hooks import run_hook
 from bgproxy.rollout.judges import unjudged

@@ -11,7 +11,8 @@ from starlette.applications import Starlette
 
 from bgproxy.cli.demo.agent import build
 from bgproxy.rollout.contracts import a2a_contract, mcp_contract
-from bgproxy.rollout.gates import Trial, try_gate
+from bgproxy.rollout.gates.kinds import try_gate
+from bgproxy.rollout.gates.trial import Trial
 from bgproxy.rules.contract import compare
 from bgproxy.rules.gate import Finding, Verdict
 from bgproxy.rules.plan import A2aGate, ChatGate, Gate, McpGate

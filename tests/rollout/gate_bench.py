@@ -9,7 +9,8 @@ from typing import Any
 
 from aiohttp import web
 
-from bgproxy.rollout.gates import Trial, try_gate
+from bgproxy.rollout.gates.kinds import try_gate
+from bgproxy.rollout.gates.trial import Trial
 from bgproxy.rollout.options import RolloutOptions
 from bgproxy.rules.gate import Finding
 from bgproxy.rules.plan import Gate

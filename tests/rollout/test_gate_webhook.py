@@ -6,6 +6,8 @@ import base64
 import hashlib
 import hmac
 import json
+import subprocess
+import sys
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -107,3 +109,8 @@ async def test_nor_one_that_a_name_leads_to(judge, monkeypatch):
 async def test_one_that_is_not_allowed_is_not_called(judge):
     finding = await judge.found(WebhookGate(url=judge.url))
     assert (finding.verdict, "may not be called" in finding.why, judge.asked) == (Verdict.UNDECIDED, True, [])
+
+
+def test_who_only_calls_webhooks_needs_no_gate_for_it():
+    """In a process of its own, as here all gates are known already."""
+    subprocess.run([sys.executable, "-c", "import bgproxy.rollout.webhook"], check=True, timeout=60)
