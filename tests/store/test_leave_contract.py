@@ -36,7 +36,7 @@ async def test_each_step_is_read_as_it_was_written(url: str, opened: Opened, fli
         lambda state: fleet.step(state, old, label, Event.DRAINED, at=at, **WHO),
         lambda state: retire.lead(state, old, label, "", "n1", at=at),
         lambda state: retire.finish(state, old, label, "n1", Finding(Verdict.PASS, "gone"), at=at),
-        lambda state: retire.finish(state, old, label, "n1", Finding(Verdict.PASS, "contracted"), at=at),
+        lambda state: retire.finish(state, old, label, "n1", Finding(Verdict.PASS, "contracted"), at=at, contract=True),
     ]
     freed: dict[str, Any] = {}
     for decide in changes:
