@@ -55,10 +55,8 @@ class Node:
         self.mirror = Mirror(self.store)
         self.ledger = Ledger(self.store, self.mirror, time.time)
         self.heartbeat = Heartbeat(self.store, self.report, self.mirror.refresh)
-        self.is_holding = False
-        self.barrier = Barrier(
-            *(self.ledger, self.mirror, self.store, self.id, FlipOptions()), is_holding=lambda: self.is_holding
-        )
+        self.is_shut = False
+        self.barrier = Barrier(self.ledger, self.mirror, self.store, self.id, FlipOptions(), self)
         self.mirror.listen(self._apply)
         self.mirror.listen(self.barrier.apply)
 
@@ -77,8 +75,16 @@ class Node:
         for part in (self.mirror, self.heartbeat, self.barrier):
             ends.push_async_callback(part.stop)
 
-    def _apply(self, state: FleetState) -> None:
-        self.is_holding = state.is_held
+    def shut(self) -> None:
+        """See `Door`: nothing is admitted here at all."""
+        self.is_shut = True
+
+    def settle(self) -> None:
+        """See `Door`."""
+        self.is_shut = self.mirror.state is not None and self.mirror.state.is_held
+
+    def _apply(self, _: FleetState) -> None:
+        self.settle()
 
 
 def _others(url: str, numbers: range, joined: Event, over: Event) -> None:

@@ -28,6 +28,7 @@ from bgproxy.config.reloading import outcome, reload_diff
 from bgproxy.errors import BgproxyError, ConfigError, Problem, StoreUnavailable
 from bgproxy.onlookers import Onlookers
 from bgproxy.orders import Place
+from bgproxy.proxy.hold import Door
 from bgproxy.proxy.listener import Listener
 from bgproxy.proxy.plane import DataPlane
 from bgproxy.rollout.barrier import Barrier
@@ -103,11 +104,8 @@ class Worker:
             catch_up=self.mirror.refresh,
         )
         self.restorer = Restorer(self.ledger, self.mirror)
-        self.barrier = Barrier(
-            *(self.ledger, self.mirror, self.store, self.node_id, settings.flip()),
-            is_holding=lambda: self.plane.hold is not None,
-            fenced=self.membership.fenced_among,
-        )
+        own = self.node_id, settings.flip(), Door(self.plane)
+        self.barrier = Barrier(self.ledger, self.mirror, self.store, *own, fenced=self.membership.fenced_among)
         self.switch = Switch(
             self.ledger, self.mirror, self.plane.warm_up, self.validator, self.peers.catch_up, self.barrier
         )

@@ -22,7 +22,7 @@ from bench.history import Execution, Request
 from bench.simulate.store import FarStore, Line, Server
 from bench.simulate.world import World
 from bgproxy.errors import BgproxyError, StoreUnavailable
-from bgproxy.proxy.hold import admitted, waited_too_long
+from bgproxy.proxy.hold import Door, admitted, waited_too_long
 from bgproxy.proxy.options import ProxyOptions, RouteSessions, SessionOptions
 from bgproxy.proxy.plane import DataPlane
 from bgproxy.proxy.routing import Group
@@ -289,7 +289,7 @@ class Node:
             store,
             self.id,
             terms.flip,
-            lambda: self.plane.hold is not None,
+            Door(self.plane),
             fenced=self.neighbours.fenced_among,
             clock=process.time,
             wall=lambda: time.time(),

@@ -38,7 +38,7 @@ def admitted(exchange: Exchange, group: Group, now: float) -> Group | None:
 def hold_by(plane: DataPlane, state: FleetState) -> Hold | None:
     """Where new admissions wait by that state; what waits already stays where it is while any reason stands."""
     if not state.is_held:
-        return None
+        return plane.hold if plane.hold is not None and plane.hold.is_early else None
     age = plane.options.hold.max_age
     if state.pause is not None:
         age = max(age, state.pause.max_hold)
@@ -48,11 +48,48 @@ def hold_by(plane: DataPlane, state: FleetState) -> Hold | None:
     return plane.hold
 
 
+class Door:
+    """What lets new admissions in, as a flip sees it: by the states that are applied, or shut before one is."""
+
+    def __init__(self, plane: DataPlane) -> None:
+        self._plane = plane
+
+    @property
+    def is_shut(self) -> bool:
+        """Nothing new is admitted."""
+        return self._plane.hold is not None
+
+    def shut(self) -> None:
+        """Admit nothing new from now on, whatever is applied, until `settle`."""
+        plane = self._plane
+        if plane.hold is None:
+            plane.hold = Hold(plane, plane.options.hold.max_age)
+            self._wait_at(plane.hold)
+        plane.hold.is_early = True
+
+    def settle(self) -> None:
+        """Go by the state again that was applied last."""
+        plane, hold = self._plane, self._plane.hold
+        if hold is None:
+            return
+        hold.is_early = False
+        if plane.state is None or not plane.state.is_held:
+            plane.hold = None
+            self._wait_at(None)
+            plane.loop.call_soon(hold.release)
+
+    def _wait_at(self, hold: Hold | None) -> None:
+        if self._plane.routing is not None:
+            for group in self._plane.routing.groups.values():
+                group.hold = hold
+
+
 class Hold:
     """See the module. `age`: seconds that one exchange waits at most."""
 
     def __init__(self, plane: DataPlane, age: float) -> None:
         self.age = age
+        self.is_early = False  # it is not, or not known to be, by the state that was applied last
         self._plane = plane
         self._held: dict[Exchange, int] = {}  # what each may take, in bytes; the first that came is the first
         self._bytes = 0

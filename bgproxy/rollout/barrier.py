@@ -5,6 +5,9 @@ store moves the pointer in one step, and only where every registered node has sa
 one node admits to the new color and another to the old. A node that is silent makes the flip be given up and is named,
 but for one that has fenced itself by then: it reads the state before it admits again.
 
+A node holds from the moment on in which the bell tells of such a state, before it reads it: then one call both reads
+and says so. What was said must stay true, so it goes on holding until a reading has told it by which state it does.
+
 Whoever prepared it may die at any point: each node looks after what it holds for, and finishes the flip, or gives it
 up when its time is over. The store lets only one of them, and the idempotency key tells the others what came of it.
 """
@@ -18,7 +21,8 @@ import time
 from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, Protocol
 
 from bgproxy import tasks
 from bgproxy.errors import BadInput, FlipAbandoned, FlipOpen, KeyReused, Problem, Refused, StoreUnavailable
@@ -53,6 +57,20 @@ class FlipOptions:
     hold_timeout: float = 1.0  # seconds in which every node must hold, or the flip is given up
 
 
+class Door(Protocol):
+    """What lets new admissions in."""
+
+    @property
+    def is_shut(self) -> bool:
+        """Nothing new is admitted. Asked after the mirror has told of a state."""
+
+    def shut(self) -> None:
+        """Admit nothing new, whatever state is applied, until `settle`."""
+
+    def settle(self) -> None:
+        """By the state that was applied last."""
+
+
 class Barrier:
     """See the module. One per node: it asks for flips, and answers for this node in those of others."""
 
@@ -63,16 +81,16 @@ class Barrier:
         store: Store,
         node: str,
         options: FlipOptions,
-        is_holding: Callable[[], bool],
+        door: Door,
         *,
         fenced: Callable[[Sequence[str], bool], Awaitable[Mapping[str, int]]] | None = None,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         wall: Callable[[], float] = time.time,
     ) -> None:
-        """`node`: this node's id. `is_holding`: whether it admits nothing new; asked after the mirror has told of a
-        state. `fenced`: which of these nodes are known to have stopped admitting by themselves, with the serials of
-        their last beats (True: it is worth a look at them); None: nodes do not fence themselves."""
+        """`node`: this node's id, `door`: its own. `fenced`: which of these nodes are known to have stopped admitting
+        by themselves, with the serials of their last beats (True: it is worth a look at them); None: nodes do not
+        fence themselves."""
         self.options = options
         self.is_only = not store.shared  # there can be no other node
         self.alone = True  # no other node is registered, as far as is known
@@ -80,14 +98,17 @@ class Barrier:
         self._mirror = mirror
         self._store = store
         self._node = node
-        self._is_holding = is_holding
+        self._door = door
         self._fenced = fenced or _nobody
         self._clock = clock
         self._sleep = sleep
         self._wall = wall
         self._seen: dict[int, float] = {}  # when a flip or pause that stands was first seen, by its revision
         self._own: set[int] = set()  # flips that a task of this node is about to make
+        self._said = 0  # the revision of a state that is about to be applied, by which it has said that it holds
+        self._bells = 0  # how often it was rung to hold
         self._tasks: set[asyncio.Task[None]] = set()
+        mirror.rung_to_hold = self._rung
 
     def __repr__(self) -> str:
         return f"<Barrier of {self._node}, {len(self._seen)} open>"
@@ -105,7 +126,7 @@ class Barrier:
         new = [hold for hold in standing if hold.revision not in self._seen]
         now = self._clock()
         self._seen = {hold.revision: self._seen.get(hold.revision, now) for hold in standing}
-        if standing and self._is_holding():
+        if standing and self._door.is_shut and state.revision != self._said:
             self._spawn(self._say_so(state.revision), "barrier.say")
         for hold in new:
             watch = self._watch_flip(hold) if isinstance(hold, Pending) else self._watch_pause(hold)
@@ -114,6 +135,36 @@ class Barrier:
     async def stop(self) -> None:
         """What is open is left to the other nodes."""
         await tasks.stop(*self._tasks)
+
+    async def _rung(self, revision: int) -> None:
+        """Hold, then read by which state, and say so with that. Whether it was said is not known where that fails."""
+        self._bells += 1
+        self._mirror.held_early = True
+        self._door.shut()
+        was_read = await self._mirror.look(partial(self._say_and_read, revision))
+        self._said = 0
+        if was_read:
+            self._settle()
+        else:
+            self._spawn(self._hold_until_read(self._bells), "barrier.read")
+
+    async def _say_and_read(self, revision: int) -> FleetState | None:
+        assert self._mirror.state is not None, "only what is newer than one rings"
+        pointer = self._mirror.state.pointer
+        state, registered = await self._store.hold_and_read(self._node, revision, pointer)
+        if registered:
+            self._said, self.alone = revision, registered <= 1
+        return state
+
+    async def _hold_until_read(self, bells: int) -> None:
+        while bells == self._bells and not await self._mirror.look():
+            await self._sleep(_AGAIN)
+        if bells == self._bells:  # else what came later looks after it
+            self._settle()
+
+    def _settle(self) -> None:
+        self._mirror.held_early = False
+        self._door.settle()
 
     async def _say_so(self, revision: int) -> None:
         """Tell the store that this node holds, until it has heard it or it does not matter any more."""
@@ -266,7 +317,7 @@ class Barrier:
         without = frozenset(pending.exclude)
         left = without | fenced.keys()
         # This node holds from the moment on at which it held the prepared state: it need not be heard.
-        held = Held(pending.revision, without | {self._node} if self._is_holding() else without, fenced)
+        held = Held(pending.revision, without | {self._node} if self._door.is_shut else without, fenced)
 
         def decide(state: FleetState) -> Change:
             change = barrier.complete(state, pending.revision, at=self._wall(), left_behind=left)

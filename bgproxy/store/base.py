@@ -36,7 +36,7 @@
     bgproxy:{FLEET}:topic:NAME  hash  node id → what it tells of that topic (JSON), see topics.py
     bgproxy:{FLEET}:roll    there while nodes may be missing from the list, as the store had lost something
     bgproxy:{FLEET}:once    hash    digests of idempotency keys → what came of them first, see once.lua
-    bgproxy:{FLEET}:bell    channel the revision that has just been written, nothing else
+    bgproxy:{FLEET}:bell    channel the revision that has just been written, after a 0 where new admissions wait by it
 
 The sessions' pins stand beside it: `store/pinning.py`.
 
@@ -62,6 +62,7 @@ from bgproxy.errors import BgproxyError, ConfigError
 from bgproxy.rules.chain import Head
 from bgproxy.rules.fleet import Change, FleetState
 from bgproxy.rules.lease import CLOCK_RATE
+from bgproxy.rules.pointer import Pointer
 from bgproxy.store.address import SCHEMES, redacted
 from bgproxy.store.flips import FlipRecord
 from bgproxy.store.once import Done, Once
@@ -194,6 +195,10 @@ class Conflict(BgproxyError):
         self.current = current
 
 
+class Holding(int):
+    """A revision by whose state new admissions wait, as a bell may tell it."""
+
+
 @dataclass(frozen=True, slots=True)
 class Held:
     """What a commit asks of the nodes: all that are registered, but those `without`, hold at this revision or later.
@@ -256,6 +261,11 @@ class Store(Protocol):
         What was said of an earlier state may be forgotten: each node says it of each state by which it holds.
         """
 
+    async def hold_and_read(self, node_id: str, revision: int, pointer: Pointer) -> tuple[FleetState | None, int]:
+        """As `read`; where that has this revision and this pointer, and new admissions wait by it, `hold` in one step
+        with it: for a node that admits nothing new already. Answers the state, and what `hold` does or 0.
+        """
+
     async def asleep(self, held: Held) -> list[str]:
         """The nodes, by id, that do not hold so, `fenced` or not."""
 
@@ -282,6 +292,7 @@ class Store(Protocol):
 
     def watch(self) -> AsyncIterator[int]:
         """An async generator: 0 once subscribed, then a revision per commit, the caller's own included, and see `hold`.
+        A store that is shared tells of a state that lets new admissions wait by `Holding`.
 
         It may skip revisions that are overtaken while nobody asks. Raises `StoreUnavailable` when the line breaks.
         Close it (`aclose`) when done.

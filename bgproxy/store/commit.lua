@@ -37,11 +37,6 @@ if known then
 end
 
 -- The revision alone does not tell two histories apart, which a failover may have left.
-local function pointed()
-  local pointer = cjson.decode(standing[3])
-  return string.format('%d %s %.6f', pointer.epoch, pointer.active, pointer.at)
-end
-
 local function fits()
   if ARGV[2] == '' then
     return redis.call('EXISTS', KEYS[1]) == 0
@@ -50,8 +45,7 @@ local function fits()
   if not schema or standing[2] ~= revision then
     return false
   end
-  local is_read, place = pcall(pointed)
-  return pointer == '' or is_read and place == pointer
+  return pointer == '' or pointed(standing[3]) == pointer
 end
 if not fits() then
   local answer = redis.call('HGETALL', KEYS[1])
@@ -107,9 +101,12 @@ end
 local seq, first, prev = chain_head()
 local entries = redis.call('XLEN', KEYS[2])  -- asked before anything is written: a key that is no stream stops here
 
-local write = {'schema', ARGV[1], 'revision', ARGV[10]}
+local write, rings = {'schema', ARGV[1], 'revision', ARGV[10]}, ARGV[10]
 for i = 23, #ARGV, 3 do
   write[#write + 1] = ARGV[i]
+  if (ARGV[i] == 'pending' or ARGV[i] == 'pause') and ARGV[i + 1] ~= 'null' then
+    rings = '0' .. ARGV[10] -- whoever hears it is to hold at once
+  end
   local seconds = tonumber(ARGV[i + 2])
   if seconds then
     local deadline = string.format('%.6f', time[1] + time[2] / 1000000 + seconds)
@@ -164,5 +161,5 @@ redis.call('HSET', KEYS[1], 'chain', string.format('%d %d %s', seq, first, hash)
 if ARGV[20] ~= '' then
   redis.call('DEL', KEYS[7])
 end
-redis.call('PUBLISH', ARGV[3], ARGV[10])
+redis.call('PUBLISH', ARGV[3], rings)
 return {'done', now, id, seq, prev, hash}

@@ -1,9 +1,23 @@
 -- A node holds new admissions at a revision. When it is the last one of which that was awaited, the bell rings.
 --
--- KEYS  1 held hash: by node, and under "" the newest revision of all   2 nodes hash
+-- KEYS  1 held hash: by node, and under "" the newest revision of all   2 nodes hash   3 state hash
 -- ARGV  1 node id   2 revision   3 the bell's channel
+--       4 "", or: only where the state has that revision and this pointer, and says so; then the state is told
 --
--- Answers how many nodes are registered.
+-- Answers how many nodes are registered, 0 where the node does not hold by it, and the state's fields, each before its value.
+
+local fields = {}
+if ARGV[4] ~= '' then
+  fields = redis.call('HGETALL', KEYS[3])
+  local state = {}
+  for i = 1, #fields, 2 do
+    state[fields[i]] = fields[i + 1]
+  end
+  local is_held = (state.pending or 'null') ~= 'null' or (state.pause or 'null') ~= 'null'
+  if not is_held or state.revision ~= ARGV[2] or pointed(state.pointer) ~= ARGV[4] then
+    return {0, fields}
+  end
+end
 
 local newest = tonumber(redis.call('HGET', KEYS[1], '') or '0')
 if tonumber(ARGV[2]) > newest then -- what was said of an earlier state is said again of this one
@@ -22,4 +36,4 @@ if redis.call('HLEN', KEYS[1]) > registered then -- so only now one by one
     redis.call('PUBLISH', ARGV[3], ARGV[2])
   end
 end
-return registered
+return {registered, fields}

@@ -24,9 +24,10 @@ from bgproxy import tasks
 from bgproxy.errors import BgproxyError, StoreUnavailable
 from bgproxy.rules.chain import EMPTY, Head
 from bgproxy.rules.fleet import Change, FleetState
+from bgproxy.rules.pointer import Pointer
 from bgproxy.store import lock
 from bgproxy.store.address import snapshot_path
-from bgproxy.store.base import OLDEST, AuditEntry, Conflict, Held, NodeReport, StoreOptions, Waiting
+from bgproxy.store.base import OLDEST, AuditEntry, Conflict, Held, Holding, NodeReport, StoreOptions, Waiting
 from bgproxy.store.document import (
     entry_content,
     entry_document,
@@ -174,6 +175,14 @@ class MemoryStore:
                 bell.ring(revision)
         return count
 
+    async def hold_and_read(self, node_id: str, revision: int, pointer: Pointer) -> tuple[FleetState | None, int]:
+        """See `Store.hold_and_read`."""
+        await self._loaded()
+        state = self._state
+        if state is None or not state.is_held or (state.revision, state.pointer) != (revision, pointer):
+            return state, 0
+        return state, await self.hold(node_id, revision)
+
     async def asleep(self, held: Held) -> list[str]:
         """See `Store.asleep`."""
         return self._nodes.asleep(held)
@@ -294,7 +303,7 @@ class MemoryStore:
         self._last_id = int(entry.id)
         self._nodes.wrote(step.change)
         for bell in self._bells:
-            bell.ring(state.revision)
+            bell.ring(Holding(state.revision) if state.is_held else state.revision)
         return state, entry
 
     async def _commit_on_disk(

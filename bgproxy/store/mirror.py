@@ -24,13 +24,14 @@ from bgproxy import tasks
 from bgproxy.errors import BgproxyError, StoreUnavailable
 from bgproxy.rules.fleet import FleetState
 from bgproxy.rules.restore import Contradiction, Verdict, judge
-from bgproxy.store.base import Store
+from bgproxy.store.base import Holding, Store
 from bgproxy.store.document import parsed, state_document, state_from, write_safely
 from bgproxy.store.fence import Fence
 
 log = logging.getLogger(__name__)
 
 Listener = Callable[[FleetState], None]
+Reading = Callable[[], Awaitable[FleetState | None]]
 
 _FIRST_PAUSE = 0.05  # seconds before the first reconnect; doubled at each failure
 _LONGEST_PAUSE = 2.0
@@ -69,6 +70,8 @@ class Mirror:
         self._lost = 0.0  # since when it is away; 0: it is not
         self.rung_again = asyncio.Event()  # set where one revision rings twice, see `Store.hold`; who waits clears it
         self._rung = 0  # the revision that rang last
+        self.rung_to_hold: Callable[[Holding], Awaitable[object]] = self._look_at  # called where a bell tells that
+        self.held_early = False  # new admissions wait by what a bell has told, and no reading yet
         self._listeners: list[Listener] = []
         self._provisional = False  # the state came from a file: whatever the store says first replaces it
         self._heard = clock()
@@ -155,7 +158,7 @@ class Mirror:
     async def start(self) -> None:
         """Take one reading (a store that is away is no error) and keep following from then on."""
         if self._follower is None:
-            await self._look()
+            await self.look()
             self._follower = tasks.spawn(self._follow_for_ever(), "mirror.follow")
             self._reader = tasks.spawn(self._read_for_ever(), "mirror.read")
 
@@ -166,11 +169,15 @@ class Mirror:
         if self._saver is not None:
             await asyncio.gather(self._saver, return_exceptions=True)
 
-    async def refresh(self) -> FleetState | None:
-        """Read the store and apply what is newer; what the store holds. Raises `StoreUnavailable` and its kinds."""
+    async def refresh(self, read: Reading | None = None) -> FleetState | None:
+        """Read the store and apply what is newer; what the store holds. Raises `StoreUnavailable` and its kinds.
+
+        `read`: in place of the store's own.
+        """
+        read = read or self._store.read
         for _ in range(3):
             before, begun = self.state, self._fence.lease.begin_reading()
-            state = await self._store.read()
+            state = await read()
             self._heard = self._clock()
             self.connected = True
             if state is None:
@@ -185,10 +192,10 @@ class Mirror:
                 return state
         return self.state
 
-    async def _look(self) -> bool:
-        """One reading whose failure is told once and survived."""
+    async def look(self, read: Reading | None = None) -> bool:
+        """One reading whose failure is told once and survived; whether it went well. `read`: see `refresh`."""
         try:
-            await self.refresh()
+            await self.refresh(read)
         except Exception as error:
             if self.connected:
                 self._lost = self._clock()
@@ -207,7 +214,7 @@ class Mirror:
         while True:
             # Never later than the interval; jittered, so that many nodes do not ask in step.
             await self._sleep(self._read_interval * random.uniform(0.75, 1.0))
-            await self._look()
+            await self.look()
 
     async def _follow_for_ever(self) -> None:
         pause = _FIRST_PAUSE
@@ -221,7 +228,7 @@ class Mirror:
             if self.subscribed:
                 pause = _FIRST_PAUSE
                 self.subscribed = False
-                await self._look()  # is it the store that is away? Nobody should have to wait for the next reading
+                await self.look()  # is it the store that is away? Nobody should have to wait for the next reading
             await self._sleep(pause * random.uniform(0.5, 1.0))
             pause = min(pause * 2, _LONGEST_PAUSE)
 
@@ -238,8 +245,13 @@ class Mirror:
                     self._well("subscription")
                 if self.state is not None and revision == self.state.revision:
                     self._heard = self._clock()  # our own commit, or one that a reading has brought already
+                elif self.state is not None and revision > self.state.revision and isinstance(revision, Holding):
+                    await self.rung_to_hold(revision)
                 else:
-                    await self._look()
+                    await self.look()
+
+    async def _look_at(self, _: Holding) -> None:
+        await self.look()
 
     def _hold(self, state: FleetState) -> None:
         self.state = state

@@ -42,6 +42,10 @@ class Known(Protocol):
     def fenced(self) -> bool:
         """Nothing new may be admitted by what is known."""
 
+    @property
+    def held_early(self) -> bool:
+        """A bell has told of a state by which new admissions wait, and it has not been read yet."""
+
 
 class Outage:
     """Answers in the store's stead. `journal` holds what is to be told to it; `refused` counts."""
@@ -76,7 +80,7 @@ class Outage:
                 return held.pin, "kept"
         state = self._known.state
         # While a flip is being made the store may have moved the pointer already: a new session cannot be placed.
-        if state is None or state.is_held:
+        if state is None or state.is_held or self._known.held_early:
             self.refused += 1
             return None, "refused"
         if why := self._why_not():

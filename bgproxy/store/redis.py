@@ -20,6 +20,7 @@ from redis.asyncio.client import PubSub
 from bgproxy.errors import BadInput
 from bgproxy.rules.chain import Head
 from bgproxy.rules.fleet import Change, FleetState
+from bgproxy.rules.pointer import Pointer
 from bgproxy.store.address import redacted, store_address
 from bgproxy.store.base import (
     DEAD_TTL,
@@ -28,6 +29,7 @@ from bgproxy.store.base import (
     AuditEntry,
     Conflict,
     Held,
+    Holding,
     NodeReport,
     Replicas,
     StoreOptions,
@@ -51,7 +53,7 @@ from bgproxy.store.once import KEPT_KEYS, KEY_TTL, AlreadyDone, Done, Once
 from bgproxy.store.pinning import PinStore
 from bgproxy.store.redis_border import Border
 from bgproxy.store.redis_client import connect, run_and_wait
-from bgproxy.store.redis_commit import commit_arguments, outcome_text, unclosed
+from bgproxy.store.redis_commit import commit_arguments, outcome_text, pointed, unclosed
 from bgproxy.store.redis_pins import RedisPins
 from bgproxy.store.topics import TOPIC_TTL
 
@@ -88,9 +90,9 @@ class RedisStore:
         self._border = Border(self._address, address, options.command_timeout, self._primary)
         if self._primary is not None:
             self._primary.moved = self._break_lines
-        self._commit_script = self._client.register_script(_ONCE + _script("sha256.lua") + _script("commit.lua"))
+        self._commit_script = self._client.register_script(_ONCE + _TOLD + _script("commit.lua"))
         self._once_script = self._client.register_script(_ONCE + _script("once_keep.lua"))
-        self._hold_script = self._client.register_script(_script("hold.lua"))
+        self._hold_script = self._client.register_script(_POINTED + _script("hold.lua"))
         self._tally_script = self._client.register_script(_script("tally.lua"))
         self._beat_script = self._client.register_script(_script("beat.lua"))
         self._tell_script = self._client.register_script(_script("tell.lua"))
@@ -168,20 +170,25 @@ class RedisStore:
         async with self._border(self._options.command_timeout + timeout, unknown):
             answer, have = await run_and_wait(self._client, self._commit_script, keys, arguments, wanted, timeout)
         if have < wanted and answer[0] == b"done":
-            log.warning(
-                "store: after %g s %d of %d replicas have the %s: a failover now may lose it",
-                timeout,
-                have,
-                wanted,
-                verb,
-            )
+            text = "store: after %g s %d of %d replicas have the %s: a failover now may lose it"
+            log.warning(text, timeout, have, wanted, verb)
         return answer, Replicas(have, wanted)
 
     async def hold(self, node_id: str, revision: int) -> int:
         """See `Store.hold`."""
-        async with self._border():
-            keys, arguments = [self._held_key, self._nodes_key], [node_id, str(revision), self._bell]
-            return int(await cast("Any", self._hold_script(keys=keys, args=arguments)))
+        return (await self._held(node_id, revision))[0]
+
+    async def hold_and_read(self, node_id: str, revision: int, pointer: Pointer) -> tuple[FleetState | None, int]:
+        """See `Store.hold_and_read`."""
+        registered, fields = await self._held(node_id, revision, pointed(pointer))
+        return self._state(dict(zip(fields[::2], fields[1::2], strict=True))), registered
+
+    async def _held(self, node_id: str, revision: int, where: str = "") -> tuple[int, list[bytes]]:
+        keys = [self._held_key, self._nodes_key, self._state_key]
+        async with self._border(key=f"key {self._state_key}"):
+            script = cast("Any", self._hold_script)
+            registered, fields = await script(keys=keys, args=[node_id, str(revision), self._bell, where])
+        return int(registered), fields
 
     async def asleep(self, held: Held) -> list[str]:
         """See `Store.asleep`."""
@@ -239,7 +246,7 @@ class RedisStore:
                 if revision is None:
                     yield 0
                 elif revision.isdigit():
-                    yield int(revision[:18])
+                    yield (Holding if revision.startswith(b"0") else int)(revision[:18])
 
     async def flips(self, epochs: Sequence[int]) -> list[FlipRecord]:
         """See `Store.flips`."""
@@ -384,6 +391,9 @@ def _check_id(entry_id: str, name: str) -> None:
 def _script(name: str) -> str:
     return files("bgproxy.store").joinpath(name).read_text(encoding="utf-8")
 
+
+_POINTED = _script("pointed.lua")
+_TOLD = _script("sha256.lua") + _POINTED
 
 # The library of the scripts that know idempotency keys.
 _ONCE = f"local ONCE_TTL, ONCE_KEPT = {KEY_TTL:.0f}, {KEPT_KEYS}\n" + _script("once.lua")

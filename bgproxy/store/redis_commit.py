@@ -9,6 +9,7 @@ import orjson
 
 from bgproxy.rules.canary import canary
 from bgproxy.rules.fleet import Change
+from bgproxy.rules.pointer import Pointer
 from bgproxy.store.base import RELEASE_FIELD, SCHEMA, Held
 from bgproxy.store.document import entry_content, hold_document, orders_document, pointer_document, release_document
 from bgproxy.store.flips import KEPT_FLIPS, record_of
@@ -53,8 +54,12 @@ def _standing(change: Change) -> str:
     """What must stand, as `commit.lua` compares it."""
     if change.base is None:
         return str(change.state.revision - 1)
-    pointer = change.base.pointer
-    return f"{change.base.revision} {pointer.epoch} {pointer.active} {pointer.at:.6f}"
+    return f"{change.base.revision} {pointed(change.base.pointer)}"
+
+
+def pointed(pointer: Pointer) -> str:
+    """What tells it from every other, as `pointed.lua` has it."""
+    return f"{pointer.epoch} {pointer.active} {pointer.at:.6f}"
 
 
 def outcome_text(done: Done) -> bytes:

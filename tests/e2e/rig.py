@@ -201,7 +201,7 @@ class Known:
 
     state: fleet.FleetState | None = None
     connected = True
-    fenced = False
+    fenced = held_early = False
 
 
 class Proxy:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 from rig import Agent, Proxy, Rig, Script, Serving, get, ok, post, until
 
+from bgproxy.proxy.hold import Door
 from bgproxy.rules import barrier
 from bgproxy.rules.barrier import Move
 
@@ -77,6 +79,42 @@ async def test_what_is_held_goes_where_the_flip_ends(rig: Rig, end: Callable[[Pr
     assert proxy.plane.hold is None
     await clients[0].send(get())
     assert (await clients[0].answer()).body == color
+
+
+async def test_the_door_is_shut_before_a_state_says_so(rig: Rig) -> None:
+    """As the bell has it. What is read of the time before opens nothing, what is read by it keeps who waits."""
+    blue, green = colors(rig)
+    proxy = await rig.proxy(blue, green=(green,))
+    door, state = Door(proxy.plane), proxy.plane.state
+    one, two = await proxy.connect(), await proxy.connect()
+    assert state is not None
+    door.shut()
+    await one.send(get())
+    await until(lambda: waiting(proxy) == 1)
+    proxy.apply(replace(state, revision=state.revision + 1))
+    assert door.is_shut
+    prepare(proxy)
+    door.settle()
+    await two.send(get())
+    await until(lambda: waiting(proxy) == 2)
+    complete(proxy)
+    assert not door.is_shut
+    assert [(await client.answer()).body for client in (one, two)] == [b"green", b"green"]
+
+
+async def test_a_door_that_was_shut_for_nothing_opens_at_once(rig: Rig) -> None:
+    proxy = await rig.proxy(rig.agent(Serving(ok(b"blue"))))
+    door, client = Door(proxy.plane), await proxy.connect()
+    door.settle()
+    door.shut()
+    door.shut()
+    await client.send(get())
+    await until(lambda: waiting(proxy) == 1)
+    door.settle()
+    for _ in range(2):
+        assert (await client.answer()).body == b"blue"
+        await client.send(get())
+    assert not door.is_shut
 
 
 async def test_what_is_under_way_is_not_held(rig: Rig) -> None:

@@ -23,6 +23,7 @@ from bgproxy.rules.release import Release
 from bgproxy.rules.route import Route, RouteTable
 from bgproxy.store.base import NodeReport
 from bgproxy.store.mirror import Mirror
+from tests.rollout.doors import Shut
 
 SMOKE = {"kind": "http", "name": "smoke"}
 BAKE = {"max_error_rate": 0.01}
@@ -134,7 +135,7 @@ class Nodes:
         world = self.world
         ledger, mirror, store = (own.get(part, getattr(world, part)) for part in ("ledger", "mirror", "store"))
         validator = Validator(ledger, mirror, world.probe)
-        barrier = Barrier(ledger, mirror, store, name, FlipOptions(), lambda: True)
+        barrier = Barrier(ledger, mirror, store, name, FlipOptions(), Shut())
         switch = Switch(ledger, mirror, world.probe, validator, world.spread, barrier)
         if own:
             mirror.listen(barrier.apply)

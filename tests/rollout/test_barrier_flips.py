@@ -27,19 +27,18 @@ FLIP = Move("flip", "green", "ada", "why")
 
 
 class Node:
-    """One process: what it admits by, and its part of the barrier. `deaf`: it applies nothing any more."""
+    """One process: what it admits by, and its part of the barrier."""
 
     def __init__(self, name: str, store: Store, log: list[tuple[str, str]], clock: Clock) -> None:
         self.name = name
         self.log = log  # what every node admitted by, in the order in which it happened
-        self.held = False
-        self.deaf = False
+        self.held = self.is_early = False
         self.mirror = Mirror(store, read_interval=0.02)
         self.ledger = Ledger(store, self.mirror, lambda: 1.0)
         self.store = store
         self.fenced: dict[str, int] = {}  # what this node knows of others
         self.barrier = Barrier(
-            *(self.ledger, self.mirror, store, name, FlipOptions(), lambda: self.held),
+            *(self.ledger, self.mirror, store, name, FlipOptions(), self),
             fenced=self.fenced_among,
             clock=lambda: clock.now,
         )
@@ -48,7 +47,18 @@ class Node:
         self.watching: asyncio.Task[None] | None = None
 
     def apply(self, state: FleetState) -> None:
-        self.held = state.is_held
+        self.held = state.is_held or self.is_early
+
+    @property
+    def is_shut(self) -> bool:
+        return self.held
+
+    def shut(self) -> None:
+        self.held = self.is_early = True
+
+    def settle(self) -> None:
+        self.is_early = False
+        self.apply(self.state)
 
     async def fenced_among(self, nodes: Sequence[str], _: bool) -> dict[str, int]:
         return {node: serial for node, serial in self.fenced.items() if node in nodes}

@@ -9,6 +9,7 @@ from bgproxy.rollout.barrier import Barrier, FlipOptions
 from bgproxy.rollout.flip import Switch
 from bgproxy.rollout.validate import Validator
 from bgproxy.rules.release import Phase, Release
+from tests.rollout.doors import Shut
 
 TERMS = {"actor": "ada", "reason": "why", "if_epoch": None, "force": False}
 
@@ -16,7 +17,7 @@ TERMS = {"actor": "ada", "reason": "why", "if_epoch": None, "force": False}
 @pytest.fixture
 def switch(world) -> Switch:
     validator = Validator(world.ledger, world.mirror, world.probe)
-    barrier = Barrier(world.ledger, world.mirror, world.store, "here", FlipOptions(), lambda: True)
+    barrier = Barrier(world.ledger, world.mirror, world.store, "here", FlipOptions(), Shut())
     return Switch(world.ledger, world.mirror, world.probe, validator, world.spread, barrier)
 
 

@@ -33,6 +33,7 @@ async def everything(store: Any, flips: Any) -> None:
     await store.beat(NODE)
     assert len(await store.nodes()) == 1
     assert await store.hold("n", 2) == 1
+    assert await store.hold_and_read("n", 2, state.pointer) == (await store.read(), 0)
     assert await store.asleep(Held(3)) == ["n"]
     await _on_pins(store, flips)
     await _on_the_record(store, flips)

@@ -41,7 +41,7 @@ class Line:
         self.is_cut = False
         self.loses_answers = False
         self.breaks = 0  # so many calls are lost on their way
-        self.fenced = False
+        self.fenced = self.held_early = False
         self.gate: asyncio.Event | None = None  # answers wait for it
         self.ears = asyncio.Event()  # bells wait for it
         self.ears.set()

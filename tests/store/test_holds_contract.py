@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
+from bgproxy import tasks
 from bgproxy.rules import barrier
 from bgproxy.rules.barrier import Move
 from bgproxy.rules.fleet import FleetState
 from bgproxy.rules.restore import Contradiction, Verdict, restored
 from bgproxy.store import base
-from bgproxy.store.base import Conflict, Held, NodeReport, Store, Waiting
+from bgproxy.store.base import Conflict, Held, Holding, NodeReport, Store, Waiting
 from bgproxy.store.once import AlreadyDone, Once
 from bgproxy.store.pinning import Want
 from tests.store.conftest import Opened
@@ -74,6 +77,49 @@ async def test_it_is_made_only_where_every_registered_node_holds(store: Store) -
         await store.hold(name, state.revision + 4)
     done, entry = await store.commit(change, held=held)
     assert (done.pointer.active, entry.verb) == ("green", "flip")
+
+
+async def test_a_node_says_so_with_its_reading(store: Store) -> None:
+    await joined(store, "one", "two")
+    state = await prepare(store)
+    assert await store.hold_and_read("one", state.revision, state.pointer) == (state, 2)
+    assert await store.asleep(Held(state.revision)) == ["two"]
+
+
+async def test_it_says_nothing_of_another_state_than_the_one_that_it_holds_for(store: Store) -> None:
+    await joined(store, "one")
+    before = await standing(store)
+    assert await store.hold_and_read("one", before.revision, before.pointer) == (before, 0), "nothing waits by it"
+    state = await prepare(store)
+    pointer = state.pointer
+    others = [replace(pointer, epoch=9), replace(pointer, active="green"), replace(pointer, at=pointer.at + 1)]
+    for revision, where in [(1, pointer), (state.revision + 1, pointer), *((state.revision, one) for one in others)]:
+        assert await store.hold_and_read("one", revision, where) == (state, 0)
+    assert await store.asleep(Held(state.revision)) == ["one"]
+
+
+async def test_where_nothing_stands_nobody_holds(url: str, opened: Opened, flips: Any) -> None:
+    store = await opened(url)
+    assert await store.hold_and_read("one", 1, flips.first().state.pointer) == (None, 0)
+
+
+async def test_the_last_one_to_say_so_with_its_reading_rings(store: Store) -> None:
+    await joined(store, "one", "two")
+    async with aclosing(cast("AsyncGenerator[int, None]", store.watch())) as bells:
+        assert await anext(bells) == 0
+        state = await prepare(store)
+        first = await anext(bells)
+        assert (first, type(first)) == (state.revision, Holding)
+        await store.hold_and_read("one", state.revision, state.pointer)
+        last = tasks.spawn(store.hold_and_read("two", state.revision, state.pointer), "two")
+        again = await anext(bells)
+        await last
+        assert (again, type(again)) == (state.revision, int)
+        change = barrier.abandon(state, state.revision, actor="a", why="b")
+        assert change is not None
+        after, _ = await store.commit(change)
+        last_bell = await anext(bells)
+        assert (last_bell, type(last_bell)) == (after.revision, int), "nothing waits any more"
 
 
 async def test_what_a_node_said_before_does_not_count(store: Store) -> None:

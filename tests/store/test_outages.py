@@ -81,12 +81,12 @@ async def test_the_mirror_tells_how_long_it_was(flips: Any) -> None:
     mirror = Mirror(store, clock=lambda: now[0])  # type: ignore[arg-type]
     told: list[float] = []
     mirror.returned = told.append
-    assert await mirror._look()
+    assert await mirror.look()
     store.failure = StoreUnavailable("away")
     for _ in range(3):
-        assert not await mirror._look()
+        assert not await mirror.look()
         now[0] += 2.0
     store.failure = None
-    assert await mirror._look()
-    assert await mirror._look()
+    assert await mirror.look()
+    assert await mirror.look()
     assert told == [6.0]

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 
+from bgproxy.rules import barrier
 from bgproxy.store.pins import PinCache
 from tests.store.pin_rig import TTL, Answers, Line, Rig, counted, key, learned, resolved, settle, waiting, want
 
@@ -302,6 +303,27 @@ class TestFenced:
         answers = Answers()
         cache.migrate(pin, answers)
         assert answers.told == [(None, "fenced")]
+
+
+class TestWhileAFlipMayBeMade:
+    @pytest.mark.parametrize("by_a_bell", [True, False])
+    async def test_no_session_begins_on_a_color_that_may_be_the_old_one(
+        self, rig: Rig, node: tuple[PinCache, Line], by_a_bell: bool
+    ) -> None:
+        cache, line = node
+        pin = (await resolved(cache, "a")).pin
+        await away(line)
+        before = line.state
+        assert before is not None
+        if by_a_bell:
+            line.held_early = True
+        else:
+            line.state = barrier.pause(before, max_hold=1.0, actor="ada", reason="").state
+        assert (await resolved(cache, "b")).told == [(None, "refused")]
+        rig.clock.now += 2 * TTL
+        assert (await resolved(cache, "a")).told == [(pin, "kept")]
+        line.state, line.held_early = before, False
+        assert (await resolved(cache, "b")).why == "journalled"
 
 
 class TestMigrate:
