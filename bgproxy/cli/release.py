@@ -53,7 +53,9 @@ def release(
     route_upstream: RouteUpstreams = None,
     metadata: Metadata = None,
     plan: Plan = None,
-    yes: Annotated[bool, typer.Option("--yes", "-y", metavar="", help="Do not ask whether to begin.")] = False,
+    yes: Annotated[
+        bool, typer.Option("--yes", "-y", metavar="", help="Do not ask whether to begin; with --json nobody is asked.")
+    ] = False,
     watch: Annotated[
         bool, typer.Option("--watch", "-w", metavar="", help="Begin nothing; follow the one that stands.")
     ] = False,

@@ -35,7 +35,8 @@ def retire(
         typer.Option("--force", metavar="", help="Do not wait for the window, and end the sessions there; on record."),
     ] = False,
     yes: Annotated[
-        bool, typer.Option("--yes", "-y", metavar="", help="Do not ask; nobody is asked but at a terminal.")
+        bool,
+        typer.Option("--yes", "-y", metavar="", help="Do not ask; nobody is but at a terminal, and not with --json."),
     ] = False,
     reason: Reason = "",
     admin: AdminUrl = ADMIN,
