@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from base64 import b64encode
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -17,6 +18,7 @@ from bgproxy.rollout.recording import records_of
 from bgproxy.rollout.records import Records
 from bgproxy.rules.comparing import ReplayGate
 from bgproxy.rules.gate import Finding, Verdict
+from bgproxy.rules.likeness import Likeness
 
 KEY = b64encode(b"k" * 32).decode()
 ONE, TWO = "01" * 16, "02" * 16
@@ -110,6 +112,23 @@ async def test_the_session_and_the_turn_that_differ_are_named(agent: Bench, reco
     mcp.result = {"taskId": "task-new", "isError": True}
     assert "the tool's call failed" in (await found(agent, records)).why
     assert (await found(agent, records, max_differing=1.0)).verdict is Verdict.PASS
+
+
+async def test_large_answers_are_not_compared_where_the_traffic_is(
+    agent: Bench, records: Records, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compare, where = Likeness.differences, []
+
+    def noted(likeness: Likeness, *answers: Any) -> list[str]:
+        where.append(threading.current_thread())
+        return compare(likeness, *answers)
+
+    monkeypatch.setattr(Likeness, "differences", noted)
+    Mcp(agent)
+    records.append(ONE, session())
+    assert (await found(agent, records)).verdict is Verdict.PASS
+    assert len(where) == 3
+    assert threading.main_thread() not in where
 
 
 async def test_an_agent_that_hangs_or_is_slow(agent: Bench, records: Records) -> None:

@@ -129,16 +129,26 @@ async def _play(
             body=body.encode("utf-8", "surrogateescape"),
             timeout=gate.timeout,
         )
-        old, new = _recorded(turn), _answered(answer)
-        was, now = (Told(said.status, took, tuple(said.documents) or None) for said, took in (old, new))
+        # Not on the loop that serves: two large documents take tens of milliseconds.
+        found, is_slow = await asyncio.to_thread(_compared, likeness, renaming, turn, answer)
         played.turns += 1
-        played.slow += likeness.is_slow(was, now)
-        found = [answer.trouble] if answer.trouble else likeness.differences(was, now)
+        played.slow += is_slow
         if found:
             played.turn, played.why = number, "; ".join(found)
             played.asked = f"{turn['method']} {target.partition('?')[0]}"
             return
+
+
+def _compared(
+    likeness: Likeness, renaming: Renaming, turn: Mapping[str, Any], answer: Answer
+) -> tuple[list[str], bool]:
+    """How the new answer differs, and whether it took too long. The ids in one that does not differ are learned."""
+    old, new = _recorded(turn), _answered(answer)
+    was, now = (Told(said.status, took, tuple(said.documents) or None) for said, took in (old, new))
+    found = [answer.trouble] if answer.trouble else likeness.differences(was, now)
+    if not found:
         renaming.learn(turn["method"], turn["target"], old[0], new[0])
+    return found, likeness.is_slow(was, now)
 
 
 def _target(target: str) -> str:
