@@ -348,15 +348,18 @@ class Node:
             world.say(self.id, "serves")
 
     async def _sign_off(self) -> None:
-        """As `Neighbours` does: all that died in this seat, as one of them may have done so before it could do this."""
-        while self._dead:
-            if not self.heartbeat.joined:
-                await _sleep(self, 0.1)
-                continue
+        """As `Neighbours` does: all that died in this seat, as one of them may have done so before it could do this;
+        and again where a failover has lost that."""
+        while not self.heartbeat.joined:
+            await _sleep(self, 0.1)
+        listed = set(self._dead)
+        while True:
             with suppress(StoreUnavailable):
-                await self.store.leave(self._dead[0], dead=True)
-                del self._dead[0]
-            await _sleep(self, 0.4)
+                for node_id in [node_id for node_id in self._dead if node_id in listed]:
+                    await self.store.leave(node_id, dead=True)
+                    listed.discard(node_id)
+                listed = {node.id for node in await self.store.nodes()}
+            await _sleep(self, 0.4 if listed.intersection(self._dead) else 2.0)
 
     def _applied(self, state: FleetState) -> None:
         """Written to its host's disk, as it is noted for whoever reads the trace."""

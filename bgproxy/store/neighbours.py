@@ -14,7 +14,6 @@ import logging
 import random
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from functools import partial
 from typing import Final
 
 from bgproxy import tasks
@@ -27,6 +26,7 @@ log = logging.getLogger(__name__)
 
 LOOK_INTERVAL: Final = 30.0  # seconds; whoever needs to know sooner looks
 _AGAIN: Final = 0.5  # seconds between two tries to sign off the dead, while they cannot be
+_REMEMBERED: Final = 256  # nodes that were signed off here, the last ones
 _WATCHED: Final = 60.0  # seconds that a node must have been silent under our eyes before it is forgotten
 
 
@@ -53,6 +53,7 @@ class Neighbours:
         self._strangers: set[str] = set()
         self._clock = clock
         self._sleep = sleep
+        self._buried: dict[str, None] = {}  # signed off by this process, the last one last: a failover may lose that
         self._deaths = 0  # of which it was told, and that are still to be signed off
         self._looking: asyncio.Task[None] | None = None
         self._burying: asyncio.Task[None] | None = None
@@ -64,8 +65,13 @@ class Neighbours:
         await tasks.stop(self._looking, self._burying)
 
     async def look(self) -> list[NodeReport]:
-        """All registered nodes, but for those that have just been forgotten. Raises `StoreUnavailable`."""
+        """All registered nodes, but for those that have just been forgotten, or that were signed off here and stand on
+        the list again. Raises `StoreUnavailable`."""
         nodes = await self._store.nodes()
+        for node_id in [node.id for node in nodes if node.id in self._buried]:
+            log.warning("node %s was signed off as dead, and the store has lost that: it is signed off again", node_id)
+            await self._sign_off(node_id)
+        nodes = [node for node in nodes if node.id not in self._buried]
         self._observer.see({node.id: (node.serial, node.fence_after) for node in nodes}, self._clock())
         self._listen_for_strangers(nodes)
         return [node for node in nodes if not (self._is_gone(node) and await self._forget(node))]
@@ -88,9 +94,15 @@ class Neighbours:
             return True
         with contextlib.suppress(StoreUnavailable):
             if at_once or living <= {node.id for node in await self._store.nodes()}:
-                await self._badges.sign_off_dead(partial(self._store.leave, dead=True))
+                await self._badges.sign_off_dead(self._sign_off)
                 return True
         return False
+
+    async def _sign_off(self, node_id: str) -> None:
+        await self._store.leave(node_id, dead=True)
+        self._buried[node_id] = None
+        if len(self._buried) > _REMEMBERED:
+            del self._buried[next(iter(self._buried))]
 
     def fenced(self, node_id: str, serial: int | None = None) -> bool:
         """Whether a silent node admits nothing new by now, as far as was seen at the last look. `serial`: of its last

@@ -137,6 +137,7 @@ async def test_each_look_signs_off_who_has_died_on_this_host(
         if bench.store.failure is not None:
             raise bench.store.failure
         left.append((node_id, dead))
+        bench.store.reports = []
         return True
 
     bench.store.failure = StoreUnavailable("away")
@@ -181,6 +182,29 @@ async def test_a_dead_one_keeps_its_place_until_all_that_live_here_are_registere
     assert left == ["one", "two"]
     await bench.neighbours.stop()
     bench.badges.take_off()
+
+
+async def test_one_that_was_signed_off_and_stands_on_the_list_again_is_signed_off_again(
+    bench: Bench, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A failover has lost that; its badge is gone, and without this flips would wait for it for `forget_after`."""
+    (tmp_path / "nodes-f").mkdir()
+    left: list[str] = []
+
+    async def leave(node_id: str, *, dead: bool) -> bool:
+        left.append(node_id)
+        return dead
+
+    bench.store.leave = leave
+    for number in range(300):
+        (tmp_path / "nodes-f" / f"dead{number:03}").touch()
+    assert await bench.neighbours.sign_off_dead()
+    assert len(left) == 300
+    bench.store.reports = [NODE, replace(NODE, id="dead299")]
+    assert [node.id for node in await bench.neighbours.look()] == ["one"]
+    assert left[300:] == ["dead299"]
+    assert "node dead299 was signed off as dead, and the store has lost that" in caplog.text
+    assert len(bench.neighbours._buried) == 256
 
 
 async def test_who_fences_itself_is_known_to_be_fenced_in_time(bench: Bench) -> None:
