@@ -1,8 +1,8 @@
 """The hosts under test: `bgproxy serve` with its workers, and a hand on each process.
 
 Every process is ended by its pid when the fleet is closed, stopped ones too. A worker is told from its siblings by the
-sockets that it has open: which of the clients' connections are its own is read from /proc while it is stopped, so that
-what dies with it is known to the last connection.
+sockets that it has open: which of the clients' connections are its own is looked at while it is stopped, so that what
+dies with it is known to the last connection.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from bench.reliability.sockets import connections
 from bench.reliability.stores import PATIENCE, DidNotStart
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -91,7 +92,7 @@ class Host:
     def ends_of(self, worker: int) -> set[End]:
         """The clients' ends of the connections that a worker has open. Stop it first."""
         doors = {self.address[1], self.admin[1]}
-        return {(there, here) for here, there in self._connections(worker) if here in doors and there}
+        return {(there, here) for here, there in connections(worker) if here in doors and there}
 
     def worker_at(self, end: End) -> int | None:
         """The worker that has the connection whose client's end this is."""
@@ -99,22 +100,7 @@ class Host:
 
     def worker_with(self, port: int) -> int | None:
         """The worker that has opened a connection from this port."""
-        return next((one for one in self.workers if any(port == here for here, _ in self._connections(one))), None)
-
-    @staticmethod
-    def _connections(worker: int) -> set[tuple[int, int]]:
-        """The ports of its TCP connections: its own end, and the other."""
-        inodes, ports = set[str](), set[tuple[int, int]]()
-        with contextlib.suppress(FileNotFoundError):
-            for entry in Path(f"/proc/{worker}/fd").iterdir():
-                with contextlib.suppress(OSError):
-                    inodes.add(str(entry.readlink()))
-            for line in Path(f"/proc/{worker}/net/tcp").read_text().splitlines()[1:]:
-                fields = line.split()
-                if f"socket:[{fields[9]}]" in inodes:
-                    here, there = (int(end.rpartition(":")[2], 16) for end in fields[1:3])
-                    ports.add((here, there))
-        return ports
+        return next((one for one in self.workers if any(port == here for here, _ in connections(one))), None)
 
     def stop_worker(self, worker: int) -> None:
         """SIGSTOP."""
