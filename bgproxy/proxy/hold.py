@@ -11,7 +11,7 @@ from time import monotonic
 from typing import TYPE_CHECKING
 
 from bgproxy.proxy.wait import Wait
-from bgproxy.store.pinning import FENCED
+from bgproxy.store.pinning import FENCED, PAUSED
 
 if TYPE_CHECKING:
     from bgproxy.proxy.exchange import Exchange
@@ -157,11 +157,16 @@ def _refuse_fenced(exchange: Exchange) -> None:
 
 def hold_new(exchange: Exchange) -> None:
     """The exchange would begin a session, which the store does not let in during a pause."""
-    plane = exchange.client.plane
+    plane, turn = exchange.client.plane, exchange.turn
+    assert turn is not None, "it has asked for its session"
     if plane.hold is not None:
+        turn.has_caught_up = False
         plane.hold.take(exchange, monotonic())
-    else:  # this node has not heard of the pause yet, or it is over
+    elif not turn.has_caught_up:  # this node has not heard of the pause yet, or it is over
+        turn.has_caught_up = True
         plane.catch_up(partial(_ask_again, exchange))
+    else:  # the store says what this node does not take over: they are at odds, and asking on would never end
+        turn.refuse(PAUSED)
 
 
 def _ask_again(exchange: Exchange) -> None:

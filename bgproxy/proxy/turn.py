@@ -73,6 +73,7 @@ class Turn:
     keys: tuple[bytes, ...] = ()
     reading = False  # the request's body is read for a key
     parked = False  # the store is asked
+    has_caught_up = False  # this node has read the state, since it was told of a pause that it does not know
     counted: bytes | None = None  # the pin among whose turns under way this one is
     listening: bytes | None = None  # the pin whose client only listens here
     writing = 0  # keys that the store has not acknowledged yet
