@@ -33,24 +33,26 @@ def nodes(context: typer.Context, admin: AdminUrl = ADMIN, token: Token = "", as
 
 @verb(app, 'bgproxy nodes forget web-3-4711-9f86 --reason "host was replaced"')
 def forget(
-    node: Annotated[str, typer.Argument(metavar="NODE", show_default=False, help="Its id, as `nodes` shows it.")],
+    nodes: Annotated[list[str], typer.Argument(metavar="NODE...", help="Their ids, as `nodes` shows them.")],
     reason: Reason = "",
     force: Force = False,
     admin: AdminUrl = ADMIN,
     token: Token = "",
     as_json: Json = False,
 ) -> None:
-    """Forget a node that is gone for good: flips and drains wait for it no more. It is on record.
+    """Forget nodes that are gone for good: flips and drains wait for them no more. It is on record.
 
-    Where its process lives after all it joins anew, and may have answered by an old pointer until then.
+    Where such a process lives after all it joins anew, and may have answered by an old pointer until then. Of several
+    each is forgotten by itself, and the first that is refused is the last that is asked for.
     """
     with reported(as_json):
         query = {**why(reason), **({"force": "true"} if force else {})}
-        answer = Admin(admin, token).delete(path_of("nodes", node), expect="forgotten", **query)
-        if as_json:
-            print_json(answer)
-        else:
-            typer.echo(clean(f"{answer.get('id')} is forgotten; it was last heard {answer.get('age'):.0f} s ago"))
+        for node in dict.fromkeys(nodes):
+            answer = Admin(admin, token).delete(path_of("nodes", node), expect="forgotten", **query)
+            if as_json:
+                print_json(answer)
+            else:
+                typer.echo(clean(f"{answer.get('id')} is forgotten; it was last heard {answer.get('age'):.0f} s ago"))
 
 
 def _nothing_before(context: typer.Context) -> None:

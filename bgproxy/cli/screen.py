@@ -157,7 +157,13 @@ def _waits(document: Mapping[str, Any]) -> Iterator[Text]:
         yield Text(clean(f"{said}, at most {pause.get('max_hold')} s"), style="bold yellow")
     if pending := document.get("pending"):
         said = f"a {pending.get('verb')} to {pending.get('to')} by {pending.get('actor')} is under way"
-        yield Text(clean(f"{said}: new requests wait until every node holds them, or it is given up"), style="yellow")
+        if document.get("store", {}).get("state") == "down":
+            why = "whether it was made only the store knows; new requests wait, then get 503, until it is back"
+            yield Text(clean(f"{said}: {why}"), style="bold red")
+        else:
+            yield Text(
+                clean(f"{said}: new requests wait until every node holds them, or it is given up"), style="yellow"
+            )
 
 
 def _silent(document: Mapping[str, Any]) -> Iterator[Text]:
@@ -167,10 +173,11 @@ def _silent(document: Mapping[str, Any]) -> Iterator[Text]:
         names = ", ".join(f"{name} (heard {_age(nodes.get(name, {}).get('age'))} ago)" for name in silent)
         said = f"SILENT: {names}: flips are given up and sessions do not move while a node is not heard"
         yield Text(clean(said), style="bold red")
-        exclude = f"out of reach: `bgproxy flip COLOR --exclude {silent[0]}` leaves it behind"
+        excluded = " ".join(f"--exclude {name}" for name in silent)
+        exclude = f"out of reach: `bgproxy flip COLOR {excluded}` leaves them behind"
         if all(nodes.get(name, {}).get("fence_after") for name in silent):
-            exclude += ", which flips do by themselves once it must have fenced itself"
-        yield Text(clean(f"gone for good: `bgproxy nodes forget {silent[0]}`; {exclude}"), style="yellow")
+            exclude += ", which flips do by themselves once they must have fenced themselves"
+        yield Text(clean(f"gone for good: `bgproxy nodes forget {' '.join(silent)}`; {exclude}"), style="yellow")
 
 
 def _colors(colors: Mapping[str, Mapping[str, Any]], active: str) -> Table:

@@ -148,7 +148,7 @@ def test_a_silent_node_is_loud_in_the_status_with_what_can_be_done(admin, run):
     fences = {**silent, "fence_after": 5.0}
     for node, told in ((silent, False), (fences, True)):
         admin.answers["GET", "/v1/status"] = {**STATUS, "nodes": [node], "silent": [silent["id"]]}
-        assert ("flips do by themselves once it must have fenced itself" in run("status").stdout) is told
+        assert ("flips do by themselves once they must have fenced themselves" in run("status").stdout) is told
     admin.answers["GET", "/v1/status"] = {**STATUS, "nodes": [silent], "silent": []}
     assert "SILENT" not in run("status").stdout
 
@@ -160,6 +160,8 @@ def test_what_new_requests_wait_for_is_in_the_status(admin, run):
     lines = run("status").stdout.splitlines()
     assert lines[2] == "PAUSED by ci: a schema [2J; new requests wait for `bgproxy resume`, at most 30.0 s"
     assert lines[3].startswith("a flip to green by ci is under way: new requests wait")
+    admin.answers["GET", "/v1/status"] = {**STATUS, "pending": pending, "store": {"state": "down"}}
+    assert "whether it was made only the store knows; new requests wait, then get 503" in run("status").stdout
     admin.answers["GET", "/v1/status"] = {**STATUS, "pause": {**pause, "reason": ""}}
     assert "PAUSED by ci; new requests wait" in run("status").stdout
 

@@ -55,6 +55,21 @@ def test_forgetting(admin, run):
     assert admin.asked[2][1] == "/v1/nodes/..%2Fflip"
 
 
+def test_forgetting_several(admin, run):
+    for name in ("n-1", "n-2"):
+        admin.answers["DELETE", f"/v1/nodes/{name}"] = {**NODE, "id": name, "forgotten": True}
+    admin.answers["GET", "/v1/nodes"] = {"nodes": [], "silent": ["n-1", "n-2"]}
+    advice = run("nodes").stdout
+    assert "`bgproxy nodes forget n-1 n-2`" in advice
+    assert "`bgproxy flip COLOR --exclude n-1 --exclude n-2`" in advice
+    lines = run("nodes", "forget", "n-1", "n-2", "n-1").stdout.splitlines()
+    assert [line.split()[0] for line in lines] == ["n-1", "n-2"]
+    admin.answers["DELETE", "/v1/nodes/n-1"] = problem(409, "refused", "node n-1 is live")
+    admin.asked.clear()
+    assert run("nodes", "forget", "n-1", "n-2").exit_code == 1
+    assert len(admin.asked) == 1
+
+
 def test_one_that_is_not_registered(admin, run):
     admin.answers["DELETE", "/v1/nodes/n-1"] = problem(404, "unknown_node", "no node 'n-1' is registered")
     result = run("nodes", "forget", "n-1")
