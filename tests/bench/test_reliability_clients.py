@@ -278,7 +278,7 @@ def test_whoever_commits_dies_before_and_after_each_of_its_two_commits(monkeypat
 async def test_a_short_play_on_real_processes(monkeypatch):
     monkeypatch.setattr(stage_module, "WARM_UP", 0.3)
     monkeypatch.setattr(stage_module, "AFTER", 0.1)
-    size = Size(workers=2, asking=4, conversing=2, streaming=0, talking=0)
+    size = Size(workers=2, asking=4, conversing=2, streaming=0, talking=0, policy="follow")
     seen = await see(kill_workers, size, 0.3)
     assert seen.went_well, told(seen)
     assert seen.operator.outcomes["made"] > 1
