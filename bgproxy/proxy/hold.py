@@ -44,7 +44,7 @@ def hold_by(plane: DataPlane, state: FleetState) -> Hold | None:
         age = max(age, state.pause.max_hold)
     if plane.hold is None:
         return Hold(plane, age)
-    plane.hold.age = age
+    plane.hold.wait_for(age)
     return plane.hold
 
 
@@ -99,6 +99,15 @@ class Hold:
 
     def __len__(self) -> int:
         return len(self._held)
+
+    def wait_for(self, age: float) -> None:
+        """A newer reason for which to wait: what waits already does so, too, where that is longer."""
+        if age > self.age:
+            now = monotonic()
+            for exchange in self._held:
+                if not exchange.over:
+                    exchange.client.expect(Wait.HOLD, age, now)
+        self.age = age
 
     def take(self, exchange: Exchange, now: float) -> None:
         """Hold an exchange, or refuse it."""

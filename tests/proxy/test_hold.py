@@ -1,11 +1,15 @@
-"""What begins a session while the store does not let any in, and this node knows of no pause."""
+"""How long new admissions wait, and what begins a session while this node knows of no pause and the store does."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any, cast
 
-from bgproxy.proxy.hold import hold_new
+from bgproxy.proxy.hold import Hold, hold_by, hold_new
+from bgproxy.proxy.options import HoldOptions
+from bgproxy.proxy.wait import Wait
+from bgproxy.rules.holds import Pause
 
 
 class Plane:
@@ -59,3 +63,39 @@ def test_where_the_store_and_the_node_are_at_odds_it_is_not_asked_for_ever() -> 
     exchange = Exchange(plane)
     exchange.go(0.0)
     assert (plane.readings, plane.held, exchange.why) == (1, [], "paused")
+
+
+class Waiting:
+    """An exchange with nothing but its client's deadlines."""
+
+    request = SimpleNamespace(fields=b"")
+    bytes_in = 0
+    request_done = True
+
+    def __init__(self, *, over: bool = False) -> None:
+        self.client = self
+        self.over = over
+        self.waits: list[tuple[int, float]] = []
+
+    def expect(self, wait: int, seconds: float, _: float) -> None:
+        self.waits.append((wait, seconds))
+
+
+def test_what_a_flip_held_waits_as_long_as_the_pause_that_follows() -> None:
+    options = SimpleNamespace(hold=HoldOptions(max_age=5.0))
+    plane: Any = SimpleNamespace(options=options, metrics=SimpleNamespace(held=0), hold=None)
+    state: Any = SimpleNamespace(is_held=True, pause=None)
+    hold = plane.hold = hold_by(plane, state)
+    assert isinstance(hold, Hold)
+    early, gone = Waiting(), Waiting()
+    for exchange in (early, gone):
+        hold.take(cast("Any", exchange), 0.0)
+    gone.over = True
+    state.pause = Pause(3, "ada", "", 30.0)
+    assert hold_by(plane, state) is hold
+    state.pause = None
+    assert hold_by(plane, state) is hold
+    late = Waiting()
+    hold.take(cast("Any", late), 0.0)
+    assert early.waits == [(Wait.HOLD, 5.0), (Wait.HOLD, 30.0)]
+    assert (gone.waits, late.waits) == ([(Wait.HOLD, 5.0)], [(Wait.HOLD, 5.0)])
