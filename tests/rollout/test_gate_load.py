@@ -70,6 +70,13 @@ async def test_thinking_slows_them_down(agent):
     assert 4 <= samples.count <= 6
 
 
+@pytest.mark.parametrize("pace", [{"duration": 1.0, "requests": 0}, {"duration": 7200.0, "requests": 2}])
+async def test_nobody_thinks_beyond_the_end(agent, pace):
+    async with asyncio.timeout(60):
+        samples = await load(asked(agent.url, think=3600.0, agents=2, **pace))
+    assert samples.count == 2
+
+
 async def test_in_a_process_of_its_own_the_whole_gate(agent):
     gate = LoadGate(path="/x", duration=0.3, slo=Slo(max_error_rate=0.1, max_p95=2.0), requests=100)
     finding = await agent.found(gate)

@@ -56,10 +56,13 @@ class Load:
         )
 
     async def _closed_loop(self, until: float) -> None:
-        while perf_counter() < until and self._take():
+        think = self._pace["think"]
+        while self._take():
             await self._ask()
-            if self._pace["think"]:
-                await asyncio.sleep(self._pace["think"])
+            if self._left <= 0 or perf_counter() + think >= until:
+                return  # nobody thinks about a request that is not to come
+            if think:
+                await asyncio.sleep(think)
 
     async def _open_loop(self, began: float, until: float) -> None:
         """Requests begin by the clock. Where as many are open as there are agents one that is due is an error: the
