@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
 from collections.abc import AsyncIterator
 from contextlib import nullcontext
 from typing import Any
@@ -12,10 +13,12 @@ import pytest
 from aiohttp import web
 from gate_bench import Bench, bench
 
+from bgproxy.rollout import parity as parity_module
 from bgproxy.rollout.contracts import mcp_contract
 from bgproxy.rollout.gates.tried import Broken
 from bgproxy.rollout.parity import try_parity
 from bgproxy.rollout.ready import await_ready
+from bgproxy.rules.contract import Contract, Difference, compare
 from bgproxy.rules.gate import Finding, Verdict
 from bgproxy.rules.health import HealthOptions
 from bgproxy.rules.plan import Parity
@@ -131,6 +134,19 @@ async def test_an_mcp_session_is_ended_also_where_the_server_breaks_it(old, tool
     with pytest.raises(Broken) if not tools else nullcontext():
         await mcp_contract(old.url, "/mcp", {}, 5.0)
     assert [fields["Mcp-Session-Id"] for method, _, fields, _ in old.asked if method == "DELETE"] == ["s1"]
+
+
+async def test_large_contracts_are_not_compared_where_the_traffic_is(old, new, monkeypatch):
+    where: list[threading.Thread] = []
+
+    def noted(*contracts: Contract) -> list[Difference]:
+        where.append(threading.current_thread())
+        return compare(*contracts)
+
+    monkeypatch.setattr(parity_module, "compare", noted)
+    assert (await compared(old, new)).verdict is Verdict.PASS
+    assert len(where) == 4
+    assert threading.main_thread() not in where
 
 
 async def test_a_required_parameter_of_an_operation_is_narrower(old, new):
