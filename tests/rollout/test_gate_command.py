@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -105,6 +107,23 @@ async def test_when_nobody_waits_any_more_too(stand, tmp_path):
     with pytest.raises(asyncio.CancelledError):
         await task
     assert await becomes(lambda: not runs(child))
+
+
+async def test_nor_is_anything_left_where_nobody_waits_for_its_end(stand, tmp_path):
+    child = tmp_path / "pid"
+    deaf = sh(f"trap '' TERM; echo $$ > {child}; while :; do sleep 0.05; done")
+    task = asyncio.get_running_loop().create_task(stand.found(deaf, options=SHELL))
+    assert await becomes(lambda: child.exists() and child.read_text().strip())
+    for _ in range(2):  # a run is aborted, and its proxy ends
+        task.cancel()
+        await asyncio.sleep(0.05)
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    try:
+        assert await becomes(lambda: not runs(child))
+    finally:
+        with suppress(ProcessLookupError):
+            os.kill(int(child.read_text()), signal.SIGKILL)
 
 
 async def test_what_cannot_be_started_decides_nothing(stand):

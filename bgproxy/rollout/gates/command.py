@@ -112,12 +112,14 @@ class _Output:
 
 async def _end(process: asyncio.subprocess.Process) -> None:
     """Politely first, where it still runs; what it has left behind in any case."""
-    if process.returncode is None:
-        _signal(process.pid, signal.SIGTERM)
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(END_GRACE):
-                await process.wait()
-    _signal(process.pid, signal.SIGKILL)
+    try:
+        if process.returncode is None:
+            _signal(process.pid, signal.SIGTERM)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(END_GRACE):
+                    await process.wait()
+    finally:  # also where nobody waits for its politeness either, as when the proxy ends
+        _signal(process.pid, signal.SIGKILL)
     if process.returncode is None:
         await process.wait()
 
