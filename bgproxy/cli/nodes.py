@@ -33,7 +33,7 @@ def nodes(context: typer.Context, admin: AdminUrl = ADMIN, token: Token = "", as
 
 @verb(app, 'bgproxy nodes forget web-3-4711-9f86 --reason "host was replaced"')
 def forget(
-    nodes: Annotated[list[str], typer.Argument(metavar="NODE...", help="Their ids, as `nodes` shows them.")],
+    nodes: Annotated[list[str], typer.Argument(metavar="NODE", help="Their ids, as `nodes` shows them.")],
     reason: Reason = "",
     force: Force = False,
     admin: AdminUrl = ADMIN,

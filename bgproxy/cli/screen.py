@@ -169,6 +169,13 @@ def _waits(document: Mapping[str, Any]) -> Iterator[Text]:
 def _silent(document: Mapping[str, Any]) -> Iterator[Text]:
     """Nodes that everything waits for, and the two ways on."""
     nodes = {node.get("id"): node for node in document.get("nodes", [])}
+    is_complete = document.get("complete", document.get("store", {}).get("state") != "down")
+    fenced = [str(name) for name, node in nodes.items() if node.get("state") == "fenced" and is_complete]
+    if fenced:
+        said = (
+            f"fenced: {', '.join(fenced)}: flips leave them behind, and sessions do not move while they are not heard"
+        )
+        yield Text(clean(f"{said}; gone for good: `bgproxy nodes forget {' '.join(fenced)}`"), style="red")
     if silent := document.get("silent"):
         names = ", ".join(f"{name} (heard {_age(nodes.get(name, {}).get('age'))} ago)" for name in silent)
         said = f"SILENT: {names}: flips are given up and sessions do not move while a node is not heard"

@@ -55,6 +55,14 @@ def test_forgetting(admin, run):
     assert admin.asked[2][1] == "/v1/nodes/..%2Fflip"
 
 
+def test_a_fenced_one_keeps_sessions_from_moving(admin, run):
+    fenced = {**NODE, "id": "n-3", "state": "fenced"}
+    for complete in (True, False):  # without the store each node of this host is fenced, and said to be
+        admin.answers["GET", "/v1/nodes"] = {"nodes": [NODE, fenced], "silent": [], "complete": complete}
+        said = "fenced: n-3: flips leave them behind, and sessions do not move while they are not heard"
+        assert (f"{said}; gone for good: `bgproxy nodes forget n-3`" in run("nodes").stdout) is complete
+
+
 def test_forgetting_several(admin, run):
     for name in ("n-1", "n-2"):
         admin.answers["DELETE", f"/v1/nodes/{name}"] = {**NODE, "id": name, "forgotten": True}
