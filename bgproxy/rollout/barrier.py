@@ -22,6 +22,7 @@ from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping,
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
+from math import inf
 from typing import Any, Protocol
 
 from bgproxy import tasks
@@ -45,6 +46,7 @@ _UNKNOWN = (
     "again in a few seconds"
 )
 _USED_UP = "the idempotency key of this flip was used for something else meanwhile: flip again under a new one"
+_DISBELIEF = 1.0  # seconds for which such a bell is not believed, after one that was not true
 _NEVER = 2**53 - 1  # a revision that no state will have
 _AGAIN = 0.2  # seconds between their looks
 
@@ -106,6 +108,7 @@ class Barrier:
         self._seen: dict[int, float] = {}  # when a flip or pause that stands was first seen, by its revision
         self._own: set[int] = set()  # flips that a task of this node is about to make
         self._said = 0  # the revision of a state that is about to be applied, by which it has said that it holds
+        self._believed_from = -inf  # when a bell may make this node hold before it has read the state
         self._bells = 0  # how often it was rung to hold
         self._tasks: set[asyncio.Task[None]] = set()
         mirror.rung_to_hold = self._rung
@@ -137,7 +140,13 @@ class Barrier:
         await tasks.stop(*self._tasks)
 
     async def _rung(self, revision: int) -> None:
-        """Hold, then read by which state, and say so with that. Whether it was said is not known where that fails."""
+        """Hold, then read by which state, and say so with that. Whether it was said is not known where that fails.
+
+        Who may ring must not be able to keep everybody out: after a bell that told of no such state, it is read first.
+        """
+        if self._clock() < self._believed_from:
+            await self._mirror.look()
+            return
         self._bells += 1
         self._mirror.held_early = True
         self._door.shut()
@@ -145,6 +154,8 @@ class Barrier:
         self._said = 0
         if was_read:
             self._settle()
+            if not self._door.is_shut:
+                self._believed_from = self._clock() + _DISBELIEF
         else:
             self._spawn(self._hold_until_read(self._bells), "barrier.read")
 

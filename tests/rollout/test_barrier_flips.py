@@ -17,7 +17,7 @@ from bgproxy.rules.barrier import Move
 from bgproxy.rules.fleet import FleetState
 from bgproxy.rules.release import Phase, Release
 from bgproxy.rules.restore import Contradiction, Verdict, restored
-from bgproxy.store.base import Held, NodeReport, Store, StoreOptions, open_store
+from bgproxy.store.base import Held, Holding, NodeReport, Store, StoreOptions, open_store
 from bgproxy.store.ledger import Ledger, Outcome
 from bgproxy.store.mirror import Mirror
 from bgproxy.store.once import Done, Once
@@ -375,6 +375,19 @@ async def test_a_store_that_is_away_for_a_moment(fleet: Fleet, monkeypatch: pyte
 
     monkeypatch.setattr(fleet.store, "hold", hold)
     assert (await fleet.nodes[0].barrier.move(FLIP)).changed
+    await fleet.agree("green", 2)
+
+
+async def test_who_rings_for_nothing_holds_nobody_up_but_once_in_a_while(fleet: Fleet) -> None:
+    first = fleet.nodes[0]
+    shut, straight = list[float](), first.shut
+    first.shut = lambda: (shut.append(fleet.clock.now), straight())[1]  # type: ignore[method-assign]
+    for _ in range(50):
+        await first.mirror.rung_to_hold(Holding(999))
+        assert not first.held
+        fleet.clock.now += 0.1
+    assert 3 <= len(shut) <= 5
+    assert (await first.barrier.move(FLIP)).changed
     await fleet.agree("green", 2)
 
 
