@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from bgproxy.config.plan import plan_from
+from bgproxy.errors import StoreUnavailable
 from bgproxy.rollout import conductor as module
 from bgproxy.rollout import leading
 from bgproxy.rollout.barrier import Barrier, FlipOptions
@@ -112,6 +113,52 @@ class Mortal:
         if moment == self._last or self.died.is_set():
             self.died.set()
             await asyncio.Event().wait()
+
+
+_ASKED = frozenset(
+    {"now", "read", "nodes", "beat", "hold", "asleep", "recall", "keep", "tell", "told", "flips", "leave"}
+)
+
+
+class Cut:
+    """A store as a node sees it that loses its line to it at one of its commits."""
+
+    shared = True
+
+    def __init__(self, store: Any, last: tuple[int, str]) -> None:
+        self._store = store
+        self._last = last
+        self.commits = 0
+        self.is_cut = False
+        self.died = asyncio.Event()
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(self._store, name)
+        if name not in _ASKED:
+            return found
+
+        async def asked(*arguments: Any, **more: Any) -> Any:
+            if self.is_cut:
+                raise StoreUnavailable("cut off")
+            return await found(*arguments, **more)
+
+        return asked
+
+    async def commit(self, *arguments: Any, **more: Any) -> Any:
+        number, self.commits = self.commits, self.commits + 1
+        self._may_lose((number, "before"))
+        if self.is_cut:
+            raise StoreUnavailable("cut off")
+        made = await self._store.commit(*arguments, **more)
+        self._may_lose((number, "after"))
+        if self.is_cut:
+            raise StoreUnavailable("the answer was lost")
+        return made
+
+    def _may_lose(self, moment: tuple[int, str]) -> None:
+        if moment == self._last:
+            self.is_cut = True
+            self.died.set()
 
 
 class Nodes:
