@@ -307,7 +307,7 @@ class Clients:
             await self._pause()
         wire.close()
 
-    async def _keep_conversing(self, _: tuple[str, int]) -> None:
+    async def _keep_conversing(self, _door: tuple[str, int]) -> None:
         """Sessions, whose turns hop between connections, and so between workers and hosts; now and then two turns at
         once."""
         while not self.notes.over:
