@@ -389,7 +389,8 @@ class ClientConnection:
         makes the kernel of a gone client answer with a reset, which the connection's state then shows. It also shows
         the reset of a client that is not read from at the moment.
         """
-        if self.half_closed and not self.probed and (exchange.connection is not None or exchange.answer is not None):
+        is_placed = exchange.connection is not None or exchange.answer is not None
+        if self.half_closed and not self.probed and (is_placed or self.wait == Wait.HOLD):
             self.probed = True
             if exchange.answer is not None:
                 exchange.answer.probe()

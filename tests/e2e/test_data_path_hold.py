@@ -209,6 +209,25 @@ async def test_a_full_queue_is_an_honest_refusal(rig: Rig) -> None:
         assert (await client.answer()).body == b"green"
 
 
+async def test_a_client_that_gave_up_makes_room_and_one_that_closed_its_half_is_answered(rig: Rig) -> None:
+    """A client that times out closes with a FIN, which looks like a half: its place was taken until the flip ended."""
+    blue, green = colors(rig)
+    proxy = await rig.proxy(blue, green=(green,), hold={"max_requests": 2})
+    gone, half, late = [await proxy.connect() for _ in range(3)]
+    prepare(proxy)
+    for number, client in enumerate((gone, half), 1):
+        await client.send(get())
+        await until(lambda number=number: waiting(proxy) == number)
+    half.fin()
+    gone.close()
+    await until(lambda: proxy.metrics.connections == 2)
+    await late.send(get())
+    await until(lambda: waiting(proxy) == 2)
+    complete(proxy)
+    assert (await late.answer()).body == b"green"
+    assert (await half.rest()).endswith(b"green")
+
+
 async def test_the_queue_is_bounded_in_bytes_too(rig: Rig) -> None:
     blue, green = colors(rig)
     proxy = await rig.proxy(blue, green=(green,), hold={"max_bytes": 10_000})
