@@ -39,6 +39,7 @@ LOOK_INTERVAL: Final = 0.25  # seconds between two looks for that
 SWEEP_INTERVAL: Final = 10.0  # seconds
 PAUSE: Final = 30.0  # seconds without recording after a disk has failed
 _STRANGERS: Final = 10_000  # sessions that are remembered not to be recorded, as they began before
+MOST_SPOILED: Final = 10_000  # sessions that are remembered to be removed; where there are more, all are
 _DECODED_BYTES: Final = 1_048_576
 _MINTED: Final = frozenset(
     name
@@ -83,6 +84,7 @@ class Recorder:
         self._orphans: dict[int, float] = {}  # of those that wait, by identity, since when: their session is not known
         # Sessions of which a turn was lost, and until when they are removed: another worker may be about to begin one.
         self._spoiled: dict[str, float] = {}
+        self._are_all_spoiled = False
         self._strangers: dict[str, None] = {}
         self._bell = asyncio.Event()
         self._silent_until = 0.0
@@ -146,18 +148,22 @@ class Recorder:
         """A turn of these was lost: nothing of them is kept."""
         until = max(asyncio.get_running_loop().time(), self._silent_until) + PATIENCE
         self._spoiled.update({name: until for name in names if name})
+        if len(self._spoiled) > MOST_SPOILED:  # as where a disk has failed for long
+            self._spoiled, self._are_all_spoiled = {}, True
 
     async def _write(self) -> None:
         waiting, self._waiting, self._bytes = self._waiting, [], 0
         now = asyncio.get_running_loop().time()
-        if not waiting and not self._spoiled:
+        if not (waiting or self._spoiled or self._are_all_spoiled):
             return
         if now < self._silent_until:
             self._spoil(taken.pin.hex() for taken in waiting)
             return
+        are_all, self._are_all_spoiled = self._are_all_spoiled, False
         try:
-            left, gone = await asyncio.to_thread(self._keep, waiting, tuple(self._spoiled))
+            left, gone = await asyncio.to_thread(self._keep, waiting, tuple(self._spoiled), are_all)
         except Exception as error:
+            self._are_all_spoiled = self._are_all_spoiled or are_all
             if isinstance(error, OSError):
                 self._silent_until = now + PAUSE
                 log.error("sessions cannot be recorded, tried again in %g s: %s", PAUSE, error)
@@ -191,11 +197,11 @@ class Recorder:
         except OSError as error:
             log.error("old recordings cannot be removed: %s", error)
 
-    def _keep(self, waiting: Iterable[Taken], spoiled: Iterable[str]) -> tuple[list[Taken], set[str]]:
-        """Those whose session is not known, and the sessions that cannot be kept."""
+    def _keep(self, waiting: Iterable[Taken], spoiled: Iterable[str], are_all: bool) -> tuple[list[Taken], set[str]]:
+        """Those whose session is not known, and the sessions that cannot be kept. `are_all`: so is what is there."""
         sessions: dict[str, list[dict[str, Any]]] = {}
         left: list[Taken] = []
-        lost, gone = set(spoiled), set[str]()
+        lost, gone = {*spoiled, *(self._records.sessions() if are_all else ())}, set[str]()
         for taken in waiting:
             name = taken.pin.hex()
             if not name:

@@ -262,6 +262,29 @@ async def test_a_disk_that_fails_is_said_once_and_left_alone(tmp_path: Path, cap
     assert kept.sessions() == [], "turns of it are lost"
 
 
+async def test_what_a_disk_that_fails_for_long_has_lost_is_remembered_in_bounded_space(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "MOST_SPOILED", 20)
+    kept = records(tmp_path / "here")
+    kept.append(TURN.pin.hex(), [turn()])
+    recorder = Recorder(kept, redaction_of(RecordingOptions()), 1.0)
+    (tmp_path / "here").rename(tmp_path / "away")
+    for number in range(100):
+        recorder.take(replace(TURN, pin=TURN.pin if not number else number.to_bytes(16, "big")))
+        await recorder._write()
+        assert len(recorder._spoiled) <= 20
+    (tmp_path / "away").rename(tmp_path / "here")
+    recorder._silent_until = 0.0
+    assert kept.sessions() == [TURN.pin.hex()]
+    await recorder._write()
+    assert kept.sessions() == [], "a turn of it was lost, as of any that began before"
+    recorder._spoiled = {}
+    recorder.take(replace(TURN, pin=b"n" * 16))
+    await recorder.stop()
+    assert kept.sessions() == [(b"n" * 16).hex()], "what begins from then on is kept"
+
+
 async def test_what_comes_faster_than_it_is_written_is_dropped_with_its_session(tmp_path: Path) -> None:
     kept = records(tmp_path)
     recorder = Recorder(kept, redaction_of(RecordingOptions()), 1.0)
