@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import logging
 import re
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from importlib.resources import files
 from typing import Any, Final, cast
 
@@ -25,7 +25,6 @@ from bgproxy.store.address import redacted, store_address
 from bgproxy.store.base import (
     DEAD_TTL,
     OLDEST,
-    RELEASE_FIELD,
     AuditEntry,
     Conflict,
     Held,
@@ -43,9 +42,7 @@ from bgproxy.store.document import (
     flip_from,
     head_of,
     parsed,
-    state_from,
     stream_document,
-    understood,
 )
 from bgproxy.store.flips import COUNTS, FlipRecord
 from bgproxy.store.node_record import cannot_join, has_died, node_document, node_from
@@ -55,6 +52,7 @@ from bgproxy.store.redis_border import Border
 from bgproxy.store.redis_client import connect, run_and_wait
 from bgproxy.store.redis_commit import commit_arguments, outcome_text, pointed, unclosed
 from bgproxy.store.redis_pins import RedisPins
+from bgproxy.store.redis_state import StateReader
 from bgproxy.store.topics import TOPIC_TTL
 
 log = logging.getLogger(__name__)
@@ -86,6 +84,7 @@ class RedisStore:
         self._bell, self._topic_key = prefix + "bell", prefix + "topic:"
         address = store_address(options.url)
         self._lines: set[PubSub] = set()
+        self._reader = StateReader(self._where(self._state_key))
         self._client, self._primary = connect(address, options, self._state_key)
         self._border = Border(self._address, address, options.command_timeout, self._primary)
         if self._primary is not None:
@@ -127,7 +126,7 @@ class RedisStore:
         """See `Store.read`."""
         async with self._border(key=f"key {self._state_key}"):
             fields = await cast("Any", self._client.hgetall(self._state_key))
-        return self._state(fields)
+        return self._reader.state(fields)
 
     async def commit(
         self, change: Change, *, create: bool = False, once: Once | None = None, held: Held | None = None
@@ -153,7 +152,7 @@ class RedisStore:
         if verdict == b"waiting":
             raise Waiting([node.decode() for node in rest])
         if verdict != b"done":
-            raise Conflict(self._state(dict(zip(rest[::2], rest[1::2], strict=True))))
+            raise Conflict(self._reader.state(dict(zip(rest[::2], rest[1::2], strict=True))))
         now = float(rest[0])
         link = Head(int(rest[2]), rest[4].decode())
         return change.stamped(now), entry_of(change, rest[1].decode(), now, link, rest[3].decode(), replicas)
@@ -181,7 +180,7 @@ class RedisStore:
     async def hold_and_read(self, node_id: str, revision: int, pointer: Pointer) -> tuple[FleetState | None, int]:
         """See `Store.hold_and_read`."""
         registered, fields = await self._held(node_id, revision, pointed(pointer))
-        return self._state(dict(zip(fields[::2], fields[1::2], strict=True))), registered
+        return self._reader.state(dict(zip(fields[::2], fields[1::2], strict=True))), registered
 
     async def _held(self, node_id: str, revision: int, where: str = "") -> tuple[int, list[bytes]]:
         keys = [self._held_key, self._nodes_key, self._state_key]
@@ -349,31 +348,6 @@ class RedisStore:
         for line in [*self._lines]:
             if (connection := cast("Any", line.connection)) is not None:
                 await connection.disconnect(nowait=True)
-
-    def _state(self, fields: Mapping[bytes, bytes]) -> FleetState | None:
-        """The state of the hash's fields; None where there is no hash."""
-        if not fields:
-            return None
-        where = self._where(self._state_key)
-        with understood(where):
-            text = {name.decode(): value for name, value in fields.items()}
-            check_schema(int(text["schema"]), where)
-            document = {
-                "schema": int(text["schema"]),
-                "revision": int(text["revision"]),
-                "colors": parsed(text["colors"], f"{where}, field colors"),
-                "pointer": parsed(text["pointer"], f"{where}, field pointer"),
-                "releases": {
-                    name.removeprefix(RELEASE_FIELD): parsed(value, f"{where}, field {name}")
-                    for name, value in text.items()
-                    if name.startswith(RELEASE_FIELD)
-                },
-                "orders": parsed(text.get("orders", b"[]"), f"{where}, field orders"),
-                "run": parsed(text.get("run", b"null"), f"{where}, field run"),
-                "pending": parsed(text.get("pending", b"null"), f"{where}, field pending"),
-                "pause": parsed(text.get("pause", b"null"), f"{where}, field pause"),
-            }
-        return state_from(document, where)
 
     def _done(self, answer: Sequence[bytes]) -> Done:
         where = self._where(self._once_key)
