@@ -229,6 +229,7 @@ class Barrier:
                     hold_timeout=self.options.hold_timeout,
                     key=asked.key,
                     request=asked.request,
+                    node=self._node,
                 ),
                 once=prepared,
             )

@@ -60,7 +60,15 @@ class Move:
 
 
 def prepare(
-    state: FleetState, move: Move, *, at: float, exclude: Sequence[str], hold_timeout: float, key: str, request: str
+    state: FleetState,
+    move: Move,
+    *,
+    at: float,
+    exclude: Sequence[str],
+    hold_timeout: float,
+    key: str,
+    request: str,
+    node: str = "",
 ) -> Change | None:
     """Begin a move that could be made now; None where there is nothing to do. The rest as `Pending` has it."""
     made = move.decided(state, at)
@@ -81,6 +89,7 @@ def prepare(
         hold_timeout=hold_timeout,
         key=key,
         request=request,
+        node=node,
     )
     facts: dict[str, object] = {"verb": move.verb, "to": pending.to}
     if exclude:

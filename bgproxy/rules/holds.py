@@ -14,7 +14,8 @@ class Pending:
 
     `revision`: of the state that first had it; by this it is told from every other. `hold_timeout`: seconds until it
     is given up, by the clock of whoever waits. `exclude`: ids of nodes that are left behind knowingly. `key` and
-    `request`: the idempotency key's digest under which it is committed, and that of what was asked.
+    `request`: the idempotency key's digest under which it is committed, and that of what was asked. `node`: the id of
+    who is to commit it, which others do in its stead.
     """
 
     revision: int
@@ -30,6 +31,12 @@ class Pending:
     hold_timeout: float
     key: str
     request: str
+    node: str = ""
+
+    @property
+    def not_awaited(self) -> frozenset[str]:
+        """Nodes that need not say to whoever commits it that they hold: it knows of itself, and leaves those behind."""
+        return frozenset((self.node, *self.exclude))
 
 
 @dataclass(frozen=True, slots=True)

@@ -257,7 +257,8 @@ class Store(Protocol):
     async def hold(self, node_id: str, revision: int) -> int:
         """This node has applied that state, and admits nothing new as long as no later one lets it.
 
-        Answers how many nodes are registered. The last one for which a commit would wait rings, with that revision.
+        Answers how many nodes are registered. The last one for which a commit would wait rings, with that revision: all
+        but `Pending.not_awaited`.
         What was said of an earlier state may be forgotten: each node says it of each state by which it holds.
         """
 

@@ -147,6 +147,7 @@ def pending_from(document: Any, where: str) -> Pending | None:
             hold_timeout=float(document["hold_timeout"]),
             key=_text(document["key"]),
             request=_text(document["request"]),
+            node=_text(document.get("node", "")),
         )
 
 

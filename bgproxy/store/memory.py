@@ -170,7 +170,7 @@ class MemoryStore:
     async def hold(self, node_id: str, revision: int) -> int:
         """See `Store.hold`."""
         count = self._nodes.hold(node_id, revision)
-        if not self._nodes.asleep(Held(revision)):
+        if self._nodes.is_last(node_id, revision, self._state):
             for bell in self._bells:
                 bell.ring(revision)
         return count

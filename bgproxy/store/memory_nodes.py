@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from math import inf
 
-from bgproxy.rules.fleet import Change
+from bgproxy.rules.fleet import Change, FleetState
 from bgproxy.store.base import DEAD_TTL, Held, NodeReport, StoreOptions, Waiting
 from bgproxy.store.node_record import cannot_join, has_died
 
@@ -72,6 +72,12 @@ class NodeTable:
         """See `Store.hold`."""
         self._held[node_id] = revision
         return len(self._heard)
+
+    def is_last(self, node_id: str, revision: int, state: FleetState | None) -> bool:
+        """Whether it was awaited, and now no other is."""
+        pending = state.pending if state is not None else None
+        spared = pending.not_awaited if pending is not None else frozenset[str]()
+        return node_id not in spared and not self.asleep(Held(revision, spared))
 
     def asleep(self, held: Held) -> list[str]:
         """See `Store.asleep`."""

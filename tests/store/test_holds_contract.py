@@ -122,6 +122,26 @@ async def test_the_last_one_to_say_so_with_its_reading_rings(store: Store) -> No
         assert (last_bell, type(last_bell)) == (after.revision, int), "nothing waits any more"
 
 
+async def test_who_commits_and_who_is_left_behind_are_not_waited_for_by_the_bell(store: Store) -> None:
+    await joined(store, "one", "two", "three", "n9")
+    async with aclosing(cast("AsyncGenerator[int, None]", store.watch())) as bells:
+        assert await anext(bells) == 0
+        state = await prepare(store, node="one")
+        assert await anext(bells) == state.revision
+        rung = tasks.spawn(anext(bells), "bell")
+        for node in ("two", "one", "n9"):
+            assert await store.hold(node, state.revision) == 4
+            assert not rung.done()
+        await store.hold("three", state.revision)
+        assert await rung == state.revision
+        await store.hold("one", state.revision)
+        assert await store.asleep(Held(state.revision)) == []
+        change = barrier.abandon(state, state.revision, actor="a", why="b")
+        assert change is not None
+        after, _ = await store.commit(change)
+        assert await anext(bells) == after.revision, "it rang once"
+
+
 async def test_what_a_node_said_before_does_not_count(store: Store) -> None:
     await joined(store, "one")
     state = await prepare(store)
