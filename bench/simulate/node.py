@@ -46,6 +46,7 @@ from bgproxy.store.losses import Losses
 from bgproxy.store.mirror import Mirror
 from bgproxy.store.neighbours import LOOK_INTERVAL, Neighbours
 from bgproxy.store.nodes import Heartbeat
+from bgproxy.store.once import Once
 from bgproxy.store.pin_outage import PinOptions
 from bgproxy.store.pinning import Want
 from bgproxy.store.pins import PinCache
@@ -391,20 +392,33 @@ class Node:
             if visit.node is self:
                 self.fleet.lost(visit)
 
-    def flip(self, to: str | None, told: Callable[[str, int], None]) -> None:
-        """Somebody asks here for a flip, or (None) a rollback; `told` hears what came of it, and the epoch."""
-        self.process.spawn(self._flip(to, told))
+    def flip(self, to: str | None, told: Callable[[str, int], None], key: str = "") -> None:
+        """Somebody asks here for a flip, or (None) a rollback; `told` hears what came of it, and the epoch. `key`: the
+        idempotency key, if there is one."""
+        self.process.spawn(self._flip(to, told, Once(key, f"to {to}") if key else None))
 
-    async def _flip(self, to: str | None, told: Callable[[str, int], None]) -> None:
+    async def _flip(self, to: str | None, told: Callable[[str, int], None], once: Once | None) -> None:
         try:
-            if to is None:
-                outcome = await self.switch.rollback(actor="", reason="", if_epoch=None, force=False)
+            if once is not None and (known := await self.switch.recall(once)) is not None:
+                outcome = known
+            elif to is None:
+                outcome = await self.switch.rollback(actor="", reason="", if_epoch=None, force=False, once=once)
             else:
-                outcome = await self.switch.flip(to, actor="", reason="", if_epoch=None, force=False)
+                outcome = await self.switch.flip(to, actor="", reason="", if_epoch=None, force=False, once=once)
         except BgproxyError as error:
             told(str(getattr(error, "code", error)), 0)
         else:
-            told("done" if outcome.changed else "unchanged", outcome.state.pointer.epoch)
+            first = outcome.replay
+            epoch = outcome.state.pointer.epoch if first is None else first.epoch
+            told("done" if outcome.changed else "unchanged", epoch)
+
+    def pause(self, max_hold: float) -> None:
+        """Somebody asks here for a pause; whether it comes about is seen by what is held."""
+        self.process.spawn(self._pause(max_hold))
+
+    async def _pause(self, max_hold: float) -> None:
+        with suppress(BgproxyError):
+            await self.switch.pause(max_hold, actor="", reason="")
 
 
 class _Pins:

@@ -27,6 +27,8 @@ from bgproxy.store.pin_outage import PinOptions
 JOIN = 0.5  # seconds until the fleet stands
 MENDED = 6.5  # seconds after them until the fleet must have found itself again: ROLL_CALL, and what comes before it
 LAST = 1.5  # seconds for the last flip
+PAUSES, KEYS = 0.06, 0.2  # shares of what operators ask for: pauses, and flips under an idempotency key, twice
+LONGEST_PAUSE = 0.8  # seconds
 LAG = 0.03  # seconds by which a replica is behind, on average
 RATE = 25.0  # requests a second
 
@@ -80,6 +82,8 @@ class Play:
         self.problems: list[str] = []
         self.sessions: list[str] = []
         self.numbers = 0
+        self.keys = 0
+        self.came: dict[str, tuple[str, int]] = {}  # what was told under an idempotency key
         self.done = 0
         store = StoreOptions(node_ttl=1.0, fence_after=0.3) if plan.fenced else StoreOptions(node_ttl=1.6)
         self.terms = Terms(
@@ -189,23 +193,41 @@ class Play:
     def _flip(self) -> None:
         """An operator asks one node."""
         serving = [node for node in self.fleet.nodes if node.is_serving]
-        if serving:
-            node = self.dice.choice(serving)
-            to = self.dice.choice((*COLORS, None))
+        if not serving:
+            return
+        node = self.dice.choice(serving)
+        if self.dice.random() < PAUSES:
+            seconds = self.dice.uniform(0.05, LONGEST_PAUSE)
+            self.world.say("operator", f"asks {node.id} for a pause of {seconds:.3f} s")
+            node.pause(seconds)
+            return
+        to = self.dice.choice((*COLORS, None))
+        if self.dice.random() >= KEYS:
             self._ask_for(node, to)
+            return
+        self.keys += 1
+        for _ in range(2):  # a retry, which may overtake what it repeats
+            node = self.dice.choice(serving)
+            again = partial(self._ask_for, node, to, f"key{self.keys}")
+            self.world.after(self.dice.choice((0.0, 0.01, 0.3)) * self.dice.random(), again)
 
-    def _ask_for(self, node: Node, to: str | None) -> None:
+    def _ask_for(self, node: Node, to: str | None, key: str = "") -> None:
+        if not node.is_serving:
+            return
         what = f"flip to {to}" if to is not None else "rollback"
-        self.world.say("operator", f"asks {node.id} for a {what}")
+        self.world.say("operator", f"asks {node.id} for a {what} {key}")
 
         def told(what_came: str, epoch: int) -> None:
-            self.world.say("operator", f"{node.id} says of the {what}: {what_came} {epoch or ''}")
+            self.world.say("operator", f"{node.id} says of the {what} {key}: {what_came} {epoch or ''}")
+            loses = self.plan.forgetful or self.plan.replicated  # keys, too
+            if key and epoch and self.came.setdefault(key, (what_came, epoch)) != (what_came, epoch) and not loses:
+                self.problems.append(f"{key} was told as {self.came[key]} and as {(what_came, epoch)}")
             if what_came == "done":
                 self.done += 1
             if epoch:
                 self.told[epoch] = min(self.world.now, self.told.get(epoch, inf))
 
-        node.flip(to, told)
+        node.flip(to, told, key)
 
     # What goes wrong
 
@@ -294,6 +316,8 @@ class Play:
         if len({(state.revision, state.pointer) for state in states if state is not None}) > 1:
             self.problems.append(f"the nodes do not agree: {sorted(state.revision for state in states if state)}")
         for node in self.fleet.nodes:
+            if node.is_serving and node.plane.hold is not None:
+                self.problems.append(f"{node.id} holds new requests still")
             if node.is_serving and node.plane.busy:
                 self.problems.append(f"{node.id} counts turns that are over")
 
