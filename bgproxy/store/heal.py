@@ -10,7 +10,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Final
 
-from bgproxy.errors import Refused
+from bgproxy.errors import Refused, StoreUnavailable
 from bgproxy.rules.barrier import Move
 from bgproxy.rules.fleet import Change, FleetState
 from bgproxy.rules.restore import Contradiction, Verdict, decided, restored
@@ -21,6 +21,7 @@ from bgproxy.store.once import Once
 BY: Final = "bgproxy"
 """The actor of what nobody asked for."""
 
+_UNDECIDED = 1.5  # seconds in which each node reads the store, and writes back what it holds
 _TRIES = 8  # others who were faster, one after the other
 
 
@@ -45,6 +46,11 @@ class Healer:
                 contradiction = Contradiction(Verdict.BEHIND, held, None)
             if contradiction is None:
                 return held, None
+            if patience(self._mirror):
+                raise StoreUnavailable(
+                    "the store has lost a flip that was being made: whoever knows what came of it writes that back "
+                    "first; try again in a moment"
+                )
             with suppress(Conflict):
                 return await self._commit(restored(contradiction, actor=actor, reason=reason))
         raise overtaken(_TRIES)
@@ -68,6 +74,18 @@ class Healer:
         state, entry = await self._store.commit(change, create=change.base is None, once=once)
         self._mirror.learn(state)
         return state, entry
+
+
+def patience(mirror: Mirror) -> float:
+    """Seconds until this node may write back what it holds.
+
+    One that holds new admissions for a flip may not have heard that it was made. Would it write back, and so give the
+    flip up, before those who have, it would admit to the old color while they admit to the new one.
+    """
+    contradiction, state = mirror.contradiction, mirror.state
+    if contradiction is None or contradiction.verdict is not Verdict.BEHIND or state is None or state.pending is None:
+        return 0.0
+    return max(0.0, _UNDECIDED - mirror.at_odds_for)
 
 
 def overtaken(tries: int) -> Refused:

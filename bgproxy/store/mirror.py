@@ -58,6 +58,7 @@ class Mirror:
         self.subscribed = False  # bells come in
         self.alarms = 0  # states that contradict what is held
         self.contradiction: Contradiction | None = None  # how the store is at odds with what is held, which stands
+        self._at_odds_since = 0.0
         self.problem = ""  # why the store cannot be read; empty while it can
         self.contradicted: Callable[[Contradiction], None] | None = None  # called at each alarm
         self.last_state_path = last_state_path
@@ -98,6 +99,11 @@ class Mirror:
     def alarm(self) -> str:
         """How the store contradicts what is held, for people; empty where it does not."""
         return self.contradiction.text if self.contradiction is not None else ""
+
+    @property
+    def at_odds_for(self) -> float:
+        """Seconds since the store was first seen to contradict what is held; 0 where it does not."""
+        return self._clock() - self._at_odds_since if self.contradiction is not None else 0.0
 
     def listen(self, callback: Listener) -> None:
         """Call back at every newer state, synchronously. What a callback raises is logged and goes no further."""
@@ -292,6 +298,10 @@ class Mirror:
         """Counted each time, logged once until the store agrees again or contradicts otherwise."""
         self.alarms += 1
         before, self.contradiction = self.contradiction, found
+        if before is None:
+            self._at_odds_since = self._clock()
+        if found.verdict is Verdict.BEHIND and found.held.pending is not None:
+            self._store.routes_by(found.held.pending.epoch)  # it may have been made: no pin by the pointer before it
         if before is None or before.verdict is not found.verdict:
             log.error("ALARM: %s", found.text)
         if self.contradicted is not None:
@@ -301,6 +311,8 @@ class Mirror:
         """The store says what is held, or something newer."""
         if self.contradiction is not None:
             self.contradiction = None
+            if self.state is not None:
+                self._store.routes_by(self.state.pointer.epoch)
             log.info("store: it agrees with what is held again")
 
     def _trouble(self, what: str, error: Exception) -> None:

@@ -15,7 +15,7 @@ from typing import Final
 from bgproxy import tasks
 from bgproxy.errors import Problem
 from bgproxy.rules.restore import Contradiction
-from bgproxy.store.heal import BY
+from bgproxy.store.heal import BY, patience
 from bgproxy.store.ledger import Ledger
 from bgproxy.store.mirror import Mirror
 
@@ -31,6 +31,7 @@ class Restorer:
         self, ledger: Ledger, mirror: Mirror, *, sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
     ) -> None:
         self._ledger = ledger
+        self._mirror = mirror
         self._sleep = sleep
         self._task: asyncio.Task[None] | None = None
         mirror.contradicted = self._contradicted
@@ -48,7 +49,7 @@ class Restorer:
             self._task = tasks.spawn(self._restore(found), "store.restore")
 
     async def _restore(self, found: Contradiction) -> None:
-        await self._sleep(random.uniform(0, _SPREAD))
+        await self._sleep(random.uniform(0, _SPREAD) + patience(self._mirror))
         try:
             outcome = await self._ledger.restore(actor=BY, reason=found.text)
         except Problem as error:

@@ -11,10 +11,11 @@ from typing import Any
 import pytest
 
 from bgproxy.errors import Split, StoreForeign, StoreUnavailable
+from bgproxy.rules import barrier
 from bgproxy.rules.barrier import Move
 from bgproxy.rules.fleet import Change, FleetState
-from bgproxy.rules.release import Phase
-from bgproxy.store.base import Store
+from bgproxy.rules.release import Phase, Release
+from bgproxy.store.base import Store, StoreOptions, open_store
 from bgproxy.store.ledger import Ledger
 from bgproxy.store.mirror import Mirror
 from bgproxy.store.once import Once
@@ -193,6 +194,30 @@ async def test_an_emptied_store_is_written_back(
     report = await verify(node.store, before.hash)  # an auditor who kept the hash sees whether the record was lost too
     assert (report.fault is None) is (lost == ("state",))
     assert (await verify(node.store)).fault is None
+
+
+async def test_one_that_holds_for_a_flip_that_was_lost_lets_those_who_know_more_come_first(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The flip may have been made, and others route by it: who gave it up at once would admit to the old color."""
+    store, now, by = open_store(StoreOptions()), [0.0], list[int]()
+    mirror = Mirror(store, clock=lambda: now[0])
+    ledger = Ledger(store, mirror, clock=lambda: 0.0)
+    releases = {color: Release("v1", ("http://127.0.0.1:1",), phase=Phase.READY) for color in ("blue", "green")}
+    await ledger.bootstrap(("blue", "green"), "blue", releases, actor="test")
+    assert mirror.state is not None
+    monkeypatch.setattr(store, "routes_by", by.append)
+    terms: dict[str, Any] = {"at": 0.0, "exclude": (), "hold_timeout": 1.0, "key": "k", "request": "r"}
+    prepared = barrier.prepare(mirror.state, Move("flip", "green", "ada", "why"), **terms)
+    assert prepared is not None
+    mirror.apply(prepared.state)
+    for _ in range(2):
+        with pytest.raises(StoreUnavailable, match="has lost a flip that was being made"):
+            await ledger.restore(**WHO)
+        now[0] += 1.4
+    assert (mirror.state.pending is not None, by[-1]) == (True, 2), "no session begins by the pointer before it"
+    outcome = await ledger.restore(**WHO)
+    assert (outcome.changed, outcome.state.pending, outcome.state.revision, by[-1]) == (True, None, 3, 1)
 
 
 async def test_a_verb_that_finds_the_store_behind_puts_it_right_first(joined: Joined, hand: Hand, flips: Any) -> None:
