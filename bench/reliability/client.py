@@ -43,6 +43,7 @@ class Notes:
         self.dead: dict[int, float] = {}
         self.ends: dict[tuple[int, int], int] = {}  # the numbers of open connections, by their own port and the other
         self.killed: dict[tuple[int, int], float] = {}  # when a fault took the other end of these away
+        self.waiting: dict[str, Asked] = {}  # by name, what has no answer yet
         self.numbers = itertools.count(1)
         self.over = False
 
@@ -157,6 +158,7 @@ class Asked:
         self.repeatable = repeatable
         self.done: asyncio.Future[Request] = asyncio.get_running_loop().create_future()
         self.begun = self.done.get_loop().create_future()  # the answer's head has come
+        wire.notes.waiting[name] = self
         self.sent = time.monotonic()
         self.answered = 0.0
         self.head = b""
@@ -214,6 +216,7 @@ class Asked:
     def _note(self, now: float, *, whole: bool) -> None:
         if self.done.done():
             return
+        self.wire.notes.waiting.pop(self.name, None)
         color, epoch = _COLOR.search(self.head), _EPOCH.search(self.head)
         served = color is not None and 100 < self.status < 300
         pattern = _ECHO if self.status == 101 else _DATA
@@ -277,12 +280,18 @@ class Clients:
                 self._tasks.append(asyncio.get_running_loop().create_task(keep(address)))
 
     async def stop(self) -> None:
-        """Let each finish what it has begun."""
+        """Let each finish what it has begun. What has no answer by then is noted as without one."""
         self.notes.over = True
         _, late = await asyncio.wait(self._tasks, timeout=PATIENCE)
         for task in late:
             task.cancel()
-        await asyncio.gather(*self._tasks)
+        await asyncio.wait(self._tasks)
+        for task in self._tasks:
+            if not task.cancelled():
+                task.result()
+        for asked in [*self.notes.waiting.values()]:
+            asked.broken()
+            asked.wire.close()
 
     async def _pause(self) -> None:
         await asyncio.sleep(random.uniform(0.5, 1.5) * self.think)

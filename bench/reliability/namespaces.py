@@ -5,18 +5,21 @@ A cable that is pulled is the kernel's: what is on its way is lost, nobody is to
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
 import subprocess
 
 _SUBNET = "10.213"  # of which each cable has four addresses
+_numbers = itertools.count()  # a namespace is gone a while after it was deleted: the next one has names of its own
 
 
 class Namespace:
     """One host: `near` is this side's address on a cable, `far` the host's."""
 
     def __init__(self, number: int) -> None:
-        self.name = f"bgproxy-{os.getpid()}-{number}"
+        self._own = next(_numbers)
+        self.name = f"bgproxy-{os.getpid()}-{self._own}"
         self._cables = {"clients": 2 * number, "store": 2 * number + 1}
 
     @property
@@ -62,7 +65,7 @@ class Namespace:
         subprocess.run(["ip", "netns", "del", self.name], check=False, capture_output=True)
 
     def _device(self, cable: str) -> str:
-        return f"bg{os.getpid() % 100_000}x{self._cables[cable]}"
+        return f"bg{os.getpid() % 100_000}x{self._own}{cable[0]}"  # 15 characters at most
 
 
 def why_not() -> str:

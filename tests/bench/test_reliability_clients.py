@@ -12,8 +12,9 @@ from dataclasses import replace
 
 import pytest
 
-from bench.history import Execution, Flip, History, Request, Verdict
+from bench.history import ONCE, Execution, Flip, History, Request, Verdict
 from bench.judge import check
+from bench.reliability import client as client_module
 from bench.reliability import stage as stage_module
 from bench.reliability.agent import Agent
 from bench.reliability.client import Clients, Notes, Wire
@@ -144,6 +145,27 @@ async def test_all_kinds_of_clients_and_the_agent_agree():
     assert all(one.whole for one in notes.requests)
     assert sorted(one.id for one in notes.requests) == sorted(run.request for run in executions)
     assert any(one.session.startswith("s") for one in notes.requests)
+
+
+async def test_who_waits_longer_than_anybody_should_is_noted_as_never_answered(monkeypatch):
+    monkeypatch.setattr(client_module, "PATIENCE", 0.1)
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read()
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    notes = Notes()
+    clients = Clients(notes, [server.sockets[0].getsockname()[:2]])
+    clients.start(asking=1, conversing=1, streaming=1, talking=1)
+    await asyncio.sleep(0.1)
+    await asyncio.wait_for(clients.stop(), 5)
+    await asyncio.sleep(0.05)
+    server.close()
+    verdict = check(History(notes.requests))
+    assert verdict.broken == {ONCE: len(notes.requests)}
+    assert len(notes.requests) >= 4
+    assert not notes.waiting
 
 
 def test_chunks_of_the_admin_api():
