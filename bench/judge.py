@@ -149,7 +149,7 @@ class _Epochs:
         # An epoch follows the one before it: nobody can have seen it before either was asked for.
         self._opened = dict(zip((f.epoch for f in flips), accumulate((flip.asked for flip in flips), max), strict=True))
         ends = [*accumulate((flip.told for flip in reversed(flips)), min)][::-1]
-        self._closed = dict(zip((flip.epoch for flip in flips), [*ends[1:], inf], strict=True))
+        self._closed = dict(zip((flip.epoch for flip in flips), [*ends[1:], inf], strict=False))  # of none too
         self._by_color: dict[str, list[int]] = defaultdict(list)
         for flip in flips:
             self._by_color[flip.color].append(flip.epoch)
