@@ -282,16 +282,17 @@ class Clients:
     async def stop(self) -> None:
         """Let each finish what it has begun. What has no answer by then is noted as without one."""
         self.notes.over = True
-        _, late = await asyncio.wait(self._tasks, timeout=PATIENCE)
-        for task in late:
+        await asyncio.wait(self._tasks, timeout=PATIENCE)
+        for asked in [*self.notes.waiting.values()]:
+            asked.broken()
+            asked.wire.close()
+        _, late = await asyncio.wait(self._tasks, timeout=1.0)
+        for task in late:  # no connection could be had
             task.cancel()
         await asyncio.wait(self._tasks)
         for task in self._tasks:
             if not task.cancelled():
                 task.result()
-        for asked in [*self.notes.waiting.values()]:
-            asked.broken()
-            asked.wire.close()
 
     async def _pause(self) -> None:
         await asyncio.sleep(random.uniform(0.5, 1.5) * self.think)
