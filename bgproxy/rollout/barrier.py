@@ -130,7 +130,9 @@ class Barrier:
         now = self._clock()
         self._seen = {hold.revision: self._seen.get(hold.revision, now) for hold in standing}
         if standing and self._door.is_shut and state.revision != self._said:
-            self._spawn(self._say_so(state.revision), "barrier.say")
+            # Whoever commits is not awaited by itself: the store is told only where another may have to do it.
+            commits = state.pending is not None and state.pending.node == self._node
+            self._spawn(self._say_so(state.revision, _PATIENCE / 3 if commits else 0.0), "barrier.say")
         for hold in new:
             watch = self._watch_flip(hold) if isinstance(hold, Pending) else self._watch_pause(hold)
             self._spawn(watch, "barrier.watch")
@@ -177,8 +179,10 @@ class Barrier:
         self._mirror.held_early = False
         self._door.settle()
 
-    async def _say_so(self, revision: int) -> None:
-        """Tell the store that this node holds, until it has heard it or it does not matter any more."""
+    async def _say_so(self, revision: int, after: float) -> None:
+        """Tell the store, so many seconds later, that this node holds, until it has heard it or it does not matter."""
+        if after:
+            await self._sleep(after)
         while self._mirror.state is not None and self._mirror.state.revision == revision:
             with suppress(StoreUnavailable):
                 self.alone = await self._store.hold(self._node, revision) <= 1
@@ -241,7 +245,7 @@ class Barrier:
             return outcome
         assert outcome.state.pending is not None, "it has just been prepared"
         if not self.alone:
-            await self._bell(_FIRST_PAUSE)
+            self.alone = not await self._bell(_FIRST_PAUSE)  # as far as is known: nobody has rung
         return await self._finish(outcome.state.pending)
 
     async def pause(self, max_hold: float, *, actor: str, reason: str) -> Outcome:
@@ -305,7 +309,7 @@ class Barrier:
                 except KeyReused:
                     return await self._give_up(pending, _USED_UP)
                 except Waiting as waiting:
-                    silent = waiting.nodes
+                    silent, self.alone = waiting.nodes, False
                     if not silent:
                         return await self._give_up(pending, _UNKNOWN)
                     is_late = self._clock() >= until
@@ -356,12 +360,16 @@ class Barrier:
         active = self._mirror.state.pointer.active if self._mirror.state is not None else "the old color"
         return FlipAbandoned(f"{active} stays active: {why}", nodes=list(silent))
 
-    async def _bell(self, seconds: float) -> None:
-        """Wait until the store has rung once more, as when the last node holds; or so long, for that may be lost."""
+    async def _bell(self, seconds: float) -> bool:
+        """Wait until the store has rung once more, as when the last node holds; or so long, for that may be lost.
+        Answers whether it has.
+        """
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await self._mirror.rung_again.wait()
+        has_rung = self._mirror.rung_again.is_set()
         self._mirror.rung_again.clear()
+        return has_rung
 
     def _spawn(self, work: Coroutine[Any, Any, None], name: str) -> None:
         task = tasks.spawn(work, name)

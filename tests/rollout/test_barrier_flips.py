@@ -77,6 +77,10 @@ class Node:
         await self.mirror.stop()
 
     @property
+    def idle(self) -> str:
+        return "green" if self.state.pointer.active == "blue" else "blue"
+
+    @property
     def state(self) -> FleetState:
         assert self.mirror.state is not None
         return self.mirror.state
@@ -282,7 +286,7 @@ async def test_a_dead_coordinator_that_is_still_registered_holds_nobody_for_ever
     fleet: Fleet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = fleet.nodes.pop(0)
-    monkeypatch.setattr(first.barrier, "_say_so", lambda _: asyncio.sleep(0))
+    monkeypatch.setattr(first.barrier, "_say_so", lambda *_: asyncio.sleep(0))
     monkeypatch.setattr(first.barrier, "_complete", lambda *_: asyncio.Event().wait())
     move = tasks.spawn(first.barrier.move(FLIP), "coordinator")
     await fleet.come(lambda: first.state.pending is not None)
@@ -291,6 +295,40 @@ async def test_a_dead_coordinator_that_is_still_registered_holds_nobody_for_ever
     await fleet.time_is_up("n1", more=module._AGAIN)
     await fleet.agree("blue", 1)
     assert await fleet.verbs() == ["prepare", "abandon"]
+
+
+async def test_who_commits_does_not_wait_for_itself(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    straight, with_reading = fleet.store.hold, fleet.store.hold_and_read
+
+    async def hold(node: str, revision: int) -> int:
+        said.append(node)
+        return await straight(node, revision)
+
+    async def hold_and_read(node: str, *given: Any) -> Any:
+        said.append(node)
+        return await with_reading(node, *given)
+
+    monkeypatch.setattr(fleet.store, "hold", hold)
+    monkeypatch.setattr(fleet.store, "hold_and_read", hold_and_read)
+    for _ in range(2):
+        said.clear()
+        await fleet.nodes[0].barrier.move(Move("flip", fleet.nodes[0].idle, "ada", ""))
+        assert set(said) == {"n2", "n3"}
+
+
+async def test_a_node_finds_out_that_it_is_alone_and_that_it_is_not(fleet: Fleet) -> None:
+    first, *others = fleet.nodes
+    await first.barrier.move(FLIP)
+    assert not first.barrier.alone
+    for node in others:
+        await node.die()
+        await fleet.store.leave(node.name)
+    await first.barrier.move(Move("flip", "blue", "ada", ""))
+    assert first.barrier.alone
+    await others[0].start()
+    await first.barrier.move(FLIP)
+    assert not first.barrier.alone
 
 
 async def test_two_operators_at_once(fleet: Fleet) -> None:

@@ -127,7 +127,7 @@ async def test_it_holds_before_it_asks_and_one_call_says_so(node: Node, monkeypa
         assert node.is_shut
         return await go()
 
-    async def say_so(revision: int) -> None:
+    async def say_so(revision: int, _: float) -> None:
         alone.append(revision)
 
     alone: list[int] = []
