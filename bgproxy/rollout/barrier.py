@@ -32,6 +32,7 @@ from bgproxy.rules.barrier import Move, Strategy
 from bgproxy.rules.fleet import Change, FleetState
 from bgproxy.rules.holds import Pause, Pending
 from bgproxy.store.base import Held, Store, Waiting
+from bgproxy.store.heal import UNDECIDED
 from bgproxy.store.ledger import Ledger, Outcome
 from bgproxy.store.mirror import Mirror
 from bgproxy.store.once import Once
@@ -159,7 +160,7 @@ class Barrier:
             if not self._door.is_shut:
                 self._believed_from = self._clock() + _DISBELIEF
         else:
-            self._spawn(self._hold_until_read(self._bells), "barrier.read")
+            self._spawn(self._hold_until_read(self._bells, revision), "barrier.read")
 
     async def _say_and_read(self, revision: int) -> FleetState | None:
         assert self._mirror.state is not None, "only what is newer than one rings"
@@ -169,11 +170,17 @@ class Barrier:
             self._said, self.alone = revision, registered <= 1
         return state
 
-    async def _hold_until_read(self, bells: int) -> None:
-        while bells == self._bells and not await self._mirror.look():
+    async def _hold_until_read(self, bells: int, revision: int) -> None:
+        """Where the store has lost that state, until who knows what came of it may have written that back."""
+        read_at = inf
+        while bells == self._bells:  # else what came later looks after it
+            if await self._mirror.look():
+                read_at = min(read_at, self._clock())
+                is_told = self._mirror.state is not None and self._mirror.state.revision >= revision
+                if bells == self._bells and (is_told or self._clock() >= read_at + UNDECIDED):
+                    self._settle()
+                    return
             await self._sleep(_AGAIN)
-        if bells == self._bells:  # else what came later looks after it
-            self._settle()
 
     def _settle(self) -> None:
         self._mirror.held_early = False

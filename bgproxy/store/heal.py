@@ -21,7 +21,7 @@ from bgproxy.store.once import Once
 BY: Final = "bgproxy"
 """The actor of what nobody asked for."""
 
-_UNDECIDED = 1.5  # seconds in which each node reads the store, and writes back what it holds
+UNDECIDED: Final = 1.5  # seconds in which each node reads the store, and writes back what it holds
 _TRIES = 8  # others who were faster, one after the other
 
 
@@ -85,7 +85,7 @@ def patience(mirror: Mirror) -> float:
     contradiction, state = mirror.contradiction, mirror.state
     if contradiction is None or contradiction.verdict is not Verdict.BEHIND or state is None or state.pending is None:
         return 0.0
-    return max(0.0, _UNDECIDED - mirror.at_odds_for)
+    return max(0.0, UNDECIDED - mirror.at_odds_for)
 
 
 def overtaken(tries: int) -> Refused:

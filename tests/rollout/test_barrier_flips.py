@@ -429,6 +429,25 @@ async def test_who_rings_for_nothing_holds_nobody_up_but_once_in_a_while(fleet: 
     await fleet.agree("green", 2)
 
 
+async def test_one_whose_word_may_have_counted_holds_on_where_the_store_has_lost_the_flip(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By its word the flip may have been made, and others may route by it."""
+    third = fleet.nodes[2]
+
+    async def lost(*_: Any) -> Any:
+        raise StoreUnavailable("the answer was lost")
+
+    monkeypatch.setattr(fleet.store, "hold_and_read", lost)
+    await third.mirror.rung_to_hold(Holding(third.state.revision + 1))
+    for seconds in (0.0, 1.4):
+        fleet.clock.now += seconds
+        await asyncio.sleep(5 * module._AGAIN)
+        assert third.held
+    fleet.clock.now += 0.2
+    await fleet.agree("blue", 1)
+
+
 async def test_a_pause_returns_when_all_hold_and_ends_by_itself(fleet: Fleet) -> None:
     outcome = await fleet.nodes[0].barrier.pause(0.1, actor="ada", reason="quiet")
     assert outcome.state.pause is not None
