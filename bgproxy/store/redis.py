@@ -51,6 +51,7 @@ from bgproxy.store.pinning import PinStore
 from bgproxy.store.redis_border import Border
 from bgproxy.store.redis_client import connect, run_and_wait
 from bgproxy.store.redis_commit import commit_arguments, outcome_text, pointed, unclosed
+from bgproxy.store.redis_line import heard
 from bgproxy.store.redis_pins import RedisPins
 from bgproxy.store.redis_state import StateReader
 from bgproxy.store.topics import TOPIC_TTL
@@ -331,12 +332,12 @@ class RedisStore:
         try:
             async with self._border(self._options.connect_timeout):
                 await line.subscribe(channel)
-                await line.get_message(timeout=None)  # the confirmation: only now nothing is missed
+                await heard(line)  # the confirmation: only now nothing is missed
             yield None
             while True:
                 async with self._border(None):
-                    message = await line.get_message(timeout=None)
-                if message and message["type"] == "message":
+                    message = await heard(line)
+                if message["type"] == "message":
                     yield bytes(message["data"])
         finally:
             self._lines.discard(line)

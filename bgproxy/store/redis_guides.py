@@ -22,6 +22,7 @@ from redis.crc import key_slot
 from bgproxy import tasks
 from bgproxy.errors import NotRedis, StoreAuth, StoreUnavailable
 from bgproxy.store.address import Address, Host
+from bgproxy.store.redis_line import heard
 
 _ASKED: Final = 8  # nodes of a cluster that are asked, those of the URL first
 _PAUSE: Final = 1.0  # seconds before a sentinel that cannot be heard is listened to again
@@ -87,7 +88,8 @@ class Sentinels:
             line = client.pubsub()
             with contextlib.suppress(redis_errors.RedisError, OSError):
                 await line.subscribe("+switch-master")
-                async for message in line.listen():
+                while True:
+                    message = await heard(line)
                     if message["type"] == "message" and message["data"].split(b" ")[0] == self._service.encode():
                         state = await cast("Awaitable[Any]", client.sentinel_master(self._service))
                         if _failover(state) > self._latest:
