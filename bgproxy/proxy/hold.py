@@ -48,6 +48,29 @@ def hold_by(plane: DataPlane, state: FleetState) -> Hold | None:
     return plane.hold
 
 
+def waits_only(before: FleetState | None, state: FleetState) -> bool:
+    """Whether a newer state has nothing new but what new admissions wait for; by identity, as this is a short cut."""
+    return (
+        before is not None
+        and before is not state
+        and before.pointer is state.pointer
+        and before.releases is state.releases
+        and before.orders is state.orders
+        and before.run is state.run
+        and before.colors == state.colors
+    )
+
+
+def wait_at(plane: DataPlane, hold: Hold | None) -> None:
+    """New admissions wait there from now on; None: nowhere, and those that waited go on."""
+    before, plane.hold = plane.hold, hold
+    if plane.routing is not None:
+        for group in plane.routing.groups.values():
+            group.hold = hold
+    if before is not None and hold is None:
+        plane.loop.call_soon(before.release)  # whoever flipped is to be told first
+
+
 class Door:
     """What lets new admissions in, as a flip sees it: by the states that are applied, or shut before one is."""
 
@@ -62,10 +85,9 @@ class Door:
     def shut(self) -> None:
         """Admit nothing new from now on, whatever is applied, until `settle`."""
         plane = self._plane
-        if plane.hold is None:
-            plane.hold = Hold(plane, plane.options.hold.max_age)
-            self._wait_at(plane.hold)
-        plane.hold.is_early = True
+        hold = plane.hold if plane.hold is not None else Hold(plane, plane.options.hold.max_age)
+        hold.is_early = True
+        wait_at(plane, hold)
 
     def settle(self) -> None:
         """Go by the state again that was applied last."""
@@ -74,14 +96,7 @@ class Door:
             return
         hold.is_early = False
         if plane.state is None or not plane.state.is_held:
-            plane.hold = None
-            self._wait_at(None)
-            plane.loop.call_soon(hold.release)
-
-    def _wait_at(self, hold: Hold | None) -> None:
-        if self._plane.routing is not None:
-            for group in self._plane.routing.groups.values():
-                group.hold = hold
+            wait_at(plane, None)
 
 
 class Hold:

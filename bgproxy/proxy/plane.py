@@ -19,7 +19,7 @@ from bgproxy.errors import StoreUnavailable
 from bgproxy.http1.parser import Parser
 from bgproxy.proxy.ending import SHUTDOWN, Endings, end_exchange, end_tunnel
 from bgproxy.proxy.forwarding import Forwarder
-from bgproxy.proxy.hold import Hold, hold_by
+from bgproxy.proxy.hold import Hold, hold_by, wait_at, waits_only
 from bgproxy.proxy.options import ProxyOptions
 from bgproxy.proxy.pool import Upstream
 from bgproxy.proxy.resolve import Resolver
@@ -207,8 +207,11 @@ class DataPlane:
 
     def apply(self, state: FleetState) -> None:
         """A newer state of the fleet: from the next admitted request on, this is where requests go."""
-        metrics = self.metrics
-        hold, before_hold = hold_by(self, state), self.hold
+        metrics, before = self.metrics, self.state
+        if waits_only(before, state):
+            self.state = state
+            wait_at(self, hold_by(self, state))
+            return
         groups: dict[tuple[str, str], Group] = {}
         used: dict[tuple[str, str], Upstream] = {}
         for color in state.colors:
@@ -229,14 +232,12 @@ class DataPlane:
                     policy,
                     self._sessions.get(route.name),
                     release is not None and release.ended,
-                    hold,
                 )
-        before = self.state
-        self.hold = hold
         on = canary(state)
         place = (on.color, on.share) if on is not None else ("", 0.0)
         self.listed = on.match if on is not None else ()
         self.routing = Routing(state.pointer.epoch, state.pointer.active, self.routes, groups, *place)
+        wait_at(self, hold_by(self, state))
         self.state = state
         metrics.stand({group.release for group in groups.values()})
         if self.pins is not None:
@@ -248,8 +249,6 @@ class DataPlane:
         self._upstreams = used
         self._resolver.watch(used.values())
         self._endings.apply(state)
-        if before_hold is not None and hold is None:
-            self.loop.call_soon(before_hold.release)  # whoever flipped is to be told first
 
     def admitting(self, exchange: Exchange) -> Group:
         """Where an exchange without a session goes now."""

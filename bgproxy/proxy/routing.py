@@ -33,10 +33,8 @@ class Group:
         policy: Literal["p2c", "round_robin"],
         sessions: SessionRules | None = None,
         ended: bool = False,
-        hold: Hold | None = None,
     ) -> None:
-        """`sessions`: how the route knows its sessions; None: it knows none. `ended`: those that live here are over.
-        `hold`: where new admissions wait; None: nowhere."""
+        """`sessions`: how the route knows its sessions; None: it knows none. `ended`: those that live here are over."""
         self.route = route
         self.color = color
         self.release = release
@@ -45,7 +43,7 @@ class Group:
         self.upstreams = upstreams
         self.sessions = sessions
         self.ended = ended
-        self.hold = hold
+        self.hold: Hold | None = None  # where new admissions wait; None: nowhere
         self._by_url = {upstream.url: upstream for upstream in upstreams}
         self._single = upstreams[0] if len(upstreams) == 1 else None
         self._round_robin = policy == "round_robin"

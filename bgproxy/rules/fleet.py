@@ -373,8 +373,12 @@ def changed(
     moved: bool = False,
 ) -> Change:
     """The change that puts these releases in place. `moved`: the pointer has, so no order for a session counts."""
-    releases = {**state.releases, **{color: one.dated(state.releases.get(color)) for color, one in new.items()}}
-    stand = {(color, release.label) for color, release in releases.items() if not release.ended}
-    orders = {} if moved else {key: order for key, order in state.orders.items() if order.goal in stand}
+    releases, orders = state.releases, state.orders
+    if new:
+        releases = {**releases, **{color: one.dated(releases.get(color)) for color, one in new.items()}}
+        stand = {(color, release.label) for color, release in releases.items() if not release.ended}
+        orders = {key: order for key, order in orders.items() if order.goal in stand}
+    if moved:
+        orders = {}
     after = replace(state, revision=state.revision + 1, releases=releases, orders=orders)
     return Change(after, verb, facts, actor, reason, moved=moved, touched=frozenset(new), base=state)
