@@ -50,7 +50,7 @@ CASES: dict[str, tuple[Fault, dict[str, object], float]] = {
     "cut_off_one": (faults.cut_off_one, {**TWO_HOSTS, **ADMITS}, 1),
     "cut_off_one_refuse": (faults.cut_off_one, {**TWO_HOSTS, **REFUSES}, 1),
     "cut_off_one_fenced": (faults.cut_off_one, {**TWO_HOSTS, **FENCED, **ADMITS}, 1.5),
-    "pull_cable": (faults.pull_cable, {**TWO_HOSTS, **ADMITS, "namespaces": True}, 1),
+    "pull_cable": (faults.pull_cable, {**TWO_HOSTS, **ADMITS, "namespaces": True}, 1.5),
     "pull_cable_fenced": (faults.pull_cable, {**TWO_HOSTS, **FENCED, **ADMITS, "namespaces": True}, 1.5),
     "lose_bells": (faults.lose_bells, {}, 1),
     "reset_lines": (faults.reset_lines, ADMITS, 1),
