@@ -61,7 +61,7 @@ class Fleet:
         return (ticks + sessions) / 1e6
 
     def flip_ms(self, costs: Costs) -> float:
-        """How long Redis works for one barrier: each node reads twice, and says once that it holds."""
+        """How long Redis works for one barrier, at most: each node reads twice, once as it says that it holds."""
         return self.nodes * (2 * costs.read + costs.hold) / 1e3
 
 
