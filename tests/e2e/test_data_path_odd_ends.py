@@ -149,7 +149,7 @@ async def test_of_thousands_of_odd_ends_nothing_is_left(rig: Rig, seed: int) -> 
         await until(lambda: not pins.counted()["gauges"]["turns"], "no turn holds a session on this node")
         await until(lambda: not rig.pins._turns.under_way)
         assert not proxy.plane.attended
-        assert (pins._asked, pins._learning, pins._rung) == ({}, {}, {})
+        assert (pins._asked, pins._learning, pins._overheard._questions) == ({}, {}, {})
         kinds = (Exchange, Turn, Answer, Learner, BodyReader, ClientConnection)
         await until(lambda: not [it for it in gc.get_objects() if isinstance(it, kinds)], "all of it is forgotten")
     finally:

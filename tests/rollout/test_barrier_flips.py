@@ -311,6 +311,7 @@ async def test_who_commits_does_not_wait_for_itself(fleet: Fleet, monkeypatch: p
 
     monkeypatch.setattr(fleet.store, "hold", hold)
     monkeypatch.setattr(fleet.store, "hold_and_read", hold_and_read)
+    monkeypatch.setattr(module, "_PATIENCE", 60.0)  # by then another has to commit
     for _ in range(2):
         said.clear()
         await fleet.nodes[0].barrier.move(Move("flip", fleet.nodes[0].idle, "ada", ""))
