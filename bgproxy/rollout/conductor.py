@@ -278,7 +278,7 @@ class Conductor:
             if standing is not None and gate.name in standing.approvals:
                 return Finding(Verdict.PASS, f"{standing.approvals[gate.name]} approved it")
             with suppress(StoreUnavailable):
-                if await self._store.now() >= run.at + gate.expires:
+                if await self._store.now() >= run.since + gate.expires:
                     return Finding(Verdict.UNDECIDED, f"nobody approved it within {gate.expires:g} s")
             await rung(change)
 

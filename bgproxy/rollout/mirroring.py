@@ -240,7 +240,7 @@ async def watch_mirror(run: Run, mirror: Mirror, store: Store) -> Finding:
             for node in await store.nodes():
                 if node.mirrored.get("run") == run.id:
                     nodes[node.id] = tally_from(node.mirrored)
-            over = await store.now() - run.at - mirror.duration
+            over = await store.now() - run.since - mirror.duration
         except StoreUnavailable as error:
             log.debug("what the nodes have mirrored cannot be read now: %s", error)
         else:

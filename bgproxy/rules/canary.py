@@ -56,8 +56,7 @@ def canary(state: FleetState) -> Canary | None:
     if release is None or release.label != run.label or release.phase not in UNTRIED or run.color == pointer.active:
         return None
     share, match = _written(run.plan.get(CANARY))
-    since = run.done[-1].at if run.done else run.began  # whoever leads it now
-    return Canary(run.color, run.label, share, pointer.epoch, since, match)
+    return Canary(run.color, run.label, share, pointer.epoch, run.since, match)
 
 
 def _written(section: object) -> tuple[float, tuple[Match, ...]]:

@@ -62,7 +62,7 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One run. `outcome` is empty while it is open; `at`: when its last step was done, unix seconds, store's clock.
+    """One run. `outcome` is empty while it is open; `at`: when it last changed, unix seconds by the store's clock.
 
     `plan`: as it was written; gone once the run is over, as the record has it. `todo`: the names of all steps, in their
     order; `done` is how far it came. `epoch`: the pointer's when it began. `leader`: a node's id. `approvals`: by the
@@ -98,6 +98,11 @@ class Run:
     def next(self) -> str:
         """The first step that is not done; empty where all are."""
         return self.todo[len(self.done)] if len(self.done) < len(self.todo) else ""
+
+    @property
+    def since(self) -> float:
+        """When the step that is next began, whoever leads it now: unix seconds by the store's clock."""
+        return self.done[-1].at if self.done else self.began
 
     @property
     def has_flipped(self) -> bool:

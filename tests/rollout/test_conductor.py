@@ -361,6 +361,24 @@ async def test_an_approval_that_nobody_gives_expires_by_the_store_s_clock(world,
     )
 
 
+async def test_an_approval_has_no_more_time_where_its_leader_died(world, nodes, monkeypatch):
+    first, second = await nodes.add("n1"), await nodes.add("n2")
+    later = 0.0
+
+    async def now() -> float:
+        return 100.0 + later
+
+    monkeypatch.setattr(world.store, "now", now)
+    await first.begin("red", V3, plan({"kind": "manual", "expires": 60}), **WHO)
+    await until(lambda: run_of(world).next == "approval:manual-1")
+    later = 59.0
+    assert (await second._change_leader(run_of(world), "n2")).changed
+    await until(lambda: second._leading is not None)
+    assert run_of(world).is_open
+    later = 60.0
+    assert (await ended(world)).why.endswith("nobody approved it within 60 s")
+
+
 @pytest.mark.parametrize(
     ("written", "why"),
     [

@@ -26,8 +26,8 @@ from bgproxy.store.base import NodeReport
 from bgproxy.telemetry.taken import Taken
 from tests.rollout.exchanges import TAKEN
 
-RUN = Run("r2", "release", "green", "v2", {}, ("ready", "mirror", "flip"), "me", "", 1, "n1", 0.0, 100.0)
-AT_MIRROR = replace(RUN, todo=("mirror", "flip"))
+RUN = Run("r2", "release", "green", "v2", {}, ("ready", "mirror", "flip"), "me", "", 1, "n1", 100.0, 100.0)
+AT_MIRROR = replace(RUN, todo=("mirror", "flip"), at=130.0)  # taken over since it began
 
 
 @pytest.fixture

@@ -262,6 +262,14 @@ def test_taken_over_the_leader_before_has_nothing_to_say(state):
     assert running.take_over(taken.state, "r2", "n1", "n3", at=9.0) is None
 
 
+def test_taken_over_the_step_that_is_under_way_began_when_it_did(state):
+    state = began(state)
+    for begun in (state, stepped(state)):
+        taken = running.take_over(begun, "r2", "n1", "n2", at=99.0)
+        assert taken is not None
+        assert run_of(taken.state).since == run_of(begun).since < 99.0
+
+
 def other_flip(state: FleetState) -> FleetState:
     return flipped(state, "red")
 
