@@ -49,6 +49,7 @@ PATTERNS: Final = (
 
 _MOST_REPEATED: Final = 512
 _REPEATS: Final = (codes.MAX_REPEAT, codes.MIN_REPEAT, codes.POSSESSIVE_REPEAT)
+_HALF: Final = re.compile("[\ud800-\udfff]")  # of a surrogate pair: JSON may name one, UTF-8 has none
 _DEEPEST: Final = 200  # levels of JSON that are searched; what is deeper is taken out
 
 Fields = Sequence[tuple[str, str]]
@@ -88,9 +89,9 @@ class Redaction:
                 text = self._pairs(text)
             else:
                 text = self.text(text)
+            return text.encode("utf-8", "surrogateescape")
         except (ValueError, RecursionError):
             return None
-        return text.encode("utf-8", "surrogateescape")
 
     def text(self, text: str) -> str:
         """Any text."""
@@ -99,7 +100,10 @@ class Redaction:
         return text
 
     def _json(self, text: str) -> str:
-        return json.dumps(self._value(json.loads(text), ()), ensure_ascii=False)
+        plain = json.dumps(self._value(json.loads(text), ()), ensure_ascii=False)
+        if _HALF.search(text):  # bytes that are no UTF-8: they stay as they are
+            return plain
+        return _HALF.sub(lambda half: f"\\u{ord(half[0]):04x}", plain)
 
     def _value(self, value: Any, path: Path) -> Any:
         if len(path) > _DEEPEST or any(_is_at(pointer, path) for pointer in self.pointers):

@@ -23,6 +23,7 @@ LEAST: Final = 3  # characters
 MOST: Final = 2_000  # ids of one conversation
 _BODY_BYTES: Final = 1_048_576
 _DEEPEST: Final = 48  # levels of JSON
+_HALF: Final = re.compile("[\ud800-\udfff]")  # of a surrogate pair: JSON may name one, no text can be sent with it
 _ID_NAME: Final = re.compile(r"(?:.*(?:_id|Id|ID|-id))|id|cursor|nextCursor|requestState")
 
 Fields = Sequence[tuple[str, str]]
@@ -69,7 +70,7 @@ class Renaming:
 
     def _pair(self, old: Sequence[str], new: Sequence[str]) -> None:
         for was, now in zip(old, new, strict=False):
-            if was != now and len(was) >= LEAST and len(self._names) < MOST:
+            if was != now and len(was) >= LEAST and len(self._names) < MOST and not _HALF.search(was + now):
                 self._names[was] = now
                 if (coded := quote(was, safe="")) != was:
                     self._names[coded] = quote(now, safe="")

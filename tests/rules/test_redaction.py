@@ -74,6 +74,11 @@ def test_by_pointer_whatever_stands_there_and_of_the_same_type() -> None:
         ("application/json", b'{"a": ', None),  # not JSON: who knows what stands where
         ("application/json", b"", b""),
         ("application/json", b"[" * 100_000, None),
+        ("application/json", b'{"\\ud800": "\\udcff"}', b'{"\\ud800": "\\udcff"}'),
+        ("application/json", b'{"a": "\\ud83d\\ude00"}', '{"a": "😀"}'.encode()),
+        ("application/json", b'{"a": "\xff"}', b'{"a": "\xff"}'),
+        ("application/json", b'{"a": "\xff", "b": "\\ud800"}', None),
+        ("text/event-stream", b'data: {"a": "\\ud800"}\n\n', b'data: {"a": "\\ud800"}\n\n'),
         ("text/plain", f"a {KEY} b".encode(), b"a [redacted] b"),
         ("image/png", b"\xff\x00\xfe", b"\xff\x00\xfe"),
         ("application/x-www-form-urlencoded", b"password=1&b=2", b"password=[redacted]&b=2"),

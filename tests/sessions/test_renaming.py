@@ -100,6 +100,12 @@ def test_what_is_no_id_or_too_short_stays() -> None:
     assert learned(old, new).text("done search 1 hello") == "done search 1 hello"
 
 
+@pytest.mark.parametrize(("was", "now"), [("call_\ud800", "call_b"), ("call_a", "call_\udcff")])
+def test_half_a_surrogate_pair_is_in_no_id(was: str, now: str) -> None:
+    renaming = learned(calls(was, "call_1"), calls(now, "call_2"))
+    assert renaming.text("call_a call_1").encode() == b"call_a call_2"
+
+
 def test_turn_by_turn() -> None:
     renaming = Renaming()
     assert renaming.text("resp_1") == "resp_1"
