@@ -41,6 +41,13 @@ class Address:
         return f"<Address of a {self.kind}, {self.transport}, {len(self.hosts)} hosts>"
 
     @property
+    def without_tls(self) -> str:
+        """How a URL to the same place begins that speaks no TLS; empty where this one speaks none."""
+        if self.transport != "tls":
+            return ""
+        return "redis://" if self.kind == "server" else f"redis+{self.kind}://"
+
+    @property
     def secrets(self) -> tuple[str, ...]:
         """What no text may show."""
         found = (self.arguments.get("password"), self.sentinel.get("password"))

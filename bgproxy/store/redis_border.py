@@ -12,6 +12,7 @@ from bgproxy.errors import NotRedis, StoreAuth, StoreBroken, StoreUnavailable
 from bgproxy.store.address import Address
 from bgproxy.store.redis_client import Primary, is_read_only
 from bgproxy.store.redis_guides import NoPrimary
+from bgproxy.store.redis_line import tls_fault
 
 
 class Border:
@@ -21,6 +22,7 @@ class Border:
         """`shown`: the address as texts name it."""
         self._shown = shown
         self._secrets = address.secrets
+        self._without_tls = address.without_tls
         self._command_timeout = command_timeout
         self._primary = primary
 
@@ -42,7 +44,9 @@ class Border:
         except TimeoutError:
             self._doubt()
             within = f" within {bound:g} s" if bound else ""
-            problem = StoreUnavailable(f"no answer{within}: it cannot be reached, is overloaded, or is no Redis")
+            # A server without TLS takes the handshake for a command that has not ended, and waits for the rest.
+            what = f"is no Redis, or speaks no TLS ({self._without_tls})" if self._without_tls else "or is no Redis"
+            problem = StoreUnavailable(f"no answer{within}: it cannot be reached, is overloaded, {what}")
         except (redis_errors.RedisError, OSError) as error:
             if isinstance(error, redis_errors.ConnectionError | redis_errors.ClusterDownError | OSError):
                 self._doubt()
@@ -66,7 +70,9 @@ class Border:
             text = text.replace(secret, "***")
         if "WRONGTYPE" in text:
             return StoreBroken(f"{key} holds something else, which is left as it is: remove it, or name another fleet")
-        return _of_kind(error, self._primary is not None) or _of_text(text, error) or StoreUnavailable(text)
+        if named := _of_kind(error, self._primary is not None) or _of_text(text, error):
+            return named
+        return StoreUnavailable(tls_fault(text, self._without_tls) or text)
 
 
 def _of_kind(error: BaseException, is_following: bool) -> StoreUnavailable | None:
@@ -93,8 +99,4 @@ def _of_text(text: str, error: BaseException) -> StoreUnavailable | None:
         return StoreAuth(f"the user may not do this ({text}): give it the rights listed in bgproxy/store/base.py")
     if "unknown command" in text.lower():  # such an answer repeats what was sent: it is not passed on
         return NotRedis("it does not know a command that Redis 6 and newer know: use Redis 6 or newer, or Valkey")
-    if "CERTIFICATE_VERIFY_FAILED" in text:
-        return StoreUnavailable("its certificate is not trusted: name its authority with ?ssl_ca_certs=/path/ca.pem")
-    if "Connection closed by server" in text or "reset by peer" in text:
-        return StoreUnavailable("it closed the connection; if that happens each time, it may expect TLS (rediss://)")
     return StoreUnavailable(type(error).__name__) if not text else None

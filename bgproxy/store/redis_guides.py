@@ -22,7 +22,7 @@ from redis.crc import key_slot
 from bgproxy import tasks
 from bgproxy.errors import NotRedis, StoreAuth, StoreUnavailable
 from bgproxy.store.address import Address, Host
-from bgproxy.store.redis_line import heard
+from bgproxy.store.redis_line import heard, tls_fault
 
 _ASKED: Final = 8  # nodes of a cluster that are asked, those of the URL first
 _PAUSE: Final = 1.0  # seconds before a sentinel that cannot be heard is listened to again
@@ -58,6 +58,7 @@ class Sentinels:
     def __init__(self, address: Address, timeout: float) -> None:
         """`timeout`: seconds that the answers may take."""
         self._service = address.service
+        self._without_tls = "sentinel_ssl=no in the store URL" if address.sentinel.get("ssl") else ""
         self._timeout = timeout
         self._clients = [_client(host, address.sentinel, timeout) for host in address.hosts]
         self._latest = 0  # failover, by their count
@@ -111,7 +112,8 @@ class Sentinels:
             return NotRedis(
                 "what answers there is no sentinel: name the sentinels' hosts, or write redis:// for a server"
             )
-        return _unanswered(errors, "sentinel", "sentinel_username and sentinel_password in the store URL")
+        where = "sentinel_username and sentinel_password in the store URL"
+        return _unanswered(errors, "sentinel", where, self._without_tls)
 
 
 def _failover(state: Mapping[str, Any]) -> int:
@@ -135,6 +137,7 @@ class ClusterNodes:
         self._slot = key_slot(key.encode())
         tls = {"ssl": True} if address.transport == "tls" else {}
         self._arguments = {**address.arguments, **tls}
+        self._without_tls = address.without_tls
         self._named = address.hosts
         self._clients: dict[Host, Redis] = {host: self._client(host) for host in address.hosts}
 
@@ -183,7 +186,7 @@ class ClusterNodes:
         told = " ".join(map(str, errors))
         if "cluster support disabled" in told:
             return NotRedis("what answers there is no node of a cluster: write redis:// for a single server")
-        return _unanswered(errors, "node of the cluster", "the store URL")
+        return _unanswered(errors, "node of the cluster", "the store URL", self._without_tls)
 
 
 def _client(host: Host, arguments: Any, timeout: float) -> Redis:
@@ -223,12 +226,16 @@ async def _answer(asked: Awaitable[Any]) -> tuple[Any, BaseException | None]:
         return None, error
 
 
-def _unanswered(errors: Sequence[BaseException], who: str, where: str) -> StoreUnavailable:
+def _unanswered(errors: Sequence[BaseException], who: str, where: str, without_tls: str) -> StoreUnavailable:
     if any(isinstance(error, redis_errors.AuthenticationError) for error in errors):
         return StoreAuth(f"each {who} refuses the user or password: correct {where}")
     if denied := next((error for error in errors if isinstance(error, redis_errors.NoPermissionError)), None):
         return StoreAuth(f"a {who} says that the user may not do this ({denied})")
-    return StoreUnavailable(f"no {who} answers: it cannot be told where the store is")
+    no_answer = f"no {who} answers: it cannot be told where the store is"
+    if fault := next(filter(None, (tls_fault(str(error), without_tls) for error in errors)), ""):
+        return StoreUnavailable(f"{no_answer}; of one, {fault}")
+    # Without TLS a server takes the handshake for a command that has not ended, and waits for the rest.
+    return StoreUnavailable(f"{no_answer}; if they speak no TLS, write {without_tls}" if without_tls else no_answer)
 
 
 async def _close(clients: Sequence[Redis]) -> None:

@@ -1,4 +1,5 @@
-"""A subscription whose connection the kernel gives up is broken, not silent: ETIMEDOUT, as behind a pulled cable."""
+"""A subscription whose connection the kernel gives up is broken, not silent: ETIMEDOUT, as behind a pulled cable. And
+what is told of TLS where a connection cannot be made."""
 
 from __future__ import annotations
 
@@ -14,6 +15,7 @@ from bgproxy.errors import StoreUnavailable
 from bgproxy.store import redis_guides
 from bgproxy.store.redis import RedisStore
 from bgproxy.store.redis_guides import Sentinels
+from bgproxy.store.redis_line import tls_fault
 from tests.redis_servers import RedisServer
 
 GIVEN_UP = TimeoutError(errno.ETIMEDOUT, "Connection timed out")
@@ -81,3 +83,17 @@ async def test_who_listens_to_a_sentinel_subscribes_anew_after_a_pause(monkeypat
     with pytest.raises(asyncio.CancelledError):
         await Sentinels._listen(cast("Any", None), cast("Any", Client()), cast("Any", None))
     assert (len(lines), Line.asked) == (3, 3)
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("Error while reading from a:1 : (1, '[SSL: TLSV13_ALERT_CERTIFICATE_REQUIRED] tlsv13 alert')", "ssl_certfile="),
+        ("Error while reading from a:1 : (1, '[SSL: TLSV1_ALERT_UNKNOWN_CA] tlsv1 alert')", "its authority has signed"),
+        ("Error 1 connecting to a:1. [SSL: RECORD_LAYER_FAILURE] record layer failure", "no TLS: write redis://"),
+        ("Error 111 connecting to a:1. Connection refused.", ""),
+    ],
+)
+def test_what_an_error_says_of_tls_is_told_with_the_remedy(text: str, why: str) -> None:
+    told = tls_fault(text, "redis://")
+    assert (why in told, bool(told)) == (True, bool(why))

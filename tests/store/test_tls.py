@@ -81,9 +81,11 @@ async def test_a_bell_rings_through_tls(opened, flips, tls):
     await bells.aclose()
 
 
-@pytest.mark.parametrize(("host", "which"), [("localhost", 2), ("127.0.0.1", 1)])
-async def test_who_cannot_prove_to_be_the_store_is_not_believed(opened, tls, host, which):
-    with pytest.raises(StoreUnavailable, match="certificate"):
+@pytest.mark.parametrize(
+    ("host", "which", "why"), [("localhost", 2, "ssl_ca_certs"), ("127.0.0.1", 1, "another name.*ssl_check_hostname")]
+)
+async def test_who_cannot_prove_to_be_the_store_is_not_believed(opened, tls, host, which, why):
+    with pytest.raises(StoreUnavailable, match=f"certificate.*{why}"):
         await opened(f"rediss://{host}:{tls[0]}/0?ssl_ca_certs={tls[which]}")
 
 
@@ -107,8 +109,32 @@ async def test_sentinels_lead_to_a_store_behind_tls(
     store = await opened(f"{url}{tmp_path}/ca.pem")
     state, _ = await store.commit(flips.first(), create=True)
     assert await store.read() == state
-    with pytest.raises(StoreUnavailable, match="certificate" if sentinel_ssl == "no" else "no sentinel answers"):
+    whose = "its" if sentinel_ssl == "no" else "no sentinel answers.* of one, its"
+    with pytest.raises(StoreUnavailable, match=f"{whose} certificate is not trusted"):
         await opened(f"{url}{tmp_path}/stranger.pem")
+
+
+@pytest.mark.parametrize(
+    ("scheme", "of", "remedy"),
+    [
+        ("rediss", "", "redis://"),
+        ("rediss+sentinel", f"/{SERVICE}", "sentinel_ssl=no"),
+        ("rediss+cluster", "", r"redis\+cluster://"),
+    ],
+)
+@pytest.mark.parametrize("answer", [None, b"", b"-ERR Protocol error\r\n"])
+async def test_who_speaks_no_tls_is_named_with_the_remedy(opened, scheme, of, remedy, answer):
+    async def reply(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(1_024)
+        if answer is not None:
+            writer.write(answer)
+            writer.close()
+        await reader.read()
+
+    async with await asyncio.start_server(reply, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        with pytest.raises(StoreUnavailable, match=f"no TLS.*{remedy}"):
+            await opened(f"{scheme}://127.0.0.1:{port}{of}", connect_timeout=0.2, command_timeout=0.2)
 
 
 def test_nodes_of_a_cluster_are_asked_by_tls():
