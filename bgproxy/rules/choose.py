@@ -7,18 +7,16 @@ not the pin's own place, `why` says that the session has to be moved first. Movi
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 from bgproxy.rules.pin import OnRollback, Order, Pin, Policy
 from bgproxy.rules.pointer import Pointer
 from bgproxy.rules.release import Release
 
-MOVES: Final = frozenset({"ordered", "gone", "rollback", "follow", "confirm"})
-"""Of a choice's reasons those for which the store must be asked to move the session before it is served."""
-
 
 class Choice(NamedTuple):
-    """A color and why: active (no pin), pinned, ended, or one of `MOVES`."""
+    """A color and why: active (no pin), pinned or ended; with any other why the store must be asked to move the session
+    before it is served."""
 
     color: str
     why: str

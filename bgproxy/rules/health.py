@@ -36,7 +36,6 @@ class Health:
         "_options",
         "_rising",
         "checked",
-        "ejections",
         "reason",
         "up",
     )
@@ -46,7 +45,6 @@ class Health:
         self.up = True
         self.checked = False
         self.reason = ""
-        self.ejections = 0
         self._rising = 0
         self._falling = 0
         self._failing = 0
@@ -90,6 +88,5 @@ class Health:
         self._failing += 1
         if self._options.eject_after and self._failing >= self._options.eject_after:
             self._failing = 0
-            self.ejections += 1
             self.reason = reason
             self._ejected_until = now + self._options.eject_timeout

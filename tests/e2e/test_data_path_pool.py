@@ -6,6 +6,7 @@ import asyncio
 import socket
 from collections import Counter
 from pathlib import Path
+from time import monotonic
 
 from rig import Rig, Script, Serving, get, ok, until
 from wire import Wire
@@ -162,9 +163,9 @@ async def test_failures_of_requests_eject_too_and_an_answer_breaks_their_row(rig
     upstream = proxy.upstream()
     for target in ("/bad", "/bad", "/good", "/bad", "/bad"):
         await proxy.ask(get(target))
-    assert upstream.health.ejections == 0
+    assert upstream.health.usable(monotonic())
     await proxy.ask(get("/bad"))
-    assert upstream.health.ejections == 1
+    assert not upstream.health.usable(monotonic())
     # Where it is the only one, an honest failure is better than a refusal by memory.
     assert (await proxy.ask(get("/good"))).status == 200
 
@@ -180,7 +181,7 @@ async def test_what_a_client_does_is_never_counted_against_an_upstream(rig: Rig)
         client.reset()
         await agent.gone()
     await until(lambda: proxy.slot().broken_client == 2)
-    assert proxy.upstream().health.ejections == 0
+    assert proxy.upstream().health.usable(monotonic())
     assert proxy.upstream().failures == 0
 
 

@@ -25,7 +25,7 @@ from hypothesis.stateful import (
 
 from bgproxy.rules import fleet
 from bgproxy.rules.by_hand import move_session
-from bgproxy.rules.choose import MOVES, choose
+from bgproxy.rules.choose import choose
 from bgproxy.rules.fleet import FleetState
 from bgproxy.rules.pin import OnRollback, Pin, Policy
 from bgproxy.rules.pointer import Pointer
@@ -89,7 +89,7 @@ class Turn:
         assert state is not None
         policy, on_rollback = self.model.policies
         order = state.orders.get(pin.id)
-        if why not in BEGUN and choose(state.pointer, state.releases, pin, policy, on_rollback, order).why in MOVES:
+        if why not in BEGUN and choose(state.pointer, state.releases, pin, policy, on_rollback, order).why != "pinned":
             self.node.cache.migrate(pin, self.decide)
         else:
             self.run(pin, why)

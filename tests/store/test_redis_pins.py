@@ -16,7 +16,7 @@ import pytest
 
 from bgproxy.errors import BadInput, StoreBroken, StoreUnavailable
 from bgproxy.rules.by_hand import move_session
-from bgproxy.rules.choose import MOVES, choose
+from bgproxy.rules.choose import choose
 from bgproxy.rules.fleet import FleetState
 from bgproxy.rules.pin import Pin, Policy
 from bgproxy.store.base import Conflict, NodeReport, Store
@@ -232,7 +232,7 @@ class Worker:
     def _moves(self, pin: Pin, policy: Policy) -> bool:
         state = self.mirror.state
         assert state is not None
-        return choose(state.pointer, state.releases, pin, policy, order=state.orders.get(pin.id)).why in MOVES
+        return choose(state.pointer, state.releases, pin, policy, order=state.orders.get(pin.id)).why != "pinned"
 
     async def _asked(self, ask: Callable[[Callable[[Pin | None, str], None]], None]) -> tuple[Pin, str]:
         answer: asyncio.Future[tuple[Pin | None, str]] = asyncio.get_running_loop().create_future()
