@@ -103,6 +103,7 @@ class Worker:
             report=self.report,
             catch_up=self.mirror.refresh,
         )
+        self.mirror.came_back = self.membership.again
         self.restorer = Restorer(self.ledger, self.mirror)
         own = self.node_id, settings.flip(), Door(self.plane)
         self.barrier = Barrier(self.ledger, self.mirror, self.store, *own, fenced=self.membership.fenced_among)

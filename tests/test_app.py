@@ -502,6 +502,22 @@ async def test_a_worker_that_is_cut_off_takes_nothing_new_until_it_has_read_the_
     await worker.membership.stop()
 
 
+async def test_it_registers_again_as_soon_as_the_store_is_there_again(bench):
+    """A failover may have lost that it has joined: until it beats, a flip would not wait for it."""
+    store = bench.share()
+    worker = await joined(bench.worker())
+    worker.membership.start()
+    await asyncio.sleep(0.01)
+    store.failure = AWAY
+    await worker.mirror.look()
+    await store._memory.leave(worker.node_id)
+    store.failure = None
+    await worker.mirror.look()
+    await asyncio.sleep(0.01)
+    assert [node.id for node in await store.nodes()] == [worker.node_id]
+    await worker.membership.stop()
+
+
 async def test_with_a_store_of_its_own_nobody_can_leave_it_behind(bench):
     worker = await joined(bench.worker(store={"fence_after": 5.0}))
     now = worker.fence.clock() + 1e6

@@ -274,6 +274,7 @@ class Node:
         self.heartbeat = Heartbeat(
             store, self.report, self.mirror.refresh, fence=self.fence, interval=terms.beat_interval
         )
+        self.mirror.came_back = self.heartbeat.again
         # Nobody is forgotten here, and its host's badges are `_sign_off`.
         self.neighbours = Neighbours(
             store,

@@ -85,6 +85,7 @@ class Play:
         self.keys = 0
         self.came: dict[str, tuple[str, int]] = {}  # what was told under an idempotency key
         self.done = 0
+        self.is_mended = False
         store = StoreOptions(node_ttl=1.0, fence_after=0.3) if plan.fenced else StoreOptions(node_ttl=1.6)
         self.terms = Terms(
             store,
@@ -275,7 +276,7 @@ class Play:
             self.server.start(keep=keep)
 
     def _fail_over(self, replica: MemoryStore, seconds: float) -> None:
-        if self.server.is_up:
+        if self.server.is_up and not self.is_mended:
             self.server.kill()
             self.world.after(seconds, lambda: self.server.is_up or self.server.start(replica=replica))
 
@@ -291,6 +292,7 @@ class Play:
     def _mend(self) -> None:
         """Everything is well again."""
         self.world.say("world", "all is mended")
+        self.is_mended = True
         self._start_store(keep=True)
         self.server.process.resume()
         for node in self.fleet.nodes:

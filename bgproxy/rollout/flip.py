@@ -6,16 +6,18 @@ Nothing is asked of the color that is left.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Collection
 from contextlib import suppress
 
-from bgproxy.errors import BadInput
+from bgproxy.errors import BadInput, StoreUnavailable
 from bgproxy.rollout.barrier import Barrier
 from bgproxy.rollout.validate import Validator
 from bgproxy.rules.barrier import Move, Strategy
 from bgproxy.rules.fleet import FleetState
 from bgproxy.rules.release import Release
 from bgproxy.store.base import Waiting
+from bgproxy.store.heal import unsettled
 from bgproxy.store.ledger import Ledger, Outcome
 from bgproxy.store.mirror import Mirror
 from bgproxy.store.once import Once
@@ -34,6 +36,8 @@ class Switch:
         validator: Validator,
         spread: Callable[[], Awaitable[None]],
         barrier: Barrier,
+        *,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         """`probe`: warms a color and says why it cannot take traffic, or nothing; `spread`: returns when the other
         workers of this host have applied what was committed, so that none of them answers late for the old color."""
@@ -43,6 +47,7 @@ class Switch:
         self._validator = validator
         self._spread = spread
         self._barrier = barrier
+        self._sleep = sleep
 
     async def recall(self, once: Once) -> Outcome | None:
         """What came of a change under the same idempotency key; as after the change, all workers here know it."""
@@ -62,8 +67,8 @@ class Switch:
         strategy: Strategy | None = None,
         exclude: Collection[str] = (),
     ) -> Outcome:
-        """Make `to` the active color. `bake`: its release is watched, and not settled yet; `strategy`: in place of the
-        configured one; `exclude`: see `Barrier.move`."""
+        """Make `to` the active color; a moment later where the store was away just now. `bake`: its release is watched,
+        and not settled yet; `strategy`: in place of the configured one; `exclude`: see `Barrier.move`."""
         problem = await self._prepare(to)
         move = Move("flip", to, actor, reason, if_epoch, force, bake, problem or None)
         return await self._moved(move, once, strategy, exclude)
@@ -104,6 +109,8 @@ class Switch:
         if move.force and move.verb == "flip" and (outcome := await self._ledger.decide_split(move, once=once)):
             return await self._told(outcome)
         barrier = self._barrier
+        if not barrier.is_only:
+            await self._settled()
         strategy = strategy or barrier.options.strategy
         if strategy == "auto" and barrier.is_only:
             strategy = "swap"
@@ -115,6 +122,14 @@ class Switch:
             with suppress(Waiting):
                 return await self._ledger.move(move, once=once, held=barrier.all_but_this)
         return await barrier.move(move, once, exclude)
+
+    async def _settled(self) -> None:
+        """Wait, where the store was away a moment ago, until those who know more than it does have told it."""
+        if unsettled(self._mirror):
+            await self._mirror.refresh()  # raises why it is away, where it is
+            await self._sleep(unsettled(self._mirror))
+            if unsettled(self._mirror):
+                raise StoreUnavailable("the line to the store breaks again and again: flip again once it stands")
 
     async def stage(
         self,

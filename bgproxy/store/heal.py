@@ -88,6 +88,15 @@ def patience(mirror: Mirror) -> float:
     return max(0.0, UNDECIDED - mirror.at_odds_for)
 
 
+def unsettled(mirror: Mirror) -> float:
+    """Seconds until this node may move the pointer by what the store says, or give up a flip that another prepared.
+
+    A store that was away may have lost what was done last, without this node's knowing: what it had said of a flip, the
+    flip itself, or that a node has joined. Whoever knows more writes it back first, and each node beats at once.
+    """
+    return max(0.0, round(UNDECIDED - mirror.steady_for, 3))  # what a sleep may be too short by is none
+
+
 def overtaken(tries: int) -> Refused:
     """What is raised by who always came too late."""
     return Refused(f"{tries} other changes came first, one after the other: look at the status and try again")

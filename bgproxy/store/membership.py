@@ -64,6 +64,10 @@ class Membership:
         self._neighbours.start()
         self._neighbours.bury()
 
+    def again(self) -> None:
+        """See `Heartbeat.again`."""
+        self._heartbeat.again()
+
     async def stop(self) -> None:
         """Leave."""
         await self._neighbours.stop()

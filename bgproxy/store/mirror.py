@@ -17,6 +17,7 @@ import logging
 import random
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
+from math import inf
 from pathlib import Path
 from typing import cast
 
@@ -69,6 +70,9 @@ class Mirror:
         self._sleep = sleep
         self.returned: Callable[[float], None] = _nobody_asks  # told for how many seconds the store was away
         self._lost = 0.0  # since when it is away; 0: it is not
+        self.came_back: Callable[[], object] = _nothing  # called at the first reading after the line to it broke
+        self._broken = False  # nothing has been read since it did
+        self._mended = -inf  # when something was
         self.rung_again = asyncio.Event()  # set where one revision rings twice, see `Store.hold`; who waits clears it
         self._rung = 0  # the revision that rang last
         self.rung_to_hold: Callable[[Holding], Awaitable[object]] = self._look_at  # called where a bell tells that
@@ -104,6 +108,12 @@ class Mirror:
     def at_odds_for(self) -> float:
         """Seconds since the store was first seen to contradict what is held; 0 where it does not."""
         return self._clock() - self._at_odds_since if self.contradiction is not None else 0.0
+
+    @property
+    def steady_for(self) -> float:
+        """Seconds since the first reading after the line to the store broke last: since then another server may be the
+        store, that lacks what was done last. 0 where nothing has been read yet."""
+        return 0.0 if self._broken else self._clock() - self._mended
 
     def listen(self, callback: Listener) -> None:
         """Call back at every newer state, synchronously. What a callback raises is logged and goes no further."""
@@ -186,6 +196,9 @@ class Mirror:
             state = await read()
             self._heard = self._clock()
             self.connected = True
+            if self._broken:
+                self._broken, self._mended = False, self._clock()
+                self.came_back()
             if state is None:
                 if self.state is not None and not self._provisional:
                     self._alarm(Contradiction(Verdict.BEHIND, self.state, None))
@@ -206,6 +219,7 @@ class Mirror:
             if self.connected:
                 self._lost = self._clock()
             self.connected = False
+            self._broken = True
             self.problem = str(error)
             self._trouble("reading", error)
             return False
@@ -234,6 +248,7 @@ class Mirror:
             if self.subscribed:
                 pause = _FIRST_PAUSE
                 self.subscribed = False
+                self._broken = True
                 await self.look()  # is it the store that is away? Nobody should have to wait for the next reading
             await self._sleep(pause * random.uniform(0.5, 1.0))
             pause = min(pause * 2, _LONGEST_PAUSE)
@@ -330,6 +345,10 @@ class Mirror:
 
 def _nobody_asks(_: float) -> None:
     """Nobody wants to know of outages."""
+
+
+def _nothing() -> None:
+    """Nobody wants to know of lines."""
 
 
 def _behind_the_file(held: FleetState, state: FleetState) -> str:

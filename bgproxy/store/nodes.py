@@ -8,7 +8,6 @@ state at once. A store that is away is no error here: the node beats again and a
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import random
 from collections.abc import Awaitable, Callable
@@ -50,6 +49,7 @@ class Heartbeat:
         self.joined = False  # it was registered once
         self._refused = False
         self._task: asyncio.Task[None] | None = None
+        self._again: asyncio.Task[None] | None = None
 
     async def join(self) -> None:
         """The first beat. What is read of the state from now on, nobody changes without knowing of this node.
@@ -63,9 +63,14 @@ class Heartbeat:
         if self._task is None:
             self._task = tasks.spawn(self._beat_for_ever(), "nodes.beat")
 
+    def again(self) -> None:
+        """Beat now: the store was away, and may have forgotten this node, of which no flip would know until it does."""
+        if self._task is not None and (self._again is None or self._again.done()):
+            self._again = tasks.spawn(self._beat_once(), "nodes.again")
+
     async def stop(self) -> bool:
         """Stop, and leave the list at once if the store can be told; whether this node is registered no more."""
-        await tasks.stop(self._task)
+        await tasks.stop(self._task, self._again)
         self._task = None
         if self.serial:
             try:
@@ -87,10 +92,7 @@ class Heartbeat:
 
     async def _beat_for_ever(self) -> None:
         while True:
-            with contextlib.suppress(
-                StoreUnavailable
-            ):  # the mirror tells of a store that is away; twice would be noise
-                await self._beat_once()
+            await self._beat_once()
             is_awaited = self.joined or self._refused
             interval = self._interval if is_awaited else min(self._interval, _UNTIL_JOINED)
             await self._sleep(interval * random.uniform(0.9, 1.0))
@@ -100,7 +102,7 @@ class Heartbeat:
             if not await self._beat() or self._fence.is_closed():
                 await self._catch_up()
         except StoreUnavailable:
-            raise
+            pass  # the mirror tells of a store that is away; twice would be noise
         except CannotJoin as error:
             if not self._refused:
                 log.error("%s", error)

@@ -324,6 +324,17 @@ def test_a_fleet_that_does_not_find_itself_again_is_seen(monkeypatch):
     assert any("do not agree" in problem for problem in problems)
 
 
+def test_what_was_to_go_wrong_later_does_not_once_all_is_mended():
+    begun = Play(3, Plan(replicated=True))
+    begun.world.run(0.5)
+    begun._fail_over(begun.server.replica(), 0.1)
+    assert not begun.server.is_up
+    begun._mend()
+    begun._fail_over(begun.server.replica(), 0.1)
+    assert begun.server.is_up
+    begun.world.end()
+
+
 def test_the_command_names_the_seeds_that_went_wrong(capsys):
     outcome = play(2, Plan(faults=False))
     bad = Outcome(4711, outcome.verdict, 3, ["the nodes do not agree"])

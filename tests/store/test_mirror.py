@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import replace
+from math import inf
 from typing import Any
 
 import pytest
@@ -209,6 +210,30 @@ class TestFollowing:
         fake_store.cut(AWAY)
         await settle()  # no pause has ended: the next reading is not due
         assert not mirror.connected
+
+    @pytest.mark.parametrize("breaks", ["the line", "a reading", "both"])
+    async def test_that_the_store_is_there_again_is_told_once_with_the_first_reading(
+        self, mirror: Mirror, fake_store: Any, states: list[FleetState], settle: Settle, clock: Clock, breaks: str
+    ) -> None:
+        """Where only the line has broken, too: then another server may answer by now."""
+        came: list[float] = []
+        mirror.came_back = lambda: came.append(clock.now)
+        fake_store.state = states[0]
+        await mirror.start()
+        await settle()
+        assert (came, mirror.steady_for) == ([], inf)
+        if breaks != "the line":
+            fake_store.failure = AWAY
+            assert not await mirror.look()
+        if breaks != "a reading":
+            fake_store.cut(AWAY)
+            await settle()
+        clock.now += 3
+        fake_store.failure = None
+        for _ in range(2):
+            await mirror.look()
+        assert came == [clock.now if breaks != "the line" else clock.now - 3]
+        assert mirror.steady_for == clock.now - came[0]
 
     async def test_a_late_answer_is_read_again_and_is_no_alarm(
         self, mirror: Mirror, fake_store: Any, states: list[FleetState], settle: Settle

@@ -96,6 +96,28 @@ async def test_a_beat_that_fails_is_followed_by_the_next(
     await bench.heart.stop()
 
 
+async def test_it_beats_at_once_where_the_store_may_have_forgotten_it(
+    bench: Bench, pauses: Any, settle: Settle
+) -> None:
+    bench.heart.again()
+    await settle()
+    assert await bench.listed() == [], "it has not begun"
+    await bench.heart.join()
+    bench.heart.start()
+    await settle()
+    await bench.store.leave("node")
+    bench.readings = 0
+    bench.heart.again()
+    bench.heart.again()
+    await settle()
+    assert (await bench.listed(), bench.readings) == ([(3, 3)], 1)
+    assert len(pauses.lengths) == 1, "its next beat is not due"
+    bench.heart.again()
+    assert await bench.heart.stop()
+    await settle()
+    assert await bench.listed() == []
+
+
 @pytest.mark.parametrize("failure", [None, StoreUnavailable("away"), RuntimeError("a bug")])
 async def test_one_that_was_forgotten_joins_anew_and_reads_the_state(
     bench: Bench, pauses: Any, settle: Settle, failure: Exception | None, caplog: pytest.LogCaptureFixture
