@@ -10,7 +10,9 @@ The guarantees of DESIGN.md that are held against a history, by their numbers:
 3. *Sticky*: a session has one release, unless a `Move` lets it go to another, each once; and no two releases ever run
    turns of it at one time. Where sessions `follow` the pointer, each is a register of epochs that only goes forward:
    each turn runs on the color of one, none of an earlier one than a turn that was answered before it was sent, and a
-   session goes to an epoch only by a turn that was under way while the pointer stood there.
+   session goes to an epoch only by a turn that was under way while the pointer stood there. Where sessions `flee` it
+   is such a register too, and goes on only where a rollback since has left the color that it stands at. Once they have
+   `gathered`, a turn of a session at rest runs where the pointer is.
 4. *Nothing is cut*: an answer that has begun comes to its end.
 5. *Answered once*: each request gets one answer, an agent's or an honest error. What may not be repeated has run once
    at most, an agent's answer has been run, and what was refused with a 503 has not.
@@ -87,6 +89,7 @@ class Flip(NamedTuple):
     asked: float = -inf
     told: float = inf
     is_kept: bool = False
+    back: bool = False  # by a rollback, which left the color of the epoch before
 
 
 class Move(NamedTuple):
@@ -109,7 +112,9 @@ class History:
     """`flips` holds all epochs that ever were. `dead`: by connection, when a fault took it away.
 
     `unsure`: sessions that were begun while the store was away, of which rule 3 says nothing. `follow`: sessions go
-    with the pointer, and no `moves` are needed. `record`: the colors of all epochs in the audit at the end.
+    with the pointer, and no `moves` are needed; `flee`: with each rollback off the color that it left; `gathered`: from
+    when on every session that they may bring to the last epoch has had the time for it.
+    `record`: the colors of all epochs in the audit at the end.
     """
 
     requests: Sequence[Request]
@@ -119,6 +124,8 @@ class History:
     dead: Mapping[int, float] = field(default_factory=dict)
     unsure: Collection[str] = ()
     follow: bool = False
+    flee: bool = False
+    gathered: float = inf
     record: Mapping[int, str] = field(default_factory=dict)
 
 
@@ -141,7 +148,7 @@ class Verdict:
     refused: Counter[str] = field(default_factory=Counter)  # honest errors, by status and code
     excused: int = 0  # without an answer, on a connection that a fault took away
     repeated: int = 0  # ran more than once, as they may
-    moved: int = 0  # times that a session was seen to have followed the pointer
+    moved: int = 0  # times that a session was seen to have gone with the pointer
 
     def found(self, rule: int, text: str, *requests: str) -> None:
         """Take note of a violation."""

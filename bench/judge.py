@@ -10,7 +10,7 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import accumulate, islice
+from itertools import accumulate, islice, pairwise
 from math import inf
 from operator import attrgetter
 from typing import Final, NamedTuple
@@ -33,6 +33,7 @@ from bench.history import (
 )
 
 LATE: Final = 5.0  # seconds that a word to the store may be under way when whoever sent it has given up
+REST: Final = 0.25  # seconds after a turn by which the store knows that it is over
 
 
 def check(history: History) -> Verdict:
@@ -153,6 +154,11 @@ class _Epochs:
         self._by_color: dict[str, list[int]] = defaultdict(list)
         for flip in flips:
             self._by_color[flip.color].append(flip.epoch)
+        self._colors = {flip.epoch: flip.color for flip in flips}
+        self._fled: dict[str, list[int]] = defaultdict(list)  # the rollbacks that left a color
+        for before, flip in pairwise(flips):
+            if flip.back:
+                self._fled[before.color].append(flip.epoch)
         done = sorted((flip.told, flip.epoch) for flip in flips)
         self._told = [told for told, _ in done]
         self._since = [0, *accumulate((epoch for _, epoch in done), max)]
@@ -170,6 +176,17 @@ class _Epochs:
         """Those of that color, from `least` on."""
         known = self._by_color.get(color, [])
         return islice(known, bisect_left(known, least), None)
+
+    @property
+    def last(self) -> str:
+        """The color of the last one."""
+        return self._colors[max(self._colors)]
+
+    def fled(self, since: int, until: int) -> bool:
+        """Whether a rollback, after the one and not after the other, has left the color of the one."""
+        left = self._fled.get(self._colors.get(since, ""), [])
+        at = bisect_right(left, since)
+        return at < len(left) and left[at] <= until
 
     def stands(self, epoch: int, since: float, until: float) -> bool:
         """Whether the pointer can have stood there at some time between these two."""
@@ -222,8 +239,9 @@ def _check_sessions(history: History, runs: Mapping[str, list[Execution]], verdi
     epochs = _Epochs(history.flips)
     for session, turns in sessions.items():
         served = sorted((one for one in turns if one.release), key=attrgetter("sent"))
-        if history.follow:
-            _check_follows(session, served, turns, epochs, verdict)
+        if history.follow or history.flee:
+            _check_goes(session, served, turns, epochs, verdict, flees=history.flee)
+            _check_gathered(session, served, turns, epochs, history.gathered, verdict)
         elif len({one.release for one in served}) > 1:
             began, last = min(one.sent for one in turns), max(one.answered for one in served)
             possible = moves[bisect_left(until, began) : bisect_right(since, last)]
@@ -239,30 +257,77 @@ def _ran(one: Request, runs: Iterable[Execution], dead: Mapping[int, float]) -> 
     return (run._replace(ended=min(run.ended, max(run.began, dead.get(one.line, inf)))) for run in runs)
 
 
-def _check_follows(
-    session: str, served: Sequence[Request], turns: Sequence[Request], epochs: _Epochs, verdict: Verdict
+def _check_goes(
+    session: str, served: Sequence[Request], turns: Sequence[Request], epochs: _Epochs, verdict: Verdict, *, flees: bool
 ) -> None:
-    """Where a session lives is a register of epochs. Each turn gets the earliest that does not contradict those before
-    it: if any will do, that one does. `served`: in the order of their sending; `turns`: those without an answer too."""
-    newest, witness, passed = epochs.least(min(one.sent for one in turns)), None, 0
+    """Where a session lives is a register of epochs. `served`: in the order of their sending; `turns`: those without an
+    answer too. Who `flees` goes on only because of a rollback, and so it matters where it began: at the place of some
+    turn that was sent before its first answer came, of which the kindest counts."""
+    least = epochs.least(min(one.sent for one in turns))
+    begins = {least}
+    if flees and served:
+        first = min(one.answered for one in served)
+        places = (_led_to(one, least, turns, epochs) for one in served if one.sent <= first)
+        begins = {place for place in places if place} or begins
+    trials = [_gone(session, served, turns, epochs, begin, flees) for begin in sorted(begins)]
+    found, moved = min(trials, key=lambda trial: len(trial[0]))
+    verdict.moved += moved
+    for text, names in found:
+        verdict.found(STICKY, text, *names)
+
+
+def _gone(
+    session: str, served: Sequence[Request], turns: Sequence[Request], epochs: _Epochs, begin: int, flees: bool
+) -> tuple[list[tuple[str, list[str]]], int]:
+    """What is wrong with its turns, and how often it moved. Each turn gets the earliest epoch that does not contradict
+    those before it: if any will do, that one does."""
+    newest, witness, passed = begin, None, 0
     over = sorted(served, key=attrgetter("answered"))
     seen: dict[str, int] = {}
-    furthest, place = 0, ""
+    furthest, place, moved = 0, "", 0
+    found = []
     for turn in served:
         while over[passed].answered < turn.sent:
             if seen[over[passed].id] >= newest:
                 newest, witness = seen[over[passed].id], over[passed]
             passed += 1
-        epoch = next((one for one in epochs.of(turn.color, newest) if _led(one, turn, turns, epochs)), 0)
+        epoch = _led_to(turn, newest, turns, epochs, flees=flees)
         seen[turn.id] = epoch or newest
         if not epoch:
             before = f"after {witness.id} had run on {witness.release}" if witness is not None else "where it began"
-            text = f"session {session}: {turn.id}, sent at {turn.sent:.6f}, ran on {turn.release}, {before}: no flip "
-            text += f"since epoch {newest} can have led it there"
-            verdict.found(STICKY, text, turn.id, *([witness.id] if witness is not None else []))
+            text = f"session {session}: {turn.id}, sent at {turn.sent:.6f}, ran on {turn.release}, {before}: no "
+            text += f"{'rollback' if flees else 'flip'} since epoch {newest} can have led it there"
+            found.append((text, [turn.id] + ([witness.id] if witness is not None else [])))
         elif epoch > furthest:
-            verdict.moved += place not in ("", turn.color)
+            moved += place not in ("", turn.color)
             furthest, place = epoch, turn.color
+    return found, moved
+
+
+def _led_to(turn: Request, since: int, turns: Sequence[Request], epochs: _Epochs, *, flees: bool = False) -> int:
+    """The earliest epoch, from that on, by which a turn can have run where it did; 0: none."""
+    for epoch in epochs.of(turn.color, since):
+        may = not flees or epoch == since or epochs.fled(since, epoch)
+        if may and _led(epoch, turn, turns, epochs):
+            return epoch
+    return 0
+
+
+def _check_gathered(
+    session: str,
+    served: Iterable[Request],
+    turns: Sequence[Request],
+    epochs: _Epochs,
+    gathered: float,
+    verdict: Verdict,
+) -> None:
+    """From then on nobody stays behind who need not: no turn of its session keeps it there."""
+    for turn in served:
+        if turn.sent < gathered or turn.color == epochs.last:
+            continue
+        if all(one is turn or not one.sent <= turn.sent <= one.ended + REST for one in turns):
+            text = f"session {session}: {turn.id}, sent at {turn.sent:.6f}, ran on {turn.release}, though all may have "
+            verdict.found(STICKY, text + f"gone to {epochs.last} by {gathered:.6f}", turn.id)
 
 
 def _led(epoch: int, turn: Request, turns: Iterable[Request], epochs: _Epochs) -> bool:

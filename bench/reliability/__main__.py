@@ -29,7 +29,10 @@ TWO_HOSTS: dict[str, object] = {"hosts": 2, "workers": 2}
 ADMITS: dict[str, object] = {"outage": "admit"}  # the default of a configuration
 REFUSES: dict[str, object] = {"outage": "refuse"}
 FOLLOWS: dict[str, object] = {"policy": "follow", "pause": 0.25, "conversing": 32, "asking": 20}
-REPLICATED: dict[str, object] = {"pair": True, "store": "min_replicas = 1"}
+MOVES: dict[str, object] = {**FOLLOWS, "policy": "pinned", "on_rollback": "move", "turns": 60, "rest": 0.4}
+PAIR: dict[str, object] = {"servers": "pair"}
+CLUSTER: dict[str, object] = {"servers": "cluster"}
+REPLICATED: dict[str, object] = {"store": "min_replicas = 1"}
 
 CASES: dict[str, tuple[Fault, dict[str, object], float]] = {
     # the fault, what is different of its stage, how many times as long as the others it takes
@@ -43,7 +46,7 @@ CASES: dict[str, tuple[Fault, dict[str, object], float]] = {
     "kill_redis": (faults.kill_redis, ADMITS, 1),
     "kill_redis_refuse": (faults.kill_redis, REFUSES, 1),
     "empty_redis": (faults.empty_redis, ADMITS, 1),
-    "fail_over": (faults.fail_over, {**ADMITS, "pair": True}, 2),
+    "fail_over": (faults.fail_over, {**ADMITS, **PAIR}, 2),
     "stop_redis": (faults.stop_redis, ADMITS, 1),
     "slow_store": (faults.slow_store, {}, 1),
     "cut_off_all": (faults.cut_off_all, ADMITS, 1),
@@ -57,9 +60,11 @@ CASES: dict[str, tuple[Fault, dict[str, object], float]] = {
     "reset_lines_refuse": (faults.reset_lines, REFUSES, 1),
     "everything": (faults.everything, ADMITS, 2),
     "everything_refuse": (faults.everything, {**TWO_HOSTS, **REFUSES}, 2),
-    "replicas_fail_over": (faults.fail_over, {**ADMITS, **REPLICATED}, 1.5),
-    "replicas_kill": (faults.kill_replica, REPLICATED, 1),
-    "replicas_stop": (faults.stop_replica, REPLICATED, 1),
+    "replicas_fail_over": (faults.fail_over, {**ADMITS, **PAIR, **REPLICATED}, 1.5),
+    "replicas_kill": (faults.kill_replica, {**PAIR, **REPLICATED}, 1),
+    "replicas_stop": (faults.stop_replica, {**PAIR, **REPLICATED}, 1),
+    "cluster": (faults.lose_master, {**ADMITS, **CLUSTER}, 0.5),
+    "cluster_replicas": (faults.lose_master, {**ADMITS, **CLUSTER, **REPLICATED}, 0.5),
     "follow": (faults.nothing, FOLLOWS, 0.5),
     "follow_kill_workers": (faults.kill_workers, FOLLOWS, 1),
     "follow_kill_at_each_step": (faults.kill_at_each_step, FOLLOWS, 1),
@@ -70,10 +75,15 @@ CASES: dict[str, tuple[Fault, dict[str, object], float]] = {
     "follow_cut_off_one": (faults.cut_off_one, {**TWO_HOSTS, **FOLLOWS, **REFUSES}, 1),
     "follow_cut_off_one_fenced": (faults.cut_off_one, {**TWO_HOSTS, **FENCED, **FOLLOWS, **REFUSES}, 1.5),
     "follow_reset_lines": (faults.reset_lines, {**FOLLOWS, **REFUSES}, 1),
+    "move": (faults.nothing, MOVES, 0.5),
+    "move_kill_workers": (faults.kill_workers, MOVES, 0.5),
+    "move_kill_at_each_step": (faults.kill_at_each_step, MOVES, 0.5),
+    "move_cut_off_all": (faults.cut_off_all, {**MOVES, **REFUSES}, 0.5),
 }
 QUICK = (
     "kill_workers,kill_at_each_step,stop_workers_shortly,kill_redis_refuse,empty_redis,fail_over,slow_store,"
-    "cut_off_one_refuse,lose_bells,reset_lines_refuse,replicas_kill,follow_kill_redis_refuse,everything"
+    "cut_off_one_refuse,lose_bells,reset_lines_refuse,replicas_kill,cluster,follow_kill_redis_refuse,move_cut_off_all,"
+    "everything"
 )
 """One of each kind, the stricter one where there are two."""
 

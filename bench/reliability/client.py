@@ -259,11 +259,22 @@ def _code(body: bytes) -> str:
 class Clients:
     """All of them, until `stop`."""
 
-    def __init__(self, notes: Notes, addresses: list[tuple[str, int]], *, think: float = 0.02) -> None:
-        """`addresses`: the doors of the hosts; `think`: seconds between an answer and the next request, on average."""
+    def __init__(
+        self,
+        notes: Notes,
+        addresses: list[tuple[str, int]],
+        *,
+        think: float = 0.02,
+        turns: int = 20,
+        rest: float = 0.0,
+    ) -> None:
+        """`addresses`: the doors of the hosts; `think`: seconds between an answer and the next request, on average;
+        `turns`: of a session at most; `rest`: seconds between two of them now and then."""
         self.notes = notes
         self.addresses = addresses
         self.think = think
+        self.turns = turns
+        self.rest = rest
         self._tasks: list[asyncio.Task[None]] = []
 
     def start(self, *, asking: int, conversing: int, streaming: int, talking: int) -> None:
@@ -322,12 +333,14 @@ class Clients:
         once."""
         while not self.notes.over:
             session = f"s{next(self.notes.numbers)}"
-            for _ in range(random.randint(3, 20)):
+            for _ in range(random.randint(3, self.turns)):
                 if self.notes.over:
                     break
                 turns = 2 if random.random() < 0.1 else 1
                 await asyncio.gather(*(self._turn(session) for _ in range(turns)))
                 await self._pause()
+                if self.rest and random.random() < 0.2:
+                    await asyncio.sleep(self.rest)
 
     async def _turn(self, session: str) -> None:
         wire = await Wire.open(self.notes, random.choice(self.addresses))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import signal
 import time
 from collections.abc import Awaitable, Callable
@@ -13,7 +14,7 @@ from bench.reliability.stage import Stage
 STEPS = ("before it was prepared", "once it was prepared", "before it was made", "once it was made")
 """Of a flip, by its two commits."""
 
-_VERBS = (b"\r\n$7\r\nprepare\r\n", b"\r\n$4\r\nflip\r\n")
+_VERBS = (re.compile(rb"\r\n\$7\r\nprepare\r\n"), re.compile(rb"\r\n\$(?:4\r\nflip|8\r\nrollback)\r\n"))
 _DONE = b"$4\r\ndone\r\n"
 
 
@@ -78,7 +79,7 @@ class Executioner:
         if time.monotonic() < self._due:
             return True
         verb, after = divmod(self._step, 2)
-        commits = asks and b"EVALSHA" in data and _VERBS[verb] in data
+        commits = asks and b"EVALSHA" in data and _VERBS[verb].search(data) is not None
         if after and commits:
             self._asked.add(port)
             return True
@@ -173,16 +174,37 @@ async def empty_redis(stage: Stage, seconds: float) -> None:
 
 async def fail_over(stage: Stage, seconds: float) -> None:
     """kill -9 of the primary; Sentinel makes its replica the primary."""
-    assert stage.pair is not None, "only a pair can fail over"
+    await _fail_over(stage, seconds, 3.0)
 
+
+async def lose_master(stage: Stage, seconds: float) -> None:
+    """kill -9 of the master in a Cluster that has the fleet, in the middle of a flip; its replica takes over."""
+    await _fail_over(stage, seconds, 2.0)
+
+
+async def _fail_over(stage: Stage, seconds: float, every: float) -> None:
+    assert stage.pair is not None, "only a replica can take over"
     pair = stage.pair
 
     async def once() -> None:
+        await _in_a_flip(stage)
         with stage.away():
             await pair.fail_over()
         stage.marks["failovers"] += 1
 
-    await _again(seconds, 3.0, once)
+    await _again(seconds, every, once)
+
+
+async def _in_a_flip(stage: Stage) -> None:
+    """Wait for any moment in the middle of one."""
+    begun, loop = asyncio.Event(), asyncio.get_running_loop()
+
+    def asked(_: End) -> None:
+        stage.operator.asked = None
+        loop.call_later(stage.dice.uniform(0.0, 0.015), begun.set)
+
+    stage.operator.asked = asked
+    await begun.wait()
 
 
 async def kill_replica(stage: Stage, seconds: float) -> None:
@@ -197,22 +219,13 @@ async def stop_replica(stage: Stage, seconds: float) -> None:
 
 async def _lose_replica(stage: Stage, seconds: float, number: signal.Signals) -> None:
     assert stage.pair is not None, "only a pair has a replica"
-    pair, loop = stage.pair, asyncio.get_running_loop()
+    pair = stage.pair
 
     async def once() -> None:
-        replica, lost = await pair.replica(), asyncio.Event()
-
-        def lose() -> None:
-            replica.kill() if number == signal.SIGKILL else replica.signal(number)
-            stage.marks["replica lost in the middle of a flip"] += 1
-            lost.set()
-
-        def asked(_: End) -> None:
-            stage.operator.asked = None
-            loop.call_later(stage.dice.uniform(0.0, 0.015), lose)
-
-        stage.operator.asked = asked
-        await lost.wait()
+        replica = await pair.replica()
+        await _in_a_flip(stage)
+        replica.kill() if number == signal.SIGKILL else replica.signal(number)
+        stage.marks["replica lost in the middle of a flip"] += 1
         await asyncio.sleep(2.0)
         if number == signal.SIGKILL:
             await pair.rejoin(replica)

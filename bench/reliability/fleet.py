@@ -149,10 +149,11 @@ def config(
     directory: Path,
     outage: str,
     policy: str,
+    on_rollback: str,
     keys: str = "",
 ) -> str:
     """A host's configuration. `agents`: URLs by color; `outage`: what becomes of sessions without the store, `policy`:
-    at a flip; `keys`: more of [store]."""
+    at a flip, `on_rollback`: after one that was rolled back; `keys`: more of [store]."""
     colors = "\n".join(
         f"[colors.{color}]\nrelease = {json.dumps(release)}\nupstreams = [{json.dumps(url)}]"
         for (color, url), release in zip(agents.items(), ("v1", "v2"), strict=True)
@@ -174,7 +175,7 @@ debug_header = true
 [sessions]
 presets = ["header:X-Session-Id", "websocket"]
 policy = "{policy}"
-on_rollback = "stay"
+on_rollback = "{on_rollback}"
 on_store_outage = "{outage}"
 [store]
 url = {json.dumps(store)}

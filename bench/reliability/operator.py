@@ -1,4 +1,4 @@
-"""An operator who flips to and fro, as a careful one would: with a key, and again where nothing was heard.
+"""An operator who flips to and fro as a careful one would: with a key, and again where nothing was heard.
 
 Each attempt is noted: when it was asked, when it was told, what came of it, and on which connection it was, so that a
 fault can take away the very worker that has it in hand.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import random
 import secrets
 import time
 from collections import Counter
@@ -30,6 +31,7 @@ class Operator:
     doors: list[tuple[str, int]]
     token: str = ""
     pause: float = 0.0  # seconds between two flips
+    rolls_back: float = 0.0  # the share of flips that are made by a rollback
     terms: dict[str, Any] = field(default_factory=dict)  # further members of each flip
     outcomes: Counter[str] = field(default_factory=Counter)
     took: list[float] = field(default_factory=list)  # seconds of those that were made
@@ -40,6 +42,7 @@ class Operator:
     asked: Callable[[tuple[int, int]], None] | None = None  # hears of each call that is under way, see `fleet.End`
     told: dict[str, str] = field(default_factory=dict)  # the last refusal of each kind, in its own words
     record: dict[int, str] = field(default_factory=dict)  # the colors of the epochs in the audit, once that was read
+    _dice: random.Random = field(default_factory=lambda: random.Random(1))
 
     async def flip_on(self) -> None:
         """Flip until told to stop."""
@@ -50,7 +53,8 @@ class Operator:
                 continue
             number += 1
             self.busy = True
-            epoch, active = await self._flip(to, self.doors[number % len(self.doors) :] + self.doors)
+            is_back = bool(self.flips) and self._dice.random() < self.rolls_back
+            epoch, active = await self._flip("" if is_back else to, self.doors[number % len(self.doors) :] + self.doors)
             if epoch:
                 to = OTHER[active]
             self.busy = False
@@ -62,21 +66,32 @@ class Operator:
         while self.busy:  # noqa: ASYNC110 - a bench may look again and again
             await asyncio.sleep(0.005)
 
+    async def roll_back(self) -> bool:
+        """Make one more move, once `flip_on` has ended: a rollback. Whether that was made in time."""
+        until = time.monotonic() + ANSWER_TIMEOUT
+        while time.monotonic() < until:
+            if (await self._flip("", self.doors))[0]:
+                return True
+            await asyncio.sleep(0.1)
+        return False
+
     async def _flip(self, to: str, doors: list[tuple[str, int]]) -> tuple[int, str]:
-        """One flip, made or not; the epoch that stands then, where that was told, and its color. Who does not hear what
-        came of it asks again with the same key, and the next host."""
+        """One flip, or where it leads nowhere a rollback, made or not; the epoch that stands then, where that was told,
+        and its color. Who does not hear what came of it asks again with the same key, and the next host."""
         key, began = secrets.token_hex(8), time.monotonic()
+        path, body = ("/v1/flip", {"to": to, **self.terms}) if to else ("/v1/rollback", self.terms)
         for door in islice(cycle(doors), 100):
             sent = time.monotonic()
             try:
-                status, answer = await self.call(door, "POST", "/v1/flip", {"to": to, **self.terms}, key)
+                status, answer = await self.call(door, "POST", path, body, key)
             except (OSError, EOFError, TimeoutError, ValueError):
                 self.outcomes["no answer, asked again"] += 1
                 await asyncio.sleep(0.02)
                 continue
             now = time.monotonic()
             if status == 200:
-                self._made(int(answer["epoch"]), answer, began if answer["changed"] else -inf, now, now - sent)
+                asked = began if answer["changed"] else -inf
+                self._made(int(answer["epoch"]), answer, asked, now, now - sent, back=not to)
                 return int(answer["epoch"]), str(answer["active"])
             code = str(answer.get("code", status))
             self.outcomes[f"{status} {code}"] += 1
@@ -88,7 +103,7 @@ class Operator:
             return 0, ""
         return 0, ""
 
-    def _made(self, epoch: int, answer: Any, began: float, now: float, seconds: float) -> None:
+    def _made(self, epoch: int, answer: Any, began: float, now: float, seconds: float, *, back: bool = False) -> None:
         if epoch not in self.flips:
             self.outcomes["made"] += 1
             self.took.append(seconds)
@@ -96,7 +111,7 @@ class Operator:
             is_kept = replicas is not None and replicas["have"] >= replicas["wanted"]
             if replicas is not None and not is_kept:
                 self.outcomes["of these told that no replica has it yet"] += 1
-            self.flips[epoch] = Flip(epoch, str(answer["active"]), began, now, is_kept)
+            self.flips[epoch] = Flip(epoch, str(answer["active"]), began, now, is_kept, back)
 
     async def call(
         self, door: tuple[str, int], method: str, path: str, body: object = None, key: str = ""
@@ -121,19 +136,21 @@ class Operator:
 
     async def epochs(self) -> list[Flip]:
         """Every epoch that ever was, as far as the audit, which is read for it, and the operator know."""
-        known = {1: Flip(1, "blue")}
+        known = {1: Flip(1, "blue")} | self.flips
         before = ""
         while True:
             query = f"?limit=1000{f'&before={before}' if before else ''}"
             _, page = await self.call(self.doors[0], "GET", f"/v1/audit{query}")
             for entry in page["entries"]:
                 if "to" in entry["facts"] and entry["verb"] in ("flip", "rollback"):
-                    known[entry["epoch"]] = Flip(entry["epoch"], entry["facts"]["to"])
-                    self.record[entry["epoch"]] = entry["facts"]["to"]
+                    epoch, to = entry["epoch"], entry["facts"]["to"]
+                    is_back = entry["verb"] == "rollback"  # who flips may be told of what another one did
+                    known[epoch] = known.get(epoch, Flip(epoch, to))._replace(back=is_back)
+                    self.record[epoch] = to
             if not page["entries"] or not page.get("next"):
                 break
             before = page["next"]
-        return sorted((known | self.flips).values())
+        return sorted(known.values())
 
 
 def _unchunked(data: bytes) -> bytes:

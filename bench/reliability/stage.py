@@ -11,7 +11,9 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field, replace
+from math import inf
 from pathlib import Path
+from typing import Literal
 
 from bench.history import STICKY, History, Request, Verdict
 from bench.judge import check
@@ -21,12 +23,13 @@ from bench.reliability.fleet import SECRET, Host, config, directory
 from bench.reliability.line import FaultyLine
 from bench.reliability.namespaces import Namespace
 from bench.reliability.operator import Operator, percentile
-from bench.reliability.stores import Pair, Redis
+from bench.reliability.stores import Cluster, Pair, Redis
 
 WARM_UP = 1.5  # seconds before the fault
 AFTER = 1.0  # seconds of load after the fleet has found itself again
 LONGEST = 60.0  # seconds in which it must have
 NOTICED = 2.0  # seconds after which every node is on the store again, and has told it of its sessions
+Servers = Literal["one", "pair", "cluster"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,9 +46,12 @@ class Size:
     python: str = sys.executable
     outage: str = "refuse"  # on_store_outage: where the store is well, none is excused as the machine was too busy
     policy: str = "pinned"  # of sessions at a flip
+    on_rollback: str = "stay"  # likewise; "move": half of the flips are rollbacks
+    turns: int = 20  # of a session at most
+    rest: float = 0.0  # seconds, now and then, between two of them
     pause: float = 0.0  # seconds between two flips
     store: str = ""  # further keys of [store]
-    pair: bool = False  # a primary, a replica and a sentinel, reached without a line
+    servers: Servers = "one"  # else with a replica, under a sentinel or in a Cluster, and reached without a line
     namespaces: bool = False  # each host is a network namespace, and reaches the store by a cable, not a line
 
 
@@ -78,9 +84,10 @@ class Stage:
         self.hosts: list[Host] = []
         self.lines: list[FaultyLine] = []
         self.redis = Redis(directory / "redis")
-        self.pair = Pair(directory) if size.pair else None
+        replicated = {"pair": Pair, "cluster": Cluster}.get(size.servers)
+        self.pair = replicated(directory) if replicated is not None else None
         self.namespaces = [Namespace(number) for number in range(size.hosts if size.namespaces else 0)]
-        self.operator = Operator([], SECRET, size.pause)
+        self.operator = Operator([], SECRET, size.pause, 0.5 if size.on_rollback == "move" else 0.0)
         self.outages: list[tuple[float, float]] = []  # when a node may have been without the store
         self.marks: Counter[str] = Counter()
         self.dice = random.Random(1)
@@ -122,11 +129,13 @@ class Stage:
                 directory=host.directory,
                 outage=size.outage,
                 policy=size.policy,
+                on_rollback=size.on_rollback,
                 keys=f"audit_keep = 100000\n{size.store}",
             )
             await host.start(text, size.workers)
         self.operator.doors = [host.admin for host in self.hosts]
-        self.clients = Clients(self.notes, [host.address for host in self.hosts], think=size.think)
+        doors = [host.address for host in self.hosts]
+        self.clients = Clients(self.notes, doors, think=size.think, turns=size.turns, rest=size.rest)
 
     async def close(self) -> None:
         """End all of it."""
@@ -197,6 +206,15 @@ async def _see(stage: Stage, fault: Fault, seconds: float) -> Seen:
     await fault(stage, seconds)
     mended = time.monotonic()
     recovery = await _recovered(operator, mended)
+    gathered = inf
+    if size.policy == "follow" or size.on_rollback == "move":
+        operator.over = True
+        await flipping
+        if await operator.roll_back():
+            await asyncio.sleep(NOTICED)
+            gathered = time.monotonic()
+        else:
+            recovery = LONGEST
     await asyncio.sleep(AFTER)
     operator.over = True
     await flipping
@@ -210,6 +228,8 @@ async def _see(stage: Stage, fault: Fault, seconds: float) -> Seen:
         dead=notes.dead,
         unsure=unsure,
         follow=size.policy == "follow",
+        flee=size.on_rollback == "move",
+        gathered=gathered,
         record=operator.record,
     )
     told = sorted(flip.told for flip in operator.flips.values())

@@ -1,4 +1,5 @@
-"""Redis as operators run it: one server that writes all to its log, or two of them and a sentinel that watches."""
+"""Redis as operators run it: one server that writes all to its log, or two of them and a sentinel that watches, or
+three masters in a Cluster, one of which, that of the fleet, has a replica."""
 
 from __future__ import annotations
 
@@ -13,6 +14,9 @@ from pathlib import Path
 
 PATIENCE = 30.0  # seconds for a process to be there
 SERVICE = "fleet"
+FLEET = "{default}:"  # what the keys of the fleet begin with
+SLOTS = 16384
+_BUS = 10_000  # above a port, that by which the nodes of a cluster speak with one another
 
 
 class DidNotStart(Exception):
@@ -31,10 +35,13 @@ def redis_binary() -> str:
 
 
 def free_port(host: str) -> int:
-    """One that was free a moment ago."""
-    with socket.socket() as probe:
-        probe.bind((host, 0))
-        return int(probe.getsockname()[1])
+    """One that was free a moment ago, as was that of a cluster's bus."""
+    while True:
+        with socket.socket() as probe, socket.socket() as bus, contextlib.suppress(OSError, OverflowError):
+            probe.bind((host, 0))
+            port = int(probe.getsockname()[1])
+            bus.bind((host, port + _BUS))
+            return port
 
 
 class Redis:
@@ -97,7 +104,7 @@ class Pair:
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
-        self._sentinel = Redis(directory / "sentinel")
+        self._sentinel = Redis(directory / "sentinel")  # whom to ask for the primary
         self.servers = [Redis(directory / "a"), Redis(directory / "b")]
 
     @property
@@ -118,29 +125,36 @@ class Pair:
             f"sentinel down-after-milliseconds {SERVICE} 400\nsentinel failover-timeout {SERVICE} 2000\n"
         )
         self._sentinel.launch(str(watched), "--sentinel")
-        await _comes(self._sentinel, f"SENTINEL REPLICAS {SERVICE}", b"master-link-status\r\n$2\r\nok")
+        await self._settles()
 
     async def fail_over(self) -> None:
-        """kill -9 of the primary; when the sentinel names the other, it comes back as that one's replica."""
+        """kill -9 of the primary; when the other is named in its place, it comes back as that one's replica."""
         primary = await self.primary()
         other = next(one for one in self.servers if one is not primary)
         primary.kill()
-        while await self.primary() is not other:  # noqa: ASYNC110 - a sentinel has to be asked
+        until = time.monotonic() + PATIENCE
+        while await self.primary() is not other:
+            if time.monotonic() > until:
+                raise DidNotStart("the replica does not take over")
             await asyncio.sleep(0.02)
         await self.rejoin(primary)
 
     async def rejoin(self, one: Redis) -> None:
-        """Who was killed comes back as the other's replica. On a busy machine the sentinel may fail over once more."""
+        """Who was killed comes back as the other's replica. On a busy machine there may be one failover more."""
         await one.start(*self._follow(self.servers[self.servers[0] is one]))
         until = time.monotonic() + PATIENCE
         while b"state=online" not in await (await self.primary()).asks("INFO", "replication"):
             if time.monotonic() > until:
                 raise DidNotStart("the replica does not follow")
             await asyncio.sleep(0.05)
+        await self._settles()
+
+    async def _settles(self) -> None:
+        """Wait until whoever names the primary knows its replica too."""
         await _comes(self._sentinel, f"SENTINEL REPLICAS {SERVICE}", b"master-link-status\r\n$2\r\nok")
 
     async def replica(self) -> Redis:
-        """Whom the sentinel does not name."""
+        """Who is not the primary."""
         return self.servers[self.servers[0] is await self.primary()]
 
     async def primary(self) -> Redis:
@@ -159,9 +173,68 @@ class Pair:
         for one in (self._sentinel, *self.servers):
             one.kill()
 
-    @staticmethod
-    def _follow(primary: Redis) -> tuple[str, ...]:
+    def _follow(self, primary: Redis) -> tuple[str, ...]:
         return "--replicaof", primary.host, str(primary.port), "--repl-diskless-sync-delay", "0"
+
+
+class Cluster(Pair):
+    """Three masters, and a replica of the one that has the fleet's slot, which the other two put in its place."""
+
+    def __init__(self, directory: Path) -> None:
+        super().__init__(directory)
+        self._others = [Redis(directory / "c"), Redis(directory / "d")]
+
+    @property
+    def url(self) -> str:
+        """As `store.url` has it: by all that are masters at first."""
+        return "redis+cluster://" + ",".join(f"{one.host}:{one.port}" for one in (self.servers[0], *self._others))
+
+    async def start(self) -> None:
+        """All four, once they agree and the replica follows."""
+        first, replica = self.servers
+        everybody = [first, *self._others, replica]
+        for number, one in enumerate(everybody, 1):
+            await one.start(*self._follow(first))
+            await one.asks("CLUSTER", "SET-CONFIG-EPOCH", str(number))
+        own = int((await first.asks("CLUSTER", "KEYSLOT", FLEET)).strip(b":\r\n"))
+        share = SLOTS // 3
+        parts = [range(SLOTS)[at : at + share + 1] for at in range(0, SLOTS, share + 1)]
+        parts.sort(key=lambda part: own not in part)
+        for one, part in zip(everybody, parts, strict=False):
+            await one.asks("CLUSTER", "ADDSLOTS", *map(str, part))
+        for one in everybody[1:]:
+            await first.asks("CLUSTER", "MEET", one.host, str(one.port))
+        name = (await first.asks("CLUSTER", "MYID")).split(b"\r\n")[1].decode()
+        await _comes(replica, f"CLUSTER REPLICATE {name}", b"+OK")
+        await _comes(first, "INFO replication", b"state=online")
+        await self._settles()
+
+    async def primary(self) -> Redis:
+        """Who has the fleet's slot by the word of a master that is never killed. Raises `DidNotStart`."""
+        until = time.monotonic() + PATIENCE
+        while time.monotonic() < until:
+            for line in (await self._others[0].asks("CLUSTER", "NODES")).decode().splitlines():
+                fields = line.split()
+                for one in self.servers:
+                    # name, address, flags, master, ping, pong, epoch, link, and its slots where it has any
+                    if len(fields) > 8 and f":{one.port}@" in fields[1] and "master" in fields[2].split(","):
+                        return one
+            await asyncio.sleep(0.02)
+        raise DidNotStart("nobody says who has the fleet's slot")
+
+    async def _settles(self) -> None:
+        for one in (*self.servers, *self._others):
+            await _comes(one, "CLUSTER INFO", b"cluster_state:ok")
+
+    def kill(self) -> None:
+        """All of it."""
+        for one in (*self.servers, *self._others):
+            one.kill()
+
+    def _follow(self, primary: Redis) -> tuple[str, ...]:
+        """Whose replica it is a node of a cluster remembers, or hears from the others."""
+        times = ("--cluster-node-timeout", "500", "--repl-diskless-sync-delay", "0")
+        return "--cluster-enabled", "yes", *times
 
 
 async def _comes(server: Redis, command: str, what: bytes) -> None:

@@ -57,6 +57,8 @@ def _settings(different: Mapping[str, object]) -> Iterable[str]:
         yield 'on_store_outage = "refuse"'
     if different.get("policy") == "follow":
         yield 'policy = "follow"'
+    if different.get("on_rollback") == "move":
+        yield 'on_rollback = "move"'
     for line in str(different.get("store", "")).splitlines():
         if line.startswith(("fence_after", "min_replicas")):
             yield line

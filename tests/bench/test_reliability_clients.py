@@ -276,7 +276,8 @@ def test_whoever_commits_dies_before_and_after_each_of_its_two_commits(monkeypat
     monkeypatch.setattr("bench.reliability.faults.time.monotonic", lambda: now[0])
     stage = Stage()
     sees = Executioner(stage).sees
-    prepare, flip = (b"EVALSHA\r\n$40\r\n...\r\n%b\r\n" % word for word in (b"$7\r\nprepare", b"$4\r\nflip"))
+    verbs = b"$7\r\nprepare", b"$4\r\nflip", b"$8\r\nrollback"
+    prepare, flip, rollback = (b"EVALSHA\r\n$40\r\n...\r\n%b\r\n" % verb for verb in verbs)
     assert sees(1, b"EVALSHA\r\nanother script", True)
     assert not sees(1, prepare, True)  # it dies, and the store never hears it
     assert sees(2, prepare, True)  # not so soon again
@@ -286,7 +287,7 @@ def test_whoever_commits_dies_before_and_after_each_of_its_two_commits(monkeypat
     assert not sees(3, b"*6\r\n$4\r\ndone\r\n", False)  # made, and it dies before it knows
     now[0] = 4.0
     assert sees(5, prepare, True)
-    assert not sees(5, flip, True)
+    assert not sees(5, rollback, True)
     now[0] = 6.0
     assert sees(6, flip, True)
     assert sees(6, b"*2\r\n$7\r\nwaiting\r\n", False)
@@ -300,6 +301,7 @@ def test_whoever_commits_dies_before_and_after_each_of_its_two_commits(monkeypat
 async def test_a_short_play_on_real_processes(monkeypatch):
     monkeypatch.setattr(stage_module, "WARM_UP", 0.3)
     monkeypatch.setattr(stage_module, "AFTER", 0.1)
+    monkeypatch.setattr(stage_module, "NOTICED", 0.2)
     size = Size(workers=2, asking=4, conversing=2, streaming=0, talking=0, policy="follow")
     seen = await see(kill_workers, size, 0.3)
     assert seen.went_well, told(seen)
