@@ -28,8 +28,9 @@ FENCED: dict[str, object] = {"store": "node_ttl = 4.0\nfence_after = 4.5"}
 TWO_HOSTS: dict[str, object] = {"hosts": 2, "workers": 2}
 ADMITS: dict[str, object] = {"outage": "admit"}  # the default of a configuration
 REFUSES: dict[str, object] = {"outage": "refuse"}
-FOLLOWS: dict[str, object] = {"policy": "follow", "pause": 0.25, "conversing": 32, "asking": 20}
-MOVES: dict[str, object] = {**FOLLOWS, "policy": "pinned", "on_rollback": "move", "turns": 60, "rest": 0.4}
+GOES: dict[str, object] = {"pause": 0.25, "conversing": 32, "asking": 20, "turns": 60, "rest": 0.4}
+FOLLOWS: dict[str, object] = {**GOES, "policy": "follow"}
+MOVES: dict[str, object] = {**GOES, "on_rollback": "move"}
 PAIR: dict[str, object] = {"servers": "pair"}
 CLUSTER: dict[str, object] = {"servers": "cluster"}
 REPLICATED: dict[str, object] = {"store": "min_replicas = 1"}
