@@ -111,9 +111,10 @@ class Move(NamedTuple):
 class History:
     """`flips` holds all epochs that ever were. `dead`: by connection, when a fault took it away.
 
-    `unsure`: sessions that were begun while the store was away, of which rule 3 says nothing. `follow`: sessions go
-    with the pointer, and no `moves` are needed; `flee`: with each rollback off the color that it left; `gathered`: from
-    when on every session that they may bring to the last epoch has had the time for it.
+    `unsure`: sessions that were begun while the store was away, of which rule 3 says nothing. `strayed`: requests of
+    which rule 2 says nothing, nor of a session that began with one, see `bench/simulate/excuses.py`. `follow`:
+    sessions go with the pointer, and no `moves` are needed; `flee`: with each rollback off the color that it left;
+    `gathered`: from when on every session that they may bring to the last epoch has had the time for it.
     `record`: the colors of all epochs in the audit at the end.
     """
 
@@ -123,6 +124,7 @@ class History:
     moves: Sequence[Move] = ()
     dead: Mapping[int, float] = field(default_factory=dict)
     unsure: Collection[str] = ()
+    strayed: Collection[str] = ()
     follow: bool = False
     flee: bool = False
     gathered: float = inf

@@ -130,7 +130,7 @@ def _reads(history: History) -> Iterable[_Read]:
     first: dict[str, Request] = {}
     for one in history.requests:
         if not one.session:
-            if one.release:
+            if one.release and one.id not in history.strayed:
                 yield _Read(one.id, one.sent, one.answered, one.color, one.epoch)
             continue
         opened[one.session] = min(one.sent, opened.get(one.session, inf))
@@ -138,7 +138,7 @@ def _reads(history: History) -> Iterable[_Read]:
         if one.release and (known is None or one.answered < known.answered):
             first[one.session] = one
     for session, one in first.items():
-        if not session.startswith(by_hand):
+        if not session.startswith(by_hand) and one.id not in history.strayed:
             yield _Read(f"{one.id} (session {session})", opened[session], one.answered, one.color, 0)
 
 

@@ -95,6 +95,7 @@ class Fleet:
         self.visits: dict[int, Visit] = {}  # that have no answer yet
         self.dead: dict[int, float] = {}
         self.unsure: set[str] = set()
+        self.strayed: set[str] = set()  # requests that a node placed before it had read the state for the first time
         self.disks: dict[int, FleetState] = {}  # the last known state, by host
 
     def answered(self, visit: Visit) -> None:
@@ -199,6 +200,8 @@ class Visit:
         assert self.node is not None
         self.waits += 1
         self.group = group
+        if self.node.is_blind:
+            self.fleet.strayed.add(self.name)
         node, world = self.node, self.fleet.world
         began = world.now + world.dice.expovariate(1 / HOP)
         long = 1.5 if world.dice.random() < 0.05 else 0.02
@@ -241,7 +244,7 @@ class Node:
         self.process = process = world.process(self.id, rate)
         self.line = Line(world, process, fleet.server)
         self.store = FarStore(self.line, terms.store)
-        self.is_open = False
+        self.is_open = self.is_blind = False  # the latter: it was started without the store, which it has not read yet
         self._dead = [] if successor_of is None else [*successor_of._dead, successor_of.id]
         store = cast("Any", self.store)
         timeout = terms.store.connect_timeout + terms.store.command_timeout
@@ -274,7 +277,7 @@ class Node:
         self.heartbeat = Heartbeat(
             store, self.report, self.mirror.refresh, fence=self.fence, interval=terms.beat_interval
         )
-        self.mirror.came_back = self.heartbeat.again
+        self.mirror.came_back = self._came_back
         # Nobody is forgotten here, and its host's badges are `_sign_off`.
         self.neighbours = Neighbours(
             store,
@@ -307,6 +310,11 @@ class Node:
         """Whether clients can come here: its listening socket is its host's, so a pause does not matter."""
         return self.is_open and not self.process.is_dead
 
+    @property
+    def epoch(self) -> int:
+        """By which it routes; 0: by none yet."""
+        return self.mirror.state.pointer.epoch if self.mirror.state is not None else 0
+
     def report(self) -> NodeReport:
         """What it says of itself."""
         state = self.mirror.state
@@ -315,7 +323,7 @@ class Node:
             host=f"h{self.host}",
             pid=0,
             version="",
-            epoch=state.pointer.epoch if state else 0,
+            epoch=self.epoch,
             revision=state.revision if state else 0,
             serial=self.heartbeat.serial,
             fence_after=self.fence.fence_after,
@@ -339,6 +347,7 @@ class Node:
                 if not known:
                     await _sleep(self, 0.2)
                     continue
+                self.is_blind = True
             await self.mirror.start()
             self.heartbeat.start()
             if self.fence.fence_after:
@@ -362,6 +371,11 @@ class Node:
                     listed.discard(node_id)
                 listed = {node.id for node in await self.store.nodes()}
             await _sleep(self, 0.4 if listed.intersection(self._dead) else 2.0)
+
+    def _came_back(self) -> None:
+        """The store is there (again)."""
+        self.is_blind = False
+        self.heartbeat.again()
 
     def _applied(self, state: FleetState) -> None:
         """Written to its host's disk, as it is noted for whoever reads the trace."""

@@ -13,6 +13,7 @@ from math import inf
 
 from bench.history import LINEARIZABLE, STICKY, Flip, History, Move, Request, Verdict
 from bench.judge import check
+from bench.simulate.excuses import STORE, LostFlip, Troubles, excused
 from bench.simulate.node import COLORS, RELEASES, Fleet, Node, Terms, Visit
 from bench.simulate.store import Server
 from bench.simulate.world import World
@@ -86,6 +87,8 @@ class Play:
         self.came: dict[str, tuple[str, int]] = {}  # what was told under an idempotency key
         self.done = 0
         self.is_mended = False
+        self.troubles = Troubles()
+        self.lost: list[LostFlip] = []
         store = StoreOptions(node_ttl=1.0, fence_after=0.3) if plan.fenced else StoreOptions(node_ttl=1.6)
         self.terms = Terms(
             store,
@@ -126,6 +129,9 @@ class Play:
         """In the moment in which the store makes a change."""
         pointer = state.pointer
         known = self.flips[-1] if self.flips else None
+        for flip in self.lost:
+            if pointer.epoch >= flip.epoch:
+                flip.returned = min(flip.returned, self.world.now)
         if known is not None and pointer.epoch <= known.epoch:
             if not self.plan.replicated and pointer.epoch == known.epoch and pointer.active != known.color:
                 self.problems.append(f"epoch {pointer.epoch} was given twice")
@@ -243,6 +249,11 @@ class Play:
         what = dice.choice((0, 2, 0, 2, *range(8))) if self.plan.fenced else dice.randrange(8)
         if self.plan.replicated and dice.random() < 0.6:
             what = 5
+        until = world.now + seconds
+        if what in (0, 2, 3):
+            self.troubles.befall(node.id, world.now, until)
+        elif what in (1, 7):
+            self.troubles.befall(node.id, world.now, inf)
         if what == 0:
             world.say(node.id, f"is stopped for {seconds:.3f} s")
             node.process.pause(seconds)
@@ -257,11 +268,12 @@ class Play:
         elif what == 4:
             world.say("store", f"is stopped for {seconds:.3f} s")
             self.server.process.pause(seconds)
+            self.troubles.befall(STORE, world.now, until)
         elif what == 5 and self.server.is_up:
             if self.plan.replicated:
                 world.after(dice.expovariate(1 / LAG), partial(self._fail_over, self.server.replica(), seconds))
                 return
-            self.server.kill()
+            self._kill_store(seconds)
             keep = not (self.plan.forgetful and dice.random() < 0.5)
             world.after(seconds, lambda: self._start_store(keep))
         elif what == 6:
@@ -271,14 +283,28 @@ class Play:
             world.say(node.id, "has a bad line")
             node.line.loses_calls, node.line.loses_answers = dice.random() * 0.5, dice.random() * 0.5
 
-    def _start_store(self, keep: bool) -> None:
+    def _start_store(self, keep: bool, replica: MemoryStore | None = None) -> None:
         if not self.server.is_up:
-            self.server.start(keep=keep)
+            self.server.start(keep=keep, replica=replica)
+            self._note_lost()
+
+    def _kill_store(self, seconds: float) -> None:
+        self.server.kill()
+        self.troubles.befall(STORE, self.world.now, self.world.now + seconds)
+
+    def _note_lost(self) -> None:
+        """The flips that the store lacks by now, and who could tell it."""
+        epoch = self.server.epoch
+        living = [node for node in self.fleet.nodes if not node.process.is_dead]
+        for flip in self.flips:
+            if flip.epoch > epoch:
+                knew = frozenset(node.id for node in living if node.epoch >= flip.epoch)
+                self.lost.append(LostFlip(flip.epoch, self.world.now, knew))
 
     def _fail_over(self, replica: MemoryStore, seconds: float) -> None:
         if self.server.is_up and not self.is_mended:
-            self.server.kill()
-            self.world.after(seconds, lambda: self.server.is_up or self.server.start(replica=replica))
+            self._kill_store(seconds)
+            self.world.after(seconds, partial(self._start_store, True, replica))
 
     def _kill(self, node: Node, seconds: float) -> None:
         node.kill()
@@ -328,6 +354,9 @@ class Play:
         for visit in [*fleet.visits.values()]:
             fleet.requests.append(Request(visit.name, visit.sent, session=visit.session, line=visit.number))
         flips = [flip._replace(told=self.told.get(flip.epoch, inf)) for flip in self.flips]
+        unknown = [flip for flip in self.lost if flip.is_unknown(self.troubles)]
+        for lost in unknown:
+            flips = [lost.seen(flip) for flip in flips]
         return check(
             History(
                 fleet.requests,
@@ -336,6 +365,7 @@ class Play:
                 self.moves,
                 fleet.dead,
                 fleet.unsure,
+                fleet.strayed | excused(fleet.requests, unknown),
                 follow=self.terms.policy is Policy.FOLLOW,
             )
         )

@@ -46,6 +46,11 @@ class Server:
         self._subscribers: dict[Subscription, None] = {}
         self._follow()
 
+    @property
+    def epoch(self) -> int:
+        """Of the pointer that stands; 0: none does."""
+        return self.memory._state.pointer.epoch if self.memory._state is not None else 0
+
     def kill(self) -> None:
         """Its process dies; its data are on a disk."""
         self.world.say("store", "is killed")
