@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from math import inf
 
 from bench.history import Flip, Request
-from bgproxy.store.heal import UNDECIDED
+from bgproxy.store.mirror import UNDECIDED
 
 STORE = "store"
 

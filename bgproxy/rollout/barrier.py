@@ -32,9 +32,8 @@ from bgproxy.rules.barrier import Move, Strategy
 from bgproxy.rules.fleet import Change, FleetState
 from bgproxy.rules.holds import Pause, Pending
 from bgproxy.store.base import Held, Store, Waiting
-from bgproxy.store.heal import UNDECIDED, unsettled
 from bgproxy.store.ledger import Ledger, Outcome
-from bgproxy.store.mirror import Mirror
+from bgproxy.store.mirror import UNDECIDED, Mirror
 from bgproxy.store.once import Once
 
 BY = "bgproxy"  # the actor of what no operator asked for
@@ -309,7 +308,7 @@ class Barrier:
         self._own.add(pending.revision)
         try:
             while True:
-                while seconds := unsettled(self._mirror):  # the others, whose lines stood, need not wait
+                while seconds := self._mirror.unsettled:  # the others, whose lines stood, need not wait
                     await self._sleep(seconds)
                 try:
                     outcome = await self._complete(pending, fenced)

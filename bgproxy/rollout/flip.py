@@ -17,7 +17,6 @@ from bgproxy.rules.barrier import Move, Strategy
 from bgproxy.rules.fleet import FleetState
 from bgproxy.rules.release import Release
 from bgproxy.store.base import Waiting
-from bgproxy.store.heal import unsettled
 from bgproxy.store.ledger import Ledger, Outcome
 from bgproxy.store.mirror import Mirror
 from bgproxy.store.once import Once
@@ -125,10 +124,10 @@ class Switch:
 
     async def _settled(self) -> None:
         """Wait, where the store was away a moment ago, until those who know more than it does have told it."""
-        if unsettled(self._mirror):
+        if self._mirror.unsettled:
             await self._mirror.refresh()  # raises why it is away, where it is
-            await self._sleep(unsettled(self._mirror))
-            if unsettled(self._mirror):
+            await self._sleep(self._mirror.unsettled)
+            if self._mirror.unsettled:
                 raise StoreUnavailable("the line to the store breaks again and again: flip again once it stands")
 
     async def stage(

@@ -15,13 +15,12 @@ from bgproxy.rules.barrier import Move
 from bgproxy.rules.fleet import Change, FleetState
 from bgproxy.rules.restore import Contradiction, Verdict, decided, restored
 from bgproxy.store.base import AuditEntry, Conflict, Store
-from bgproxy.store.mirror import Mirror
+from bgproxy.store.mirror import UNDECIDED, Mirror
 from bgproxy.store.once import Once
 
 BY: Final = "bgproxy"
 """The actor of what nobody asked for."""
 
-UNDECIDED: Final = 1.5  # seconds in which each node reads the store, and writes back what it holds
 _TRIES = 8  # others who were faster, one after the other
 
 
@@ -86,15 +85,6 @@ def patience(mirror: Mirror) -> float:
     if contradiction is None or contradiction.verdict is not Verdict.BEHIND or state is None or state.pending is None:
         return 0.0
     return max(0.0, UNDECIDED - mirror.at_odds_for)
-
-
-def unsettled(mirror: Mirror) -> float:
-    """Seconds until this node may move the pointer by what the store says, or give up a flip that another prepared.
-
-    A store that was away may have lost what was done last, without this node's knowing: what it had said of a flip, the
-    flip itself, or that a node has joined. Whoever knows more writes it back first, and each node beats at once.
-    """
-    return max(0.0, round(UNDECIDED - mirror.steady_for, 3))  # what a sleep may be too short by is none
 
 
 def overtaken(tries: int) -> Refused:

@@ -19,7 +19,7 @@ import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from math import inf
 from pathlib import Path
-from typing import cast
+from typing import Final, cast
 
 from bgproxy import tasks
 from bgproxy.errors import BgproxyError, StoreUnavailable
@@ -33,6 +33,9 @@ log = logging.getLogger(__name__)
 
 Listener = Callable[[FleetState], None]
 Reading = Callable[[], Awaitable[FleetState | None]]
+
+UNDECIDED: Final = 1.5
+"""Seconds in which each node reads the store, and writes back what it holds."""
 
 _FIRST_PAUSE = 0.05  # seconds before the first reconnect; doubled at each failure
 _LONGEST_PAUSE = 2.0
@@ -110,10 +113,15 @@ class Mirror:
         return self._clock() - self._at_odds_since if self.contradiction is not None else 0.0
 
     @property
-    def steady_for(self) -> float:
-        """Seconds since the first reading after the line to the store broke last: since then another server may be the
-        store, that lacks what was done last. 0 where nothing has been read yet."""
-        return 0.0 if self._broken else self._clock() - self._mended
+    def unsettled(self) -> float:
+        """Seconds until this node may move the pointer by what the store says, or give up a flip that another prepared.
+
+        A store that was away may be another by now, that has lost what was done last without this node's knowing: what
+        came of a flip, or that a node has joined. Whoever knows more writes it back first, and each node beats at once.
+        """
+        if self._broken:
+            return UNDECIDED
+        return max(0.0, round(self._mended + UNDECIDED - self._clock(), 3))  # what a sleep may be too short by is none
 
     def listen(self, callback: Listener) -> None:
         """Call back at every newer state, synchronously. What a callback raises is logged and goes no further."""
@@ -219,7 +227,7 @@ class Mirror:
             if self.connected:
                 self._lost = self._clock()
             self.connected = False
-            self._broken = True
+            self._breaks()
             self.problem = str(error)
             self._trouble("reading", error)
             return False
@@ -248,7 +256,7 @@ class Mirror:
             if self.subscribed:
                 pause = _FIRST_PAUSE
                 self.subscribed = False
-                self._broken = True
+                self._breaks()
                 await self.look()  # is it the store that is away? Nobody should have to wait for the next reading
             await self._sleep(pause * random.uniform(0.5, 1.0))
             pause = min(pause * 2, _LONGEST_PAUSE)
@@ -276,7 +284,7 @@ class Mirror:
 
     def _hold(self, state: FleetState) -> None:
         self.state = state
-        self._store.routes_by(state.pointer.epoch)
+        self._route()
         for listener in self._listeners:
             try:
                 listener(state)
@@ -309,14 +317,18 @@ class Mirror:
                 return
             written = state
 
+    def _breaks(self) -> None:
+        self._broken = True
+        if self.state is not None:
+            self._route()
+
     def _alarm(self, found: Contradiction) -> None:
         """Counted each time, logged once until the store agrees again or contradicts otherwise."""
         self.alarms += 1
         before, self.contradiction = self.contradiction, found
         if before is None:
             self._at_odds_since = self._clock()
-        if found.verdict is Verdict.BEHIND and found.held.pending is not None:
-            self._store.routes_by(found.held.pending.epoch)  # it may have been made: no pin by the pointer before it
+        self._route()
         if before is None or before.verdict is not found.verdict:
             log.error("ALARM: %s", found.text)
         if self.contradicted is not None:
@@ -326,9 +338,17 @@ class Mirror:
         """The store says what is held, or something newer."""
         if self.contradiction is not None:
             self.contradiction = None
-            if self.state is not None:
-                self._store.routes_by(self.state.pointer.epoch)
             log.info("store: it agrees with what is held again")
+        self._route()
+
+    def _route(self) -> None:
+        """Say by which epochs new sessions may be placed. A flip that this node holds for, and that the store may have
+        lost, may have been made: then not by the pointer before it."""
+        assert self.state is not None, "it is held, or about to be contradicted"
+        found, is_behind = self.contradiction, self.unsettled > 0
+        is_behind = is_behind or (found is not None and found.verdict is Verdict.BEHIND)
+        is_open = self.state.pending is not None or self.held_early
+        self._store.routes_by(self.state.pointer.epoch + (is_open and is_behind))
 
     def _trouble(self, what: str, error: Exception) -> None:
         """Logged when it begins and when it becomes another kind of trouble, not at each try."""

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from bgproxy.errors import StoreUnavailable
+from bgproxy.errors import FlipAbandoned, StoreUnavailable
 from bgproxy.rollout import barrier as module
 from bgproxy.rollout.barrier import Barrier, FlipOptions
 from bgproxy.rollout.flip import Switch
@@ -20,6 +20,7 @@ from bgproxy.rules.release import Phase, Release
 from bgproxy.store.base import NodeReport, StoreOptions, open_store
 from bgproxy.store.ledger import Ledger
 from bgproxy.store.mirror import Mirror
+from bgproxy.store.nodes import Heartbeat
 from tests.clocks import Clock
 
 FLIP = Move("flip", "green", "ada", "why")
@@ -76,6 +77,10 @@ async def _is_well(_: str) -> str:
 
 async def _nothing() -> None:
     pass
+
+
+async def _for_ever(_: float) -> None:
+    await asyncio.Event().wait()
 
 
 async def turns() -> None:
@@ -165,6 +170,38 @@ async def test_a_flip_that_is_asked_for_just_after_an_outage_is_made_on_what_oth
     assert (outcome.changed, outcome.state.pointer.epoch, waited) == (False, 2, [1.5])
     outcome = await does_not.switch.flip("blue", **TERMS, strategy="swap")
     assert (outcome.changed, outcome.state.pointer.epoch, waited) == (True, 3, [1.5]), "once it is settled, at once"
+
+
+async def test_a_node_that_a_failover_forgot_is_registered_again_before_a_flip_is_made(
+    store: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It joined just before. Until its next beat nobody would wait for it, and it would go on admitting to blue."""
+    registered: list[list[str]] = []
+
+    async def sleep(seconds: float) -> None:
+        if seconds > 1:
+            await forgotten.loses_the_store()
+            await turns()
+        flips.clock.now += seconds
+
+    async def commit(*args: Any, **named: Any) -> Any:
+        registered.append([node.id for node in await store.nodes()])
+        flips.clock.now += 0.6
+        return await straight(*args, **named)
+
+    flips, forgotten = Node("n1", store, sleep), Node("n2", store, sleep)
+    heart = Heartbeat(store, lambda: NodeReport("n2", "host", 1, "0", 1), forgotten.mirror.refresh, sleep=_for_ever)
+    heart.start()
+    await turns()
+    forgotten.mirror.came_back = heart.again
+    straight = store.commit
+    monkeypatch.setattr(store, "commit", commit)
+    await store.leave("n2")
+    await flips.loses_the_store()
+    with pytest.raises(FlipAbandoned):  # n2 does not hold: no bell reaches it here
+        await flips.switch.flip("green", **TERMS, strategy="barrier")
+    assert set(map(tuple, registered)) == {("n1", "n2")}
+    await heart.stop()
 
 
 async def test_where_the_line_breaks_again_and_again_a_flip_is_refused(store: Any) -> None:

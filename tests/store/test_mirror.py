@@ -6,12 +6,13 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import replace
-from math import inf
 from typing import Any
 
 import pytest
 
 from bgproxy.errors import StoreAuth, StoreBroken, StoreUnavailable
+from bgproxy.rules import barrier
+from bgproxy.rules.barrier import Move
 from bgproxy.rules.fleet import FleetState
 from bgproxy.store.fence import Fence
 from bgproxy.store.mirror import Mirror
@@ -221,10 +222,11 @@ class TestFollowing:
         fake_store.state = states[0]
         await mirror.start()
         await settle()
-        assert (came, mirror.steady_for) == ([], inf)
+        assert (came, mirror.unsettled) == ([], 0.0)
         if breaks != "the line":
             fake_store.failure = AWAY
             assert not await mirror.look()
+            assert mirror.unsettled == 1.5
         if breaks != "a reading":
             fake_store.cut(AWAY)
             await settle()
@@ -233,7 +235,46 @@ class TestFollowing:
         for _ in range(2):
             await mirror.look()
         assert came == [clock.now if breaks != "the line" else clock.now - 3]
-        assert mirror.steady_for == clock.now - came[0]
+        for later, left in ((came[0] - clock.now, 1.5), (1.0, 0.5), (0.5, 0.0), (9.0, 0.0)):
+            clock.now += later
+            assert mirror.unsettled == left
+
+    @pytest.mark.parametrize("held", ["by a state", "by a bell", ""])
+    async def test_no_session_is_placed_by_the_pointer_before_a_flip_that_an_outage_may_have_hidden(
+        self,
+        mirror: Mirror,
+        fake_store: Any,
+        states: list[FleetState],
+        monkeypatch: pytest.MonkeyPatch,
+        clock: Clock,
+        held: str,
+    ) -> None:
+        """It may have been made and lost: the store says what this node holds, and others route by the new pointer."""
+        by: list[int] = []
+        monkeypatch.setattr(fake_store, "routes_by", by.append)
+        move: dict[str, Any] = {"at": 0.0, "exclude": (), "hold_timeout": 1.0, "key": "k", "request": "r"}
+        prepared = barrier.prepare(states[3], Move("flip", "blue", "ada", "why"), **move)
+        assert prepared is not None
+        assert prepared.state.pointer.epoch == 4
+        fake_store.state = prepared.state if held == "by a state" else states[3]
+        mirror.held_early = held == "by a bell"
+        assert await mirror.look()
+        assert by[-1] == 4
+        fake_store.failure = AWAY
+        await mirror.look()
+        doubted = 5 if held else 4
+        assert by[-1] == doubted
+        fake_store.failure = None
+        for later, expected in ((0.0, doubted), (1.4, doubted), (0.1, 4)):
+            clock.now += later
+            assert await mirror.look()
+            assert by[-1] == expected
+        fake_store.failure = AWAY
+        await mirror.look()
+        fake_store.failure, mirror.held_early = None, False
+        fake_store.state = replace(states[3], revision=9)
+        assert await mirror.look()
+        assert by[-1] == 4, "whatever came of it, it is known"
 
     async def test_a_late_answer_is_read_again_and_is_no_alarm(
         self, mirror: Mirror, fake_store: Any, states: list[FleetState], settle: Settle
