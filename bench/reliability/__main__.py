@@ -65,6 +65,7 @@ CASES: dict[str, tuple[Fault, dict[str, object], float]] = {
     "replicas_kill": (faults.kill_replica, {**PAIR, **REPLICATED}, 1),
     "replicas_stop": (faults.stop_replica, {**PAIR, **REPLICATED}, 1),
     "cluster": (faults.lose_master, {**ADMITS, **CLUSTER}, 0.5),
+    "cluster_ahead": (faults.lose_master_ahead, {**ADMITS, **CLUSTER}, 0.5),
     "cluster_replicas": (faults.lose_master, {**ADMITS, **CLUSTER, **REPLICATED}, 0.5),
     "follow": (faults.nothing, FOLLOWS, 0.5),
     "follow_kill_workers": (faults.kill_workers, FOLLOWS, 1),

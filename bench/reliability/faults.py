@@ -182,6 +182,25 @@ async def lose_master(stage: Stage, seconds: float) -> None:
     await _fail_over(stage, seconds, 2.0)
 
 
+async def lose_master_ahead(stage: Stage, seconds: float) -> None:
+    """kill -9 of the master in a Cluster that has the fleet, between two flips; its replica, which has not heard of the
+    last ones, takes over."""
+    assert stage.pair is not None, "only a replica can take over"
+    pair, operator = stage.pair, stage.operator
+
+    async def once() -> None:
+        await pair.part()
+        await asyncio.sleep(0.1)
+        await operator.rests()
+        await asyncio.sleep(0.1)
+        with stage.away():
+            operator.waits = False
+            await pair.fail_over()
+        stage.marks["failovers"] += 1
+
+    await _again(seconds, 7.0, once)
+
+
 async def _fail_over(stage: Stage, seconds: float, every: float) -> None:
     assert stage.pair is not None, "only a replica can take over"
     pair = stage.pair

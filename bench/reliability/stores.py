@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import shutil
+import signal
 import socket
 import subprocess
 import time
@@ -132,12 +133,18 @@ class Pair:
         primary = await self.primary()
         other = next(one for one in self.servers if one is not primary)
         primary.kill()
+        other.signal(signal.SIGCONT)
         until = time.monotonic() + PATIENCE
         while await self.primary() is not other:
             if time.monotonic() > until:
                 raise DidNotStart("the replica does not take over")
             await asyncio.sleep(0.02)
         await self.rejoin(primary)
+
+    async def part(self) -> None:
+        """From now on the replica hears nothing of the primary, until it is to take over from it."""
+        (await self.replica()).signal(signal.SIGSTOP)
+        await (await self.primary()).asks("CLIENT", "KILL", "TYPE", "replica")
 
     async def rejoin(self, one: Redis) -> None:
         """Who was killed comes back as the other's replica. On a busy machine there may be one failover more."""
