@@ -77,9 +77,11 @@ CASES: dict[str, tuple[Fault, dict[str, object], float]] = {
     "follow_cut_off_one": (faults.cut_off_one, {**TWO_HOSTS, **FOLLOWS, **REFUSES}, 1),
     "follow_cut_off_one_fenced": (faults.cut_off_one, {**TWO_HOSTS, **FENCED, **FOLLOWS, **REFUSES}, 1.5),
     "follow_reset_lines": (faults.reset_lines, {**FOLLOWS, **REFUSES}, 1),
+    "follow_lose_bells": (faults.lose_bells, FOLLOWS, 0.5),
     "move": (faults.nothing, MOVES, 0.5),
     "move_kill_workers": (faults.kill_workers, MOVES, 0.5),
     "move_kill_at_each_step": (faults.kill_at_each_step, MOVES, 0.5),
+    "move_lose_bells": (faults.lose_bells, MOVES, 0.5),
     "move_cut_off_all": (faults.cut_off_all, {**MOVES, **REFUSES}, 0.5),
 }
 QUICK = (

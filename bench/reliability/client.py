@@ -31,6 +31,7 @@ _ECHO = re.compile(rb"(\w+) hello")
 _NORMAL = b"\x03\xe8"  # 1000, as a WebSocket's close has it (RFC 6455 §7.4.1)
 _CLOSED = b"\x88\x02" + _NORMAL
 RELEASES = {"blue": "v1", "green": "v2"}
+LONG_MS = 700  # of a turn beside which others run
 PATIENCE = 60.0  # seconds for one answer: whoever waits longer has been forgotten
 
 
@@ -330,22 +331,25 @@ class Clients:
 
     async def _keep_conversing(self, _door: tuple[str, int]) -> None:
         """Sessions, whose turns hop between connections, and so between workers and hosts; now and then two turns at
-        once."""
+        once, or a long one beside several that follow one another."""
         while not self.notes.over:
             session = f"s{next(self.notes.numbers)}"
-            for _ in range(random.randint(3, self.turns)):
-                if self.notes.over:
-                    break
-                turns = 2 if random.random() < 0.1 else 1
-                await asyncio.gather(*(self._turn(session) for _ in range(turns)))
-                await self._pause()
-                if self.rest and random.random() < 0.2:
-                    await asyncio.sleep(self.rest)
+            async with asyncio.TaskGroup() as beside:
+                for _ in range(random.randint(3, self.turns)):
+                    if self.notes.over:
+                        break
+                    if random.random() < 0.05:
+                        beside.create_task(self._turn(session, LONG_MS))
+                    turns = 2 if random.random() < 0.1 else 1
+                    await asyncio.gather(*(self._turn(session) for _ in range(turns)))
+                    await self._pause()
+                    if self.rest and random.random() < 0.2:
+                        await asyncio.sleep(self.rest)
 
-    async def _turn(self, session: str) -> None:
+    async def _turn(self, session: str, ms: int = -1) -> None:
         wire = await Wire.open(self.notes, random.choice(self.addresses))
         name = self.notes.name()
-        ms = random.choice((0, 0, 5, 30, 200))
+        ms = random.choice((0, 0, 5, 30, 200)) if ms < 0 else ms
         fields = (f"X-Session-Id: {session}", "Connection: close")
         await wire.ask(self._request(name, "POST", f"/turn?ms={ms}", *fields, body=b"{}"), name, session).done
         wire.close()

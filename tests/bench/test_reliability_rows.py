@@ -130,7 +130,7 @@ async def test_sessions_rest_now_and_then_where_they_are_to(monkeypatch, rest, f
     clients = Clients(notes, [DOOR], think=0.0, turns=60, rest=rest)
     turns: list[str] = []
 
-    async def turn(session: str) -> None:
+    async def turn(session: str, _: int = 0) -> None:
         turns.append(session)
 
     monkeypatch.setattr(clients, "_turn", turn)
