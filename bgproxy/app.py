@@ -36,7 +36,9 @@ from bgproxy.rollout.conductor import Conductor
 from bgproxy.rollout.drain import Drainer
 from bgproxy.rollout.flip import Switch
 from bgproxy.rollout.health import HealthChecker
+from bgproxy.rollout.nearby import Nearby
 from bgproxy.rollout.retire import Retirer
+from bgproxy.rollout.siblings import Siblings
 from bgproxy.rollout.validate import Validator
 from bgproxy.rollout.watching import Reporter
 from bgproxy.rules.route import RouteTable
@@ -98,18 +100,15 @@ class Worker:
         self.validator = Validator(self.ledger, self.mirror, self.plane.warm_up)
         self.drainer = Drainer(self.ledger, self.mirror, self.store)
         self.peers = HostPeers(place.runtime_dir, place.slot, self.snapshot, self.mirror.refresh)
-        self.membership = Membership(
-            *(self.node_id, self.store, options, self.fence, place.runtime_dir, self.ledger),
-            report=self.report,
-            catch_up=self.mirror.refresh,
-        )
+        here = self.node_id, self.store, options, self.fence, place.runtime_dir, self.ledger
+        self.membership = Membership(*here, report=self.report, catch_up=self.mirror.refresh)
         self.mirror.came_back = self.membership.again
         self.restorer = Restorer(self.ledger, self.mirror)
-        own = self.node_id, settings.flip(), Door(self.plane)
-        self.barrier = Barrier(self.ledger, self.mirror, self.store, *own, fenced=self.membership.fenced_among)
-        self.switch = Switch(
-            self.ledger, self.mirror, self.plane.warm_up, self.validator, self.peers.catch_up, self.barrier
-        )
+        own = self.ledger, self.mirror, self.store, self.node_id
+        self.barrier = Barrier(*own, settings.flip(), Door(self.plane), fenced=self.membership.fenced_among)
+        self.siblings = Siblings(place.runtime_dir, place.slot, self.node_id, self.barrier.promises)
+        self.barrier.nearby = Nearby(*own, self.barrier.promises, self.siblings, self.membership.listed)
+        self.switch = Switch(*own[:2], self.plane.warm_up, self.validator, self.peers.catch_up, self.barrier)
         parts = self.node_id, self.ledger, self.mirror, self.store, self.switch
         told = settings.rollout(), settings.health(), settings.plan()
         self.onlookers = Onlookers(self.plane, self.mirror, settings.recording())
@@ -158,6 +157,7 @@ class Worker:
         for part in parts:
             part.start()
         await self.peers.start()
+        self.siblings.start()
         await self.onlookers.start()
         self._saver = spawn(self.estate.save_for_ever(), "save counters")
         if self.place.beside:
@@ -224,6 +224,7 @@ class Worker:
         self.estate.save()
         await self.admin.stop()
         await self.peers.stop()
+        await self.siblings.stop()
         acting = self.onlookers, self.conductor, self.retirer, self.reporter
         rollout = *acting, self.barrier, self.validator, self.drainer, self.health
         for part in (*rollout, self.restorer, self.membership):
@@ -241,15 +242,13 @@ class Worker:
         wrong, other nodes speak otherwise, or it is away and nothing is known from an earlier worker. A successor uses
         what is known whatever the store says: the fleet served a moment ago.
         """
-        settings = self.settings
+        settings, colors = self.settings, self.settings.colors()
         known = self.mirror.load(binding=self.place.successor)
         try:
             await self.store.open()
-            await self.ledger.recognise(settings.colors())
+            await self.ledger.recognise(colors)
             await self.membership.join()
-            await self.ledger.bootstrap(
-                settings.colors(), settings.active, settings.releases(), actor="bgproxy", reason="start"
-            )
+            await self.ledger.bootstrap(colors, settings.active, settings.releases(), actor="bgproxy", reason="start")
             if not self.place.beside:
                 await self._reconfigure_at_start()
         except StoreUnavailable as error:

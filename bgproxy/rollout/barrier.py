@@ -23,10 +23,13 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from math import inf
-from typing import Any, Protocol
+from typing import Any
 
 from bgproxy import tasks
 from bgproxy.errors import BadInput, FlipAbandoned, FlipOpen, KeyReused, Problem, Refused, StoreUnavailable
+from bgproxy.rollout.door import Door, Doorkeeper
+from bgproxy.rollout.nearby import Nearby
+from bgproxy.rollout.promises import BY, Promises
 from bgproxy.rules import barrier
 from bgproxy.rules.barrier import Move, Strategy
 from bgproxy.rules.fleet import Change, FleetState
@@ -35,8 +38,6 @@ from bgproxy.store.base import Held, Store, Waiting
 from bgproxy.store.ledger import Ledger, Outcome
 from bgproxy.store.mirror import UNDECIDED, Mirror
 from bgproxy.store.once import Once
-
-BY = "bgproxy"  # the actor of what no operator asked for
 
 _FIRST_PAUSE = 0.02  # seconds between two looks whether all hold, where no bell tells it
 _LONGEST_PAUSE = 0.04
@@ -47,7 +48,7 @@ _UNKNOWN = (
 )
 _USED_UP = "the idempotency key of this flip was used for something else meanwhile: flip again under a new one"
 _DISBELIEF = 1.0  # seconds for which such a bell is not believed, after one that was not true
-_NEVER = 2**53 - 1  # a revision that no state will have
+_BELL = "a bell"  # why new admissions wait here before the state by which they do has been read
 _AGAIN = 0.2  # seconds between their looks
 
 
@@ -57,20 +58,6 @@ class FlipOptions:
 
     strategy: Strategy = "auto"  # the barrier, where there is more than one node
     hold_timeout: float = 1.0  # seconds in which every node must hold, or the flip is given up
-
-
-class Door(Protocol):
-    """What lets new admissions in."""
-
-    @property
-    def is_shut(self) -> bool:
-        """Nothing new is admitted. Asked after the mirror has told of a state."""
-
-    def shut(self) -> None:
-        """Admit nothing new, whatever state is applied, until `settle`."""
-
-    def settle(self) -> None:
-        """By the state that was applied last."""
 
 
 class Barrier:
@@ -95,12 +82,13 @@ class Barrier:
         fence themselves."""
         self.options = options
         self.is_only = not store.shared  # there can be no other node
-        self.alone = True  # no other node is registered, as far as is known
         self._ledger = ledger
         self._mirror = mirror
         self._store = store
         self._node = node
-        self._door = door
+        self._keeper = Doorkeeper(door, mirror)
+        self.promises = Promises(ledger, mirror, self._keeper, patience=lambda: self.options.hold_timeout, sleep=sleep)
+        self.nearby: Nearby | None = None  # the short way, which is tried first
         self._fenced = fenced or _nobody
         self._clock = clock
         self._sleep = sleep
@@ -116,20 +104,16 @@ class Barrier:
     def __repr__(self) -> str:
         return f"<Barrier of {self._node}, {len(self._seen)} open>"
 
-    @property
-    def all_but_this(self) -> Held:
-        """That all other nodes hold, which they do where there is none."""
-        return Held(_NEVER, frozenset((self._node,)))
-
     # What a state asks of this node
 
     def apply(self, state: FleetState) -> None:
         """A newer state. Call it after what admits has been told."""
+        self.promises.apply(state)
         standing = [hold for hold in (state.pending, state.pause) if hold is not None]
         new = [hold for hold in standing if hold.revision not in self._seen]
         now = self._clock()
         self._seen = {hold.revision: self._seen.get(hold.revision, now) for hold in standing}
-        if standing and self._door.is_shut and state.revision != self._said:
+        if standing and self._keeper.is_shut and state.revision != self._said:
             # Whoever commits is not awaited by itself: the store is told only where another may have to do it.
             commits = state.pending is not None and state.pending.node == self._node
             self._spawn(self._say_so(state.revision, _PATIENCE / 3 if commits else 0.0), "barrier.say")
@@ -140,6 +124,7 @@ class Barrier:
     async def stop(self) -> None:
         """What is open is left to the other nodes."""
         await tasks.stop(*self._tasks)
+        await self.promises.stop()
 
     async def _rung(self, revision: int) -> None:
         """Hold, then read by which state, and say so with that. Whether it was said is not known where that fails.
@@ -150,13 +135,12 @@ class Barrier:
             await self._mirror.look()
             return
         self._bells += 1
-        self._mirror.held_early = True
-        self._door.shut()
+        self._keeper.shut(_BELL)
         was_read = await self._mirror.look(partial(self._say_and_read, revision))
         self._said = 0
         if was_read:
-            self._settle()
-            if not self._door.is_shut:
+            self._keeper.settle(_BELL)
+            if not self._keeper.is_shut:
                 self._believed_from = self._clock() + _DISBELIEF
         else:
             self._spawn(self._hold_until_read(self._bells, revision), "barrier.read")
@@ -166,7 +150,7 @@ class Barrier:
         pointer = self._mirror.state.pointer
         state, registered = await self._store.hold_and_read(self._node, revision, pointer)
         if registered:
-            self._said, self.alone = revision, registered <= 1
+            self._said = revision
         return state
 
     async def _hold_until_read(self, bells: int, revision: int) -> None:
@@ -177,13 +161,9 @@ class Barrier:
                 read_at = min(read_at, self._clock())
                 is_told = self._mirror.state is not None and self._mirror.state.revision >= revision
                 if bells == self._bells and (is_told or self._clock() >= read_at + UNDECIDED):
-                    self._settle()
+                    self._keeper.settle(_BELL)
                     return
             await self._sleep(_AGAIN)
-
-    def _settle(self) -> None:
-        self._mirror.held_early = False
-        self._door.settle()
 
     async def _say_so(self, revision: int, after: float) -> None:
         """Tell the store, so many seconds later, that this node holds, until it has heard it or it does not matter."""
@@ -191,7 +171,7 @@ class Barrier:
             await self._sleep(after)
         while self._mirror.state is not None and self._mirror.state.revision == revision:
             with suppress(StoreUnavailable):
-                self.alone = await self._store.hold(self._node, revision) <= 1
+                await self._store.hold(self._node, revision)
                 return
             await self._sleep(_AGAIN)
 
@@ -224,6 +204,10 @@ class Barrier:
     async def move(self, move: Move, once: Once | None = None, exclude: Collection[str] = ()) -> Outcome:
         """Move the pointer. `exclude`: nodes that are left behind. Raises what the rules raise, `FlipAbandoned`, and
         `BadInput` for a node to be left behind that there is not."""
+        if self.nearby is not None and not exclude:
+            outcome = await self.nearby.move(move, once)
+            if outcome is not None:
+                return outcome
         await self._known(exclude)
         # A key of our own, where there is none: it tells what came of a flip that another node has finished.
         asked = once or Once("", "", os.urandom(32).hex())
@@ -250,8 +234,7 @@ class Barrier:
         if not outcome.changed or outcome.replay is not None:
             return outcome
         assert outcome.state.pending is not None, "it has just been prepared"
-        if not self.alone:
-            self.alone = not await self._bell(_FIRST_PAUSE)  # as far as is known: nobody has rung
+        await self._bell(_FIRST_PAUSE)
         return await self._finish(outcome.state.pending)
 
     async def pause(self, max_hold: float, *, actor: str, reason: str) -> Outcome:
@@ -317,7 +300,7 @@ class Barrier:
                 except KeyReused:
                     return await self._give_up(pending, _USED_UP)
                 except Waiting as waiting:
-                    silent, self.alone = waiting.nodes, False
+                    silent = waiting.nodes
                     if not silent:
                         return await self._give_up(pending, _UNKNOWN)
                     is_late = self._clock() >= until
@@ -341,7 +324,7 @@ class Barrier:
         without = frozenset(pending.exclude)
         left = without | fenced.keys()
         # This node holds from the moment on at which it held the prepared state: it need not be heard.
-        held = Held(pending.revision, without | {self._node} if self._door.is_shut else without, fenced)
+        held = Held(pending.revision, without | {self._node} if self._keeper.is_shut else without, fenced)
 
         def decide(state: FleetState) -> Change:
             change = barrier.complete(state, pending.revision, at=self._wall(), left_behind=left)

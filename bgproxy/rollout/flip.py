@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Collection
-from contextlib import suppress
 
 from bgproxy.errors import BadInput, StoreUnavailable
 from bgproxy.rollout.barrier import Barrier
@@ -16,7 +15,6 @@ from bgproxy.rollout.validate import Validator
 from bgproxy.rules.barrier import Move, Strategy
 from bgproxy.rules.fleet import FleetState
 from bgproxy.rules.release import Release
-from bgproxy.store.base import Waiting
 from bgproxy.store.ledger import Ledger, Outcome
 from bgproxy.store.mirror import Mirror
 from bgproxy.store.once import Once
@@ -117,9 +115,6 @@ class Switch:
             raise BadInput("exclude: a swap waits for no node, so there is none to leave out; say barrier, or neither")
         if strategy == "swap":
             return await self._told(await self._ledger.move(move, once=once))
-        if strategy == "auto" and barrier.alone and not exclude:
-            with suppress(Waiting):
-                return await self._ledger.move(move, once=once, held=barrier.all_but_this)
         return await barrier.move(move, once, exclude)
 
     async def _settled(self) -> None:

@@ -136,6 +136,15 @@ def abandon(state: FleetState, revision: int, *, actor: str, why: str, silent: S
     return changed(replace(state, pending=None), {}, "abandon", facts, actor, why)
 
 
+def forestall(state: FleetState, revision: int, *, actor: str) -> Change | None:
+    """Change nothing but the revision, so that no change can be made any more that was decided on that one or an older
+    one; None where a later one stands."""
+    if state.revision > revision:
+        return None
+    why = "who asked the workers of its host to hold for a flip did not say what came of it: it cannot be made any more"
+    return changed(state, {}, "abandon", {}, actor, why)
+
+
 def pause(state: FleetState, *, max_hold: float, actor: str, reason: str) -> Change:
     """Let all nodes hold new admissions. Raises `Refused` where they do already, `BadInput` for a time out of range."""
     if not 0 < max_hold <= LONGEST_PAUSE:

@@ -74,6 +74,10 @@ class Membership:
         if await self._heartbeat.stop():
             self._badges.take_off()
 
+    def listed(self) -> int:
+        """How many nodes were registered when that was last looked at; 0 before."""
+        return self._neighbours.listed
+
     def bury(self) -> None:
         """Another worker of this host has died."""
         self._neighbours.bury()

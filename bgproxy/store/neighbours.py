@@ -45,6 +45,7 @@ class Neighbours:
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         """`badges`: of this host. `forgotten` puts on record whom this process has taken off. Times in seconds."""
+        self.listed = 0  # nodes that were registered at the last look
         self._store = store
         self._badges = badges
         self._forgotten = forgotten
@@ -72,6 +73,7 @@ class Neighbours:
             log.warning("node %s was signed off as dead, and the store has lost that: it is signed off again", node_id)
             await self._sign_off(node_id)
         nodes = [node for node in nodes if node.id not in self._buried]
+        self.listed = len(nodes)
         self._observer.see({node.id: (node.serial, node.fence_after) for node in nodes}, self._clock())
         self._listen_for_strangers(nodes)
         return [node for node in nodes if not (self._is_gone(node) and await self._forget(node))]

@@ -325,7 +325,7 @@ def _runtime_dir(configured: str) -> tuple[Path, bool]:
     path = Path(configured)
     try:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
-        for left in (*path.glob("worker-*.sock"), *handover.slots(path / app.HANDOVER)):
+        for left in (*path.glob("worker-*.sock"), *path.glob("hold-*.sock"), *handover.slots(path / app.HANDOVER)):
             left.unlink(missing_ok=True)
     except OSError as error:
         raise ConfigError(f"runtime_dir: cannot use {configured}: {error.strerror}: choose another directory") from None

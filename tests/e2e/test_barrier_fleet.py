@@ -43,16 +43,19 @@ async def some_worker(serve: Serve) -> tuple[int, int]:
     return first, second
 
 
-async def test_what_is_sent_after_an_answer_of_the_new_color_never_meets_the_old(town, agents, shared) -> None:
-    """Two hosts of two workers each, thirty flips under load from both sides."""
-    hosts = await asyncio.gather(*(town.serve(*agents, *shared, workers=2) for _ in range(2)))
+@pytest.mark.parametrize("number", [1, 2])
+async def test_what_is_sent_after_an_answer_of_the_new_color_never_meets_the_old(
+    town, agents, shared, number: int
+) -> None:
+    """Four workers on one host or two, thirty flips under load from all sides."""
+    hosts = await asyncio.gather(*(town.serve(*agents, *shared, workers=4 // number) for _ in range(number)))
     await until(lambda: _registered(hosts[0], 4), "all are registered")
     requests: list[Request] = []
     flips = [Flip(1, "blue")]
     over = False
 
     async def client(number: int) -> None:
-        wire = await hosts[number % 2].connect()
+        wire = await hosts[number % len(hosts)].connect()
         for count in itertools.count():
             sent = time.monotonic()
             await wire.send(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
@@ -67,7 +70,7 @@ async def test_what_is_sent_after_an_answer_of_the_new_color_never_meets_the_old
     clients = [asyncio.ensure_future(client(number)) for number in range(16)]
     for number in range(30):
         to, asked = ("green", "blue")[number % 2], time.monotonic()
-        epoch = (await hosts[number % 2].flip(to))["epoch"]
+        epoch = (await hosts[number % len(hosts)].flip(to))["epoch"]
         flips.append(Flip(epoch, to, asked, time.monotonic()))
         await asyncio.sleep(0.01)
     over = True
@@ -75,6 +78,9 @@ async def test_what_is_sent_after_an_answer_of_the_new_color_never_meets_the_old
     verdict = check(History(requests, flips))
     assert (verdict.violations, verdict.answered) == ([], len(requests)), verdict.told()
     assert len(requests) > 500
+    _, audit = await hosts[0].api("GET", "/v1/audit?limit=20")
+    verbs = [entry["verb"] for entry in audit["entries"]]
+    assert (verbs.count("prepare") < verbs.count("flip")) is (len(hosts) == 1), "on one host it takes one commit"
 
 
 @pytest.fixture

@@ -318,20 +318,6 @@ async def test_who_commits_does_not_wait_for_itself(fleet: Fleet, monkeypatch: p
         assert set(said) == {"n2", "n3"}
 
 
-async def test_a_node_finds_out_that_it_is_alone_and_that_it_is_not(fleet: Fleet) -> None:
-    first, *others = fleet.nodes
-    await first.barrier.move(FLIP)
-    assert not first.barrier.alone
-    for node in others:
-        await node.die()
-        await fleet.store.leave(node.name)
-    await first.barrier.move(Move("flip", "blue", "ada", ""))
-    assert first.barrier.alone
-    await others[0].start()
-    await first.barrier.move(FLIP)
-    assert not first.barrier.alone
-
-
 async def test_two_operators_at_once(fleet: Fleet) -> None:
     asked = [node.barrier.move(Move("flip", "green", node.name, "", if_epoch=1)) for node in fleet.nodes]
     outcomes = await asyncio.gather(*asked, return_exceptions=True)
