@@ -1,6 +1,6 @@
 """Many worlds, or one that is told in full.
 
-    python -m bench.simulate [--seeds 20000] [--first 0] [--jobs 2] [--forgetful] [--replicated] [--calm]
+    python -m bench.simulate [--seeds 20000] [--first 0] [--seconds 300] [--jobs 2] [--fenced] [--replicated] [--calm]
     python -m bench.simulate --seed 4711 [--forgetful] [--calm]      # this world again, each step of it
 
 Exit code 1 if any world broke a guarantee or did not find itself again; each such seed is named. A seed is the same
@@ -17,6 +17,8 @@ from collections import Counter
 from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
+from itertools import takewhile
+from math import inf
 
 from bench.history import LINEARIZABLE, RULES
 from bench.simulate.play import Outcome, Plan, play
@@ -37,11 +39,11 @@ def main(arguments: list[str] | None = None) -> int:
     if options.seed is not None:
         return tell(options.seed, plan)
     seeds = range(options.first, options.first + options.seeds)
-    began = time.monotonic()
+    until = time.monotonic() + options.seconds
     with ProcessPoolExecutor(options.jobs) as pool:
         outcomes = pool.map(partial(play, plan=plan), seeds, chunksize=CHUNK)
-        bad = summed(outcomes, plan)
-    print(f"{len(seeds) / (time.monotonic() - began):.0f} worlds a second")
+        bad = summed(takewhile(lambda _: time.monotonic() < until, outcomes), plan)
+        pool.shutdown(cancel_futures=True)
     return 1 if bad else 0
 
 
@@ -54,7 +56,7 @@ def tell(seed: int, plan: Plan) -> int:
 
 def summed(outcomes: Iterable[Outcome], plan: Plan) -> int:
     """Print what came of them; how many were bad."""
-    worlds = requests = flips = bad = 0
+    began, worlds, requests, flips, bad = time.monotonic(), 0, 0, 0, 0
     broken: Counter[int] = Counter()
     for outcome in outcomes:
         worlds += 1
@@ -64,7 +66,8 @@ def summed(outcomes: Iterable[Outcome], plan: Plan) -> int:
         if plan.blames(outcome):
             bad += 1
             print(f"seed {outcome.seed}: {outcome.told()}", flush=True)
-    print(f"{worlds} worlds, {requests} requests, {flips} epochs: {bad} worlds went wrong")
+    speed = worlds / (time.monotonic() - began)
+    print(f"{worlds} worlds ({speed:.0f} a second), {requests} requests, {flips} epochs: {bad} worlds went wrong")
     for rule, count in sorted(broken.items()):
         note = "; a swap does not promise that" if rule == LINEARIZABLE and plan.strategy == "swap" else ""
         print(f"rule {rule} ({RULES[rule]}) broken {count} times{note}")
@@ -75,6 +78,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m bench.simulate", description=__doc__.partition("\n")[0])
     parser.add_argument("--seeds", type=int, default=20_000, help="how many worlds (20000)")
     parser.add_argument("--first", type=int, default=0, help="the first of their seeds (0)")
+    parser.add_argument("--seconds", type=float, default=inf, help="begin no more after so many (none)")
     parser.add_argument("--seed", type=int, help="this world alone, told step by step")
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="processes (one per core)")
     parser.add_argument("--calm", action="store_true", help="nothing goes wrong but what is usual on a line")

@@ -345,3 +345,9 @@ def test_the_command_names_the_seeds_that_went_wrong(capsys):
     assert "1 worlds went wrong" in said
     assert main(["--seed", "2", "--calm"]) == 0
     assert "operator" in capsys.readouterr().out
+
+
+def test_the_command_ends_when_its_time_is_over(capsys, monkeypatch):
+    monkeypatch.setattr("bench.simulate.__main__.CHUNK", 1)
+    assert main(["--seeds", "1000", "--seconds", "0", "--jobs", "1", "--calm"]) == 0
+    assert capsys.readouterr().out.startswith("0 worlds")
