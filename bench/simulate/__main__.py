@@ -1,7 +1,7 @@
 """Many worlds, or one that is told in full.
 
     python -m bench.simulate [--seeds 20000] [--first 0] [--seconds 300] [--jobs 2] [--fenced] [--replicated] [--calm]
-    python -m bench.simulate --seed 4711 [--forgetful] [--calm]      # this world again, each step of it
+    python -m bench.simulate --seed 4711 [--forgetful] [--near]      # this world again, each step of it
 
 Exit code 1 if any world broke a guarantee or did not find itself again; each such seed is named. A seed is the same
 story on every machine, as long as the code is the same: strings are hashed alike, for which the command starts anew.
@@ -35,6 +35,7 @@ def main(arguments: list[str] | None = None) -> int:
         strategy=options.strategy,
         fenced=options.fenced,
         replicated=options.replicated,
+        near=options.near,
     )
     if options.seed is not None:
         return tell(options.seed, plan)
@@ -87,6 +88,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--replicated", action="store_true", help="a replica takes the store's place, without what came last"
     )
+    parser.add_argument("--near", action="store_true", help="nodes are workers of one host, or of two")
     parser.add_argument("--strategy", default="auto", choices=["auto", "barrier", "swap"], help="how flips are made")
     return parser
 

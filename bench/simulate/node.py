@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import defaultdict
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from typing import Any, cast
 import orjson
 
 from bench.history import Execution, Request
+from bench.simulate.near import Doors, Near
 from bench.simulate.store import FarStore, Line, Server
 from bench.simulate.world import World
 from bgproxy.errors import BgproxyError, StoreUnavailable
@@ -30,6 +32,7 @@ from bgproxy.proxy.turn import Turn
 from bgproxy.proxy.wait import Wait
 from bgproxy.rollout.barrier import Barrier, FlipOptions
 from bgproxy.rollout.flip import Switch
+from bgproxy.rollout.nearby import Nearby
 from bgproxy.rollout.validate import Validator
 from bgproxy.rules.fleet import FleetState
 from bgproxy.rules.health import HealthOptions
@@ -90,6 +93,7 @@ class Fleet:
         self.server = server
         self.terms = terms
         self.nodes: list[Node] = []
+        self.doors: dict[int, Doors] = defaultdict(lambda: Doors(world))  # by host
         self.requests: list[Request] = []
         self.executions: list[Execution] = []
         self.visits: dict[int, Visit] = {}  # that have no answer yet
@@ -234,9 +238,13 @@ class Visit:
 class Node:
     """One worker."""
 
-    def __init__(self, fleet: Fleet, host: int, *, successor_of: Node | None = None, rate: float = 1.0) -> None:
+    def __init__(
+        self, fleet: Fleet, host: int, slot: int = 0, *, successor_of: Node | None = None, rate: float = 1.0
+    ) -> None:
+        """`slot`: its number on that host."""
         self.fleet = fleet
         self.host = host
+        self.slot = slot
         number = len(fleet.nodes)
         self.id = f"n{number}"
         fleet.nodes.append(self)
@@ -299,6 +307,10 @@ class Node:
             clock=process.time,
             wall=lambda: time.time(),
         )
+        own = self.ledger, self.mirror, store, self.id
+        self.near = Near(fleet.doors[host], process, slot, self.id, self.barrier.promises)
+        listed, wall = lambda: self.neighbours.listed, lambda: time.time()
+        self.barrier.nearby = Nearby(*own, self.barrier.promises, self.near, listed, wall=wall)
         self.switch = Switch(self.ledger, self.mirror, _is_well, self.validator, _nothing, self.barrier)
         process.spawn(self._start())
 
@@ -350,9 +362,9 @@ class Node:
                 self.is_blind = True
             await self.mirror.start()
             self.heartbeat.start()
-            if self.fence.fence_after:
-                self.neighbours.start()
+            self.neighbours.start()
             self.pins.start()
+            self.near.start()
             if self._dead:
                 spawn(self._sign_off(), "sign off the workers before")
             self.is_open = True
@@ -403,6 +415,7 @@ class Node:
         """Its process dies, and every connection with it."""
         self.fleet.world.say(self.id, "is killed")
         self.process.kill()
+        self.near.die()
         for visit in [*self.fleet.visits.values()]:
             if visit.node is self:
                 self.fleet.lost(visit)

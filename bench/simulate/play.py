@@ -59,6 +59,7 @@ class Plan:
     strategy: Strategy = "auto"
     fenced: bool = False  # nodes fence themselves
     replicated: bool = False  # a replica takes the store's place, that lacks what was done last
+    near: bool = False  # nodes are workers of one host, or of two
 
     def blames(self, outcome: Outcome) -> bool:
         """Whether something is wrong in such a world."""
@@ -122,8 +123,10 @@ class Play:
     def _begin(self) -> None:
         self.server = Server(self.world, self.terms.store, self._committed)
         self.fleet = Fleet(self.world, self.server, self.terms)
-        for host in range(self.dice.choice((2, 3, 3, 4))):
-            Node(self.fleet, host, rate=self.dice.uniform(0.95, 1.05))
+        hosts = self.dice.choice((1, 1, 1, 2)) if self.plan.near else None  # None: one for each
+        for number in range(self.dice.choice((2, 3, 3, 4))):
+            host = number if hosts is None else self.dice.randrange(hosts)
+            Node(self.fleet, host, number, rate=self.dice.uniform(0.95, 1.05))
 
     def _committed(self, state: FleetState) -> None:
         """In the moment in which the store makes a change."""
@@ -313,7 +316,7 @@ class Play:
     def _succeed(self, node: Node) -> None:
         """Its supervisor starts a successor, which signs it off."""
         self.world.say(node.id, "gets a successor")
-        Node(self.fleet, node.host, successor_of=node, rate=self.dice.uniform(0.95, 1.05))
+        Node(self.fleet, node.host, node.slot, successor_of=node, rate=self.dice.uniform(0.95, 1.05))
 
     def _mend(self) -> None:
         """Everything is well again."""

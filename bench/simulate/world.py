@@ -250,6 +250,14 @@ class Process(asyncio.AbstractEventLoop):
             self._wake(max(self.world.now, when / self.rate))
         return handle
 
+    def add_reader(self, fd: Any, callback: Callable[..., Any], *args: Any) -> None:
+        """`fd`: a stand-in for a socket, which calls back itself."""
+        fd.read_by(partial(callback, *args))
+
+    def remove_reader(self, fd: Any) -> bool:
+        had, fd.reader = fd.reader is not None, None
+        return had
+
     def create_future(self) -> asyncio.Future[Any]:
         return asyncio.Future(loop=self)
 

@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import logging
 import socket
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
@@ -24,10 +25,22 @@ _BACKLOG: Final = 64
 _HOLD, _HELD, _NO, _GO = "hold", "held", "no", "go"
 
 
+def connected(door: Path) -> socket.socket:
+    """A connection to who is behind that door. Raises `OSError`."""
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    sock.setblocking(False)
+    try:
+        sock.connect(str(door))
+    except OSError:
+        sock.close()
+        raise
+    return sock
+
+
 class Asking:
     """What this worker has asked its siblings. Ends with `end`; what is not ended is as if this process had died."""
 
-    def __init__(self, doors: list[Path], revision: int) -> None:
+    def __init__(self, doors: list[Path], revision: int, connect: Callable[[Path], socket.socket]) -> None:
         """Never raises: who cannot be reached does not hold."""
         self._loop = asyncio.get_running_loop()
         self._nodes: set[str] = set()
@@ -35,7 +48,7 @@ class Asking:
         self._all: asyncio.Future[bool] = self._loop.create_future()
         for door in doors:
             try:
-                line = Line(_connected(door))
+                line = Line(connect(door))
             except ConnectionRefusedError:
                 continue  # nobody is there any more; were it alive and registered, the store would say so
             except OSError as error:
@@ -87,8 +100,17 @@ class Asking:
 class Siblings:
     """This worker's door for the others, and its way to them."""
 
-    def __init__(self, directory: Path, slot: int, node: str, promises: Promises) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        slot: int,
+        node: str,
+        promises: Promises,
+        *,
+        connect: Callable[[Path], socket.socket] = connected,
+    ) -> None:
         """`slot`: this worker's number on this host, `node`: its id; `promises`: what it tells the others."""
+        self._connect = connect
         self._directory = directory
         self._path = directory / f"{_DOOR}{slot}.sock"
         self._node = node
@@ -126,7 +148,7 @@ class Siblings:
 
     def ask(self, doors: list[Path], revision: int) -> Asking:
         """Ask for their word on this revision."""
-        return Asking(doors, revision)
+        return Asking(doors, revision, self._connect)
 
     def _is_called(self, door: socket.socket) -> None:
         try:
@@ -157,14 +179,3 @@ class Siblings:
         promise = self._lines.pop(line)
         if promise is not None:
             self._promises.end(promise, nothing_came=False)
-
-
-def _connected(door: Path) -> socket.socket:
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    sock.setblocking(False)
-    try:
-        sock.connect(str(door))
-    except OSError:
-        sock.close()
-        raise
-    return sock
