@@ -15,6 +15,7 @@ from typer.main import get_command
 from bgproxy.admin.routes import ROUTES
 from bgproxy.cli.main import app
 from bgproxy.config.plan import plan_from
+from tests.store.rights import documented
 
 README = (Path(__file__).parents[2] / "README.md").read_text()
 ROOT: Any = get_command(app)
@@ -63,6 +64,15 @@ def test_the_readme_knows_every_verb():
 
 def test_the_readme_knows_every_path_of_the_admin_api():
     assert [route.path for route in ROUTES if f"{route.path}`" not in README] == []
+
+
+def test_the_readme_s_users_of_redis_have_the_rights_that_are_documented():
+    told = [line for line in "".join(blocks("sh")).replace("\\\n", " ").splitlines() if "ACL SETUSER" in line]
+    server, sentinel = (line.partition(" reset on '>PASSWORD' resetchannels ")[2] for line in told)
+    server, _, cluster = server.partition("# in a Cluster also:")
+    assert shlex.split(server) == [right.replace("FLEET", "default") for right in documented()]
+    assert shlex.split(cluster) == documented("in a Cluster also")
+    assert shlex.split(sentinel) == documented("a user of the sentinels")
 
 
 @pytest.mark.parametrize("block", blocks("toml"))
