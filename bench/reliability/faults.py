@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import re
 import signal
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 
 from bench.reliability.fleet import End
 from bench.reliability.stage import Stage
 
 STEPS = ("before it was prepared", "once it was prepared", "before it was made", "once it was made")
-"""Of a flip, by its two commits."""
+"""Of a flip, by its two commits; the last two of one that is made by one."""
 
 _VERBS = (re.compile(rb"\r\n\$7\r\nprepare\r\n"), re.compile(rb"\r\n\$(?:4\r\nflip|8\r\nrollback)\r\n"))
 _DONE = b"$4\r\ndone\r\n"
@@ -68,11 +69,13 @@ async def kill_coordinators(stage: Stage, seconds: float) -> None:
 class Executioner:
     """Kills whoever commits, at one step after the other: what it says or is told then gets lost with it."""
 
-    def __init__(self, stage: Stage) -> None:
+    def __init__(self, stage: Stage, steps: Sequence[int] = range(len(STEPS))) -> None:
+        """`steps`: which of `STEPS`."""
         self._stage = stage
+        self._steps = itertools.cycle(steps)
         self._asked: set[int] = set()
         self._due = time.monotonic()
-        self._step = 0
+        self._step = next(self._steps)
 
     def sees(self, port: int, data: bytes, asks: bool) -> bool:
         """See `line.Sees`."""
@@ -94,7 +97,7 @@ class Executioner:
                 self._stage.kill(host, worker)
                 self._stage.marks[f"killed {STEPS[self._step]}"] += 1
                 self._asked.clear()
-                self._step = (self._step + 1) % len(STEPS)
+                self._step = next(self._steps)
                 self._due = time.monotonic() + 1.0
                 return True
         return False
@@ -102,7 +105,16 @@ class Executioner:
 
 async def kill_at_each_step(stage: Stage, seconds: float) -> None:
     """kill -9 of who makes a flip, just before and just after each of its two commits, one after the other."""
-    sees = Executioner(stage).sees
+    await _execute(stage, seconds, Executioner(stage))
+
+
+async def kill_at_the_commit(stage: Stage, seconds: float) -> None:
+    """kill -9 of who makes a flip by one commit, just before that and just after, in turn."""
+    await _execute(stage, seconds, Executioner(stage, (2, 3)))
+
+
+async def _execute(stage: Stage, seconds: float, executioner: Executioner) -> None:
+    sees = executioner.sees
     for line in stage.lines:
         line.sees = sees
     await asyncio.sleep(seconds)

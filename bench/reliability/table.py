@@ -49,6 +49,8 @@ def row(fault: Fault, different: Mapping[str, object], seen: Seen) -> tuple[str,
 def title(fault: Fault, different: Mapping[str, object]) -> str:
     """The first cell of its row, by which it is known again."""
     what = " ".join((fault.__doc__ or "").split()).rstrip(".")
+    if different.get("hosts", 1) != 1 and " host " not in what:
+        what += f"; {different['hosts']} hosts"
     return what + "".join(f"; `{text}`" for text in _settings(different))
 
 

@@ -297,6 +297,23 @@ def test_whoever_commits_dies_before_and_after_each_of_its_two_commits(monkeypat
     assert stage.marks == {f"killed {step}": 1 for step in STEPS}
 
 
+def test_whoever_makes_a_flip_by_one_commit_dies_before_and_after_that(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr("bench.reliability.faults.time.monotonic", lambda: now[0])
+    stage = Stage()
+    sees = Executioner(stage, (2, 3)).sees
+    prepare, flip = (b"EVALSHA\r\n$40\r\n...\r\n%b\r\n" % word for word in (b"$7\r\nprepare", b"$4\r\nflip"))
+    for number in (1, 3):
+        assert sees(number, prepare, True)
+        assert not sees(number, flip, True)
+        now[0] += 2.0
+        assert sees(number + 1, flip, True)
+        assert not sees(number + 1, b"*6\r\n$4\r\ndone\r\n", False)
+        now[0] += 2.0
+    assert stage.killed == [1, 2, 3, 4]
+    assert stage.marks == {f"killed {step}": 2 for step in STEPS[2:]}
+
+
 @pytest.mark.redis
 async def test_a_short_play_on_real_processes(monkeypatch):
     monkeypatch.setattr(stage_module, "WARM_UP", 0.3)

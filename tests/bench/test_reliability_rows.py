@@ -122,6 +122,8 @@ def test_each_row_has_a_title_of_its_own_and_each_of_the_short_run_is_one():
     assert len({*titles}) == len(titles)
     assert {*QUICK.split(",")} < {*CASES}
     assert 'on_rollback = "move"`' in title(faults.nothing, {"on_rollback": "move"})
+    assert title(faults.lose_bells, {"hosts": 2}) == "No message to subscribers comes through; 2 hosts"
+    assert title(faults.cut_off_one, {"hosts": 2}) == "One host of two does not reach the store, the other does"
 
 
 @pytest.mark.parametrize(("rest", "fewest", "most"), [(0.0, 30, inf), (0.2, 1, 25)])
