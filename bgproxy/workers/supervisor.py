@@ -37,6 +37,7 @@ log = logging.getLogger(__name__)
 QUICK_DEATH = 1.0  # seconds: a worker that lives less was not well from the start
 LONGEST_PAUSE = 5.0  # seconds before such a one is started again
 KILL_AFTER = 5.0  # seconds beyond the grace after which a worker that hangs is killed
+LONGEST_DIRECTORY = 90  # bytes: a Unix socket's path has 107 at most, and /worker-1024.sock is in it
 PAUSE, SHORT_PAUSE = 0.2, 0.02  # seconds between two looks; the short one while an upgrade is under way
 
 _SIGNALS = frozenset((signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR2, signal.SIGCHLD))
@@ -321,8 +322,10 @@ def go_on() -> int:
 def _runtime_dir(configured: str) -> tuple[Path, bool]:
     """The private directory for the workers' own sockets and last words, and whether it is ours to remove."""
     if not configured:
+        _must_be_short(Path(tempfile.gettempdir()) / "bgproxy-12345678")
         return Path(tempfile.mkdtemp(prefix="bgproxy-")), True
     path = Path(configured)
+    _must_be_short(path)
     try:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
         for left in (*path.glob("worker-*.sock"), *path.glob("hold-*.sock"), *handover.slots(path / app.HANDOVER)):
@@ -330,3 +333,11 @@ def _runtime_dir(configured: str) -> tuple[Path, bool]:
     except OSError as error:
         raise ConfigError(f"runtime_dir: cannot use {configured}: {error.strerror}: choose another directory") from None
     return path, False
+
+
+def _must_be_short(path: Path) -> None:
+    if (length := len(os.fsencode(path))) > LONGEST_DIRECTORY:
+        raise ConfigError(
+            f"runtime_dir: {path} is too long for the sockets in it ({length} bytes, at most {LONGEST_DIRECTORY}): "
+            "choose a directory with a shorter path"
+        )

@@ -197,3 +197,18 @@ def test_a_directory_that_cannot_be_used(directory):
     (directory / "file").write_text("")
     with pytest.raises(ConfigError, match=r"runtime_dir: cannot use .*: choose another directory"):
         module._runtime_dir(os.fspath(directory / "file" / "run"))
+
+
+def test_a_directory_whose_sockets_nobody_could_open(directory, monkeypatch):
+    """Their paths would be longer than a Unix socket's may be: no worker could start."""
+    root = len(os.fspath(directory)) + 1
+    long = directory / ("d" * (module.LONGEST_DIRECTORY + 1 - root))
+    with pytest.raises(ConfigError, match=r"runtime_dir: .* is too long .*91 bytes, at most 90.*: choose a directory"):
+        module._runtime_dir(os.fspath(long))
+    short = long.with_name(long.name[1:])
+    assert module._runtime_dir(os.fspath(short)) == (short, False)
+    with socket.socket(socket.AF_UNIX) as last:
+        last.bind(os.fspath(short / "worker-9999.sock"))
+    monkeypatch.setattr(module.tempfile, "gettempdir", lambda: os.fspath(long))
+    with pytest.raises(ConfigError, match=r"runtime_dir: /.* is too long"):
+        module._runtime_dir("")
