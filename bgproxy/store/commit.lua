@@ -117,11 +117,15 @@ for i = 23, #ARGV, 3 do
     write[#write + 1] = ARGV[i + 1]
   end
 end
+-- A script that fails takes nothing back: what may be refused, as this user may not do it, comes first, and the state
+-- itself last. Nobody hears the bell before the end, and one that rings in vain does no harm.
+redis.call('PUBLISH', ARGV[3], rings)
 if ARGV[22] ~= '' then
-  redis.call('DEL', KEYS[1])
   redis.call('SET', KEYS[8], '1', 'PX', ARGV[22])
 end
-redis.call('HSET', KEYS[1], unpack(write))
+if ARGV[20] ~= '' then
+  redis.call('DEL', KEYS[7])
+end
 
 -- The sessions that a flip leaves: those that live anywhere but on the release that becomes active.
 local function left()
@@ -157,9 +161,10 @@ end
 if ARGV[19] ~= '' then
   remember(ARGV[18], now, ARGV[19])
 end
-redis.call('HSET', KEYS[1], 'chain', string.format('%d %d %s', seq, first, hash))
-if ARGV[20] ~= '' then
-  redis.call('DEL', KEYS[7])
+if ARGV[22] ~= '' then
+  redis.call('DEL', KEYS[1])
 end
-redis.call('PUBLISH', ARGV[3], rings)
+write[#write + 1] = 'chain'
+write[#write + 1] = string.format('%d %d %s', seq, first, hash)
+redis.call('HSET', KEYS[1], unpack(write))
 return {'done', now, id, seq, prev, hash}

@@ -54,6 +54,22 @@ async def test_none_of_them_is_too_much(store: Store, server: RedisServer, fleet
         await everything(store, flips)
 
 
+@pytest.mark.parametrize("right", ["+publish", "+hdel", "+xadd", "+xlen"])
+async def test_a_change_that_may_not_be_made_whole_is_not_made_in_part(
+    store: Store, server: RedisServer, fleet_name: str, flips: Any, right: str
+):
+    rights.give(server, fleet_name)
+    await store.open()
+    state, _ = await store.commit(flips.first(), create=True)
+    before = await store.audit(limit=10)
+    rights.give(server, fleet_name, [one for one in rights.documented() if one != right])
+    with pytest.raises(StoreAuth, match="may not do this"):
+        await store.commit(flips.flip(state, "green"))
+    rights.give(server, fleet_name)
+    assert (await store.read(), await store.audit(limit=10)) == (state, before)
+    await store.commit(flips.flip(state, "green"))
+
+
 async def test_another_fleet_is_out_of_reach(store: Store, server: RedisServer):
     rights.give(server, "others")
     with pytest.raises(StoreAuth, match=r"may not do this.*store/base\.py") as refused:
