@@ -1,9 +1,9 @@
 """What a flip over four workers costs: 64 connections that are kept busy, a barrier, and a swap beside it.
 
-    python -m bench.barrier [--flips 200] [--workers 4] [--think-ms 8] [--bgproxy NAME=WHERE]
+    python -m bench.barrier [--flips 200] [--workers 4] [--hosts 1] [--think-ms 8] [--bgproxy NAME=WHERE]
 
-A real Redis, one `bgproxy serve` with its workers, the agents and the load share all cores of this machine. A flip's
-time is that from the POST to its answer; a request's delay that from its first byte to its answer's.
+A real Redis, one `bgproxy serve` per host with its workers, the agents and the load share all cores of this machine. A
+flip's time is that from the POST to its answer; a request's delay that from its first byte to its answer's.
 """
 
 from __future__ import annotations
@@ -88,9 +88,10 @@ async def _registered(admin: int, workers: int) -> None:
     raise RuntimeError(f"bench: not all {workers} workers are registered after {REGISTERED_TIMEOUT:g} s")
 
 
-async def _contend(plan: Plan, port: int, admin: int, agents: tuple[int, int], strategy: str) -> Result:
+async def _contend(plan: Plan, ports: Sequence[int], admin: int, agents: tuple[int, int], strategy: str) -> Result:
     tally, lines, active = Tally(), list[Line](), ("blue", "green")
-    clients = [asyncio.create_task(client_loop(tally, port, plan.think_ms / 1e3)) for _ in range(CONNECTIONS)]
+    doors = [ports[number % len(ports)] for number in range(CONNECTIONS)]
+    clients = [asyncio.create_task(client_loop(tally, port, plan.think_ms / 1e3)) for port in doors]
     seen: list[Seen] = []
     await asyncio.sleep(1.0)
     quiet = Seen(b"", time.perf_counter())
@@ -111,24 +112,26 @@ async def _contend(plan: Plan, port: int, admin: int, agents: tuple[int, int], s
     return Result(tally, seen, quiet.delays, await executed_twice(agents))
 
 
-async def _measure(plan: Plan, build: Build, workers: int) -> dict[str, Result] | None:
+async def _measure(plan: Plan, build: Build, workers: int, hosts: int) -> dict[str, Result] | None:
     cores = Cores.of_this_machine()
     with Stage() as stage:
         redis = start_redis(stage)
         if redis is None:
             return None
         agents = (start_agent(stage, cores, "blue"), start_agent(stage, cores, "green"))
-        port, admin = free_ports(2)
-        argv = [build.python, "-m", "bgproxy", "serve", "--workers", str(workers)]
-        argv += ["--listen", f"127.0.0.1:{port}", "--admin", f"127.0.0.1:{admin}"]
-        argv += ["--blue", f"http://127.0.0.1:{agents[0]}", "--green", f"http://127.0.0.1:{agents[1]}"]
-        argv += ["--active", "blue", "--store", redis.url]
-        stage.start(build.name, argv, core=cores.proxy, ports=[port, admin], env=build.environment())
-        wait_until_ready(admin)
+        doors = [free_ports(2) for _ in range(hosts)]
+        for port, admin in doors:
+            argv = [build.python, "-m", "bgproxy", "serve", "--workers", str(workers // hosts)]
+            argv += ["--listen", f"127.0.0.1:{port}", "--admin", f"127.0.0.1:{admin}"]
+            argv += ["--blue", f"http://127.0.0.1:{agents[0]}", "--green", f"http://127.0.0.1:{agents[1]}"]
+            argv += ["--active", "blue", "--store", redis.url]
+            stage.start(build.name, argv, core=cores.proxy, ports=[port, admin], env=build.environment())
+            wait_until_ready(admin)
+        ports, admin = [port for port, _ in doors], doors[0][1]
         await _registered(admin, workers)
         for pid in tree(os.getpid()):
             os.sched_setaffinity(pid, {cores.proxy, cores.load})
-        return {name: await _contend(plan, port, admin, agents, name) for name in ("barrier", "swap")}
+        return {name: await _contend(plan, ports, admin, agents, name) for name in ("barrier", "swap")}
 
 
 def at(sorted_values: Sequence[float], share: float) -> float:
@@ -136,7 +139,7 @@ def at(sorted_values: Sequence[float], share: float) -> float:
     return sorted_values[min(len(sorted_values) - 1, int(share * len(sorted_values)))]
 
 
-def report(plan: Plan, workers: int, results: dict[str, Result]) -> str:
+def report(plan: Plan, workers: int, hosts: int, results: dict[str, Result]) -> str:
     """The table of both strategies."""
     rows = []
     for name, result in results.items():
@@ -150,23 +153,27 @@ def report(plan: Plan, workers: int, results: dict[str, Result]) -> str:
     head = ["flip", "answered", "failed", "executed twice", "p50, ms", "p99, ms", "slowest"]
     head += ["request p99 without flips, ms", "slowest", "request p99 around flips", "slowest", "old after new"]
     load = f"that think {plan.think_ms:g} ms" if plan.think_ms else "in a closed loop"
-    title = f"{plan.flips} flips over {workers} workers under {CONNECTIONS} connections {load}"
+    where = "one host" if hosts == 1 else f"{hosts} hosts"
+    title = f"{plan.flips} flips over {workers} workers of {where} under {CONNECTIONS} connections {load}"
     return section(title, table(head, rows))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="What a flip over several workers costs.")
     parser.add_argument("--think-ms", type=pause, default=8.0, metavar="N", help="as in bench.flip (8)")
-    parser.add_argument("--workers", type=int, default=4, help="processes of the one host (4)")
+    parser.add_argument("--workers", type=int, default=4, help="processes, of all hosts (4)")
+    parser.add_argument("--hosts", type=int, default=1, metavar="N", help="each has its share of the workers (1)")
     add_common(parser)
     parser.set_defaults(flips=200)
     options = parser.parse_args(arguments)
+    if options.hosts < 1 or options.workers < 1 or options.workers % options.hosts:
+        parser.error(f"--workers {options.workers}: each of {options.hosts} hosts must have as many of them")
     plan = replace(plan_of(options), think_ms=options.think_ms)
-    results = uvloop.run(_measure(plan, plan.builds[-1], options.workers))
+    results = uvloop.run(_measure(plan, plan.builds[-1], options.workers, options.hosts))
     if results is None:
         print("left out: there is no redis-server; `apt-get install redis-server` brings one")
         return 0
-    print(report(plan, options.workers, results))
+    print(report(plan, options.workers, options.hosts, results))
     wrong = results["barrier"]
     harmed = wrong.tally.refused + wrong.tally.broken + wrong.repeated
     return 1 if harmed or any(each.old_after_new for each in wrong.flips) else 0

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Collection
 from contextlib import suppress
 from functools import partial
+from math import inf
 from typing import Final
 
 from bgproxy.errors import BgproxyError, Problem, StoreUnavailable
@@ -22,6 +23,7 @@ from bgproxy.rules.fleet import Change, FleetState
 from bgproxy.store.base import Held, Store, Waiting
 from bgproxy.store.ledger import Ledger, Outcome
 from bgproxy.store.mirror import Mirror
+from bgproxy.store.neighbours import LOOK_INTERVAL
 from bgproxy.store.once import Once
 
 _PATIENCE = 0.1  # seconds in which the others give their word, and in which the store answers
@@ -41,6 +43,7 @@ class Nearby:
         siblings: Siblings,
         listed: Callable[[], int],
         *,
+        clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
     ) -> None:
         self._ledger = ledger
@@ -50,6 +53,8 @@ class Nearby:
         self._promises = promises
         self._siblings = siblings
         self._listed = listed
+        self._not_before = -inf  # another node is registered; by then that has been looked at
+        self._clock = clock
         self._wall = wall
 
     def __repr__(self) -> str:
@@ -60,11 +65,15 @@ class Nearby:
         state, doors = self._mirror.state, self._siblings.doors()
         if state is None or state.is_held or self._mirror.contradiction or self._listed() > 1 + len(doors):
             return None
-        with suppress(Waiting):
+        if self._clock() < self._not_before:
+            return None
+        try:
             if not doors:
                 return await self._ledger.move(move, once=once, held=self._words())
             return await self._moved(self._siblings.ask(doors, state.revision), state, move, once)
-        return None
+        except Waiting:
+            self._not_before = self._clock() + LOOK_INTERVAL
+            return None
 
     async def _moved(self, asking: Asking, state: FleetState, move: Move, once: Once | None) -> Outcome | None:
         own, may_come = self._promises.give(state.revision), False

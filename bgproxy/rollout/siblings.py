@@ -144,7 +144,7 @@ class Siblings:
 
     def doors(self) -> list[Path]:
         """Of the others, whether or not anybody is behind them."""
-        return [path for path in self._directory.glob(f"{_DOOR}*.sock") if path != self._path]
+        return [path for path in self._directory.iterdir() if path.name.startswith(_DOOR) and path != self._path]
 
     def ask(self, doors: list[Path], revision: int) -> Asking:
         """Ask for their word on this revision."""

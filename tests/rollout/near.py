@@ -27,6 +27,7 @@ class Near:
         self.name = name
         self.store = store
         self.listed = 0
+        self.now = 0.0  # by its own clock, in seconds
         self.doors = [False]
         self.is_early = False
         self.mirror = Mirror(store)
@@ -35,7 +36,7 @@ class Near:
         self.barrier = Barrier(*own, options, self)
         self.promises = self.barrier.promises
         self.host = Host()
-        self.nearby = Nearby(*own, self.promises, cast("Any", self.host), lambda: self.listed)
+        self.nearby = Nearby(*own, self.promises, cast("Any", self.host), lambda: self.listed, clock=lambda: self.now)
         self.mirror.listen(self._applied)
         self.mirror.listen(self.barrier.apply)
 

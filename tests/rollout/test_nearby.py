@@ -15,6 +15,7 @@ from bgproxy.rollout.barrier import FlipOptions
 from bgproxy.rules.barrier import Move, forestall
 from bgproxy.rules.restore import Contradiction, Verdict
 from bgproxy.store.base import NodeReport, StoreOptions, open_store
+from bgproxy.store.neighbours import LOOK_INTERVAL
 from bgproxy.store.once import Once
 from tests.rollout.near import RELEASES, Near
 
@@ -101,9 +102,15 @@ async def test_a_node_of_another_host_makes_it_go_the_general_way(host: list[Nea
     assert (outcome.state.pointer.active, first.host.asked[0].nothing_came) == ("green", True)
     assert await first.verbs() == ["prepare", "flip"]
     await agreed(host, "green", 2)
-    first.listed = 3
     await first.barrier.move(Move("flip", "blue", "ada", ""))
     assert (len(first.host.asked), await first.verbs()) == (1, ["prepare", "flip"] * 2), "it is known: nobody is asked"
+    first.now, first.listed = LOOK_INTERVAL, 3
+    await first.barrier.move(FLIP)
+    assert len(first.host.asked) == 1
+    first.listed = 2
+    await first.store.leave(stranger.name)
+    await first.barrier.move(Move("flip", "blue", "ada", ""))
+    assert (len(first.host.asked), (await first.verbs())[-2:]) == (2, ["flip", "flip"])
 
 
 async def test_a_node_that_joins_meanwhile_is_waited_for(host: list[Near], monkeypatch: pytest.MonkeyPatch) -> None:
