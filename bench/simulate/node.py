@@ -310,7 +310,8 @@ class Node:
         own = self.ledger, self.mirror, store, self.id
         self.near = Near(fleet.doors[host], process, slot, self.id, self.barrier.promises)
         listed, wall = lambda: self.neighbours.listed, lambda: time.time()
-        self.barrier.nearby = Nearby(*own, self.barrier.promises, self.near, listed, clock=process.time, wall=wall)
+        looks = lambda: process.time() * LOOK_INTERVAL / LOOK  # noqa: E731 - as often as the neighbours are looked at
+        self.barrier.nearby = Nearby(*own, self.barrier.promises, self.near, listed, clock=looks, wall=wall)
         self.switch = Switch(self.ledger, self.mirror, _is_well, self.validator, _nothing, self.barrier)
         process.spawn(self._start())
 
