@@ -19,7 +19,7 @@ from typing import Any
 from bench.simulate.world import Process, World
 from bgproxy.errors import BgproxyError, StoreUnavailable
 from bgproxy.rules.fleet import FleetState
-from bgproxy.store.base import StoreOptions
+from bgproxy.store.base import StoreOptions, untold
 from bgproxy.store.memory import MemoryStore
 from bgproxy.store.memory_pins import Kept
 
@@ -276,6 +276,7 @@ class FarStore:
 
     kind = "redis"
     shared = True
+    incarnation = untold
 
     def __init__(self, line: Line, options: StoreOptions, *, of_pins: bool = False) -> None:
         self.line = line

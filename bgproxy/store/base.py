@@ -48,7 +48,8 @@ An ACL user needs: `~bgproxy:{FLEET}:* &bgproxy:{FLEET}:bell &bgproxy:{FLEET}:pi
 +hkeys +hlen +hexists +hset +hdel +hincrby +get +mget +set +del +pexpireat +scan +xadd +xlen +xrange +xrevrange
 +publish +subscribe +time +evalsha +script|load +select +client|setname +wait`, the last three only for another database
 than 0, for a `client_name`, and for `min_replicas`; in a Cluster also `+cluster|slots +asking`; a user of the sentinels
-`+sentinel|master +subscribe &+switch-master`. Each of these is missed by a test that does without it.
+`+sentinel|master +subscribe &+switch-master`. Each of these is missed by a test that does without it. Where there is a
+right to `+info` too, `Store.incarnation` can tell.
 """
 
 from __future__ import annotations
@@ -220,6 +221,11 @@ class Waiting(BgproxyError):
         self.nodes = tuple(nodes)
 
 
+async def untold(_: object) -> str:
+    """See `Store.incarnation`."""
+    return ""
+
+
 @runtime_checkable
 class Store(Protocol):
     """See this module's promises. A store's methods may be called from many tasks of one event loop."""
@@ -242,6 +248,10 @@ class Store(Protocol):
 
     async def read(self) -> FleetState | None:
         """The state that stands; None where there has never been one. Raises `StoreUnavailable` and its kinds."""
+
+    async def incarnation(self) -> str:
+        """As long as this stays the same, nothing that was confirmed has been lost; "": that cannot be told. Raises
+        `StoreUnavailable` and its kinds."""
 
     async def commit(
         self, change: Change, *, create: bool = False, once: Once | None = None, held: Held | None = None

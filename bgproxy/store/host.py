@@ -20,7 +20,7 @@ from typing import Any, Final, cast
 
 from bgproxy import tasks
 from bgproxy.errors import CannotJoin, StoreUnavailable
-from bgproxy.store.base import NodeReport, Store, StoreOptions
+from bgproxy.store.base import NodeReport, Store, StoreOptions, untold
 from bgproxy.store.distant import DistantStore
 from bgproxy.store.memory import MemoryStore
 from bgproxy.store.store_door import HAND_OVER, StoreDoor
@@ -56,6 +56,7 @@ class HostStore(_Part):
 
     kind = "memory"
     shared = False
+    incarnation = untold
 
     def __init__(self, options: StoreOptions, runtime_dir: Path, *, successor: bool = False) -> None:
         """`successor`: of a process that may live, and hand over what it has."""

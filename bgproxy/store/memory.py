@@ -27,7 +27,7 @@ from bgproxy.rules.fleet import Change, FleetState
 from bgproxy.rules.pointer import Pointer
 from bgproxy.store import lock
 from bgproxy.store.address import snapshot_path
-from bgproxy.store.base import OLDEST, AuditEntry, Conflict, Held, Holding, NodeReport, StoreOptions, Waiting
+from bgproxy.store.base import OLDEST, AuditEntry, Conflict, Held, Holding, NodeReport, StoreOptions, Waiting, untold
 from bgproxy.store.document import (
     entry_content,
     entry_document,
@@ -78,6 +78,7 @@ class MemoryStore:
 
     kind = "memory"
     shared = False
+    incarnation = untold
 
     def __init__(self, options: StoreOptions, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._options = options

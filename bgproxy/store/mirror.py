@@ -75,6 +75,8 @@ class Mirror:
         self._lost = 0.0  # since when it is away; 0: it is not
         self.came_back: Callable[[], object] = _nothing  # called at the first reading after the line to it broke
         self._broken = False  # nothing has been read since it did
+        self._breaks_seen = 0
+        self._incarnation: str | None = None  # of the store, when it was read last after that
         self._mended = -inf  # when something was
         self.rung_again = asyncio.Event()  # set where one revision rings twice, see `Store.hold`; who waits clears it
         self._rung = 0  # the revision that rang last
@@ -118,6 +120,7 @@ class Mirror:
 
         A store that was away may be another by now, that has lost what was done last without this node's knowing: what
         came of a flip, or that a node has joined. Whoever knows more writes it back first, and each node beats at once.
+        Where only the line broke, and the same server is at its end, nothing is waited for.
         """
         if self._broken:
             return UNDECIDED
@@ -200,13 +203,12 @@ class Mirror:
         """
         read = read or self._store.read
         for _ in range(3):
-            before, begun = self.state, self._fence.lease.begin_reading()
+            before, begun, seen = self.state, self._fence.lease.begin_reading(), self._breaks_seen
             state = await read()
             self._heard = self._clock()
             self.connected = True
-            if self._broken:
-                self._broken, self._mended = False, self._clock()
-                self.came_back()
+            if self._broken or self._incarnation is None:
+                await self._recognise(seen)
             if state is None:
                 if self.state is not None and not self._provisional:
                     self._alarm(Contradiction(Verdict.BEHIND, self.state, None))
@@ -218,6 +220,22 @@ class Mirror:
                 self._fence.lease.has_read(begun)
                 return state
         return self.state
+
+    async def _recognise(self, seen: int) -> None:
+        """After a reading that was begun when so many breaks had been seen: may the store have lost anything?
+
+        It is asked after the reading: who is the same then was so when it was read.
+        """
+        found = await self._store.incarnation()
+        if seen != self._breaks_seen:
+            return  # the reading after the next break tells
+        known, self._incarnation = self._incarnation, found
+        if not self._broken:
+            return
+        self._broken = False
+        if not known or known != found:
+            self._mended = self._clock()
+        self.came_back()
 
     async def look(self, read: Reading | None = None) -> bool:
         """One reading whose failure is told once and survived; whether it went well. `read`: see `refresh`."""
@@ -319,6 +337,7 @@ class Mirror:
 
     def _breaks(self) -> None:
         self._broken = True
+        self._breaks_seen += 1
         if self.state is not None:
             self._route()
 

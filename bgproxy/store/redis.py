@@ -129,6 +129,15 @@ class RedisStore:
             fields = await cast("Any", self._client.hgetall(self._state_key))
         return self._reader.state(fields)
 
+    async def incarnation(self) -> str:
+        """See `Store.incarnation`: the server's process, and the history that it has or takes over from a primary."""
+        async with self._border():
+            with contextlib.suppress(redis_errors.ResponseError):  # a user who may not, a service that hides it
+                process = (await self._client.info("server")).get("run_id")
+                history = (await self._client.info("replication")).get("master_replid")
+                return f"{process} {history}" if process and history else ""
+        return ""
+
     async def commit(
         self, change: Change, *, create: bool = False, once: Once | None = None, held: Held | None = None
     ) -> tuple[FleetState, AuditEntry]:

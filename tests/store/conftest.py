@@ -195,6 +195,7 @@ class FakeStore:
         self.reads = 0
         self.subscriptions = 0
         self.calls: list[str] = []
+        self.incarnations = [""]  # what is answered, the last one ever after
         self.gates: list[asyncio.Event] = []  # each reading takes the state at once, and answers when its gate opens
         self._bells: list[asyncio.Queue[int | Exception]] = []
 
@@ -211,6 +212,9 @@ class FakeStore:
     async def close(self) -> None: ...
 
     def routes_by(self, epoch: int) -> None: ...
+
+    async def incarnation(self) -> str:
+        return self.incarnations[0] if len(self.incarnations) == 1 else self.incarnations.pop(0)
 
     async def read(self) -> FleetState | None:
         self.reads += 1

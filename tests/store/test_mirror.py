@@ -239,6 +239,67 @@ class TestFollowing:
             clock.now += later
             assert mirror.unsettled == left
 
+    @pytest.mark.parametrize(
+        ("before", "after", "left"), [("a 1", "a 1", 0.0), ("a 1", "b 1", 1.5), ("a 1", "", 1.5), ("", "a 1", 1.5)]
+    )
+    async def test_nothing_is_waited_for_where_the_same_server_is_there_again(
+        self,
+        mirror: Mirror,
+        fake_store: Any,
+        states: list[FleetState],
+        clock: Clock,
+        before: str,
+        after: str,
+        left: float,
+    ) -> None:
+        fake_store.state, fake_store.incarnations = states[0], [before, after]
+        came: list[float] = []
+        mirror.came_back = lambda: came.append(clock.now)
+        assert await mirror.look()
+        fake_store.failure = AWAY
+        assert not await mirror.look()
+        assert mirror.unsettled == 1.5
+        fake_store.failure = None
+        assert await mirror.look()
+        assert mirror.unsettled == left
+        assert came == [clock.now]
+        clock.now += 0.5
+        fake_store.failure = AWAY  # and once more: what may have been lost before is still waited for
+        assert not await mirror.look()
+        fake_store.failure = None
+        assert await mirror.look()
+        assert mirror.unsettled == (1.5 if not after else max(0.0, left - 0.5))
+
+    async def test_a_break_while_that_is_asked_is_another_one(
+        self, mirror: Mirror, fake_store: Any, states: list[FleetState], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Between the answer and whoever waits for it the server may have been replaced."""
+        fake_store.state, fake_store.incarnations = states[0], ["a 1"]
+        assert await mirror.look()
+        fake_store.failure = AWAY
+        assert not await mirror.look()
+
+        async def breaks() -> str:
+            assert not await mirror.look()
+            fake_store.incarnations = ["b 1"]
+            return "a 1"
+
+        read = fake_store.read
+
+        async def reads() -> FleetState:
+            fake_store.failure = None
+            state: FleetState = await read()
+            fake_store.failure = AWAY
+            return state
+
+        with monkeypatch.context() as patched:
+            patched.setattr(fake_store, "incarnation", breaks)
+            await mirror.refresh(reads)
+        assert mirror.unsettled == 1.5
+        fake_store.failure = None
+        assert await mirror.look()
+        assert mirror.unsettled == 1.5, "another server"
+
     @pytest.mark.parametrize("held", ["by a state", "by a bell", ""])
     async def test_no_session_is_placed_by_the_pointer_before_a_flip_that_an_outage_may_have_hidden(
         self,

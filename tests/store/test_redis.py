@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -14,6 +15,7 @@ import pytest
 from bgproxy.errors import CannotJoin, NotRedis, SchemaTooNew, StoreAuth, StoreBroken, StoreUnavailable
 from bgproxy.store.base import Conflict, NodeReport, Store, StoreOptions, open_store
 from bgproxy.store.mirror import Mirror
+from tests.store import rights
 from tests.store.rights import QUOTED, SECRET
 
 pytestmark = pytest.mark.redis
@@ -346,6 +348,36 @@ async def test_a_store_that_could_not_open_serves_later(own_redis: Any, fleet_na
     own_redis.start()
     assert await store.read() is None
     await store.close()
+
+
+async def test_a_server_is_the_same_until_it_is_started_anew_or_has_followed_another(
+    opened: Opened, own_redis: Any, redis_server: Any
+) -> None:
+    store = await opened(own_redis.url)
+    before = await store.incarnation()
+    own_redis.command("CLIENT", "KILL", "TYPE", "normal")
+    with contextlib.suppress(StoreUnavailable):
+        await store.read()
+    assert await store.incarnation() == before != ""
+    own_redis.command("REPLICAOF", "127.0.0.1", str(redis_server.port))
+    own_redis.command("REPLICAOF", "NO", "ONE")
+    led = await store.incarnation()
+    assert led != before
+    own_redis.kill()
+    with pytest.raises(StoreUnavailable):
+        await store.incarnation()
+    own_redis.start()
+    assert len({before, led, await store.incarnation()}) == 3
+
+
+async def test_a_user_who_may_not_know_whether_a_server_is_the_same(
+    opened: Opened, redis_server: Any, fleet_name: str
+) -> None:
+    user = f"narrow-{fleet_name}"
+    rights.give(redis_server, fleet_name, user=user)
+    assert await (await opened(rights.with_user(redis_server.url, user))).incarnation() == ""
+    rights.give(redis_server, fleet_name, [*rights.documented(), "+info"], user)
+    assert await (await opened(rights.with_user(redis_server.url, user))).incarnation() != ""
 
 
 async def test_pooled_connections_survive_a_restart(opened: Opened, own_redis: Any, flips: Any) -> None:
