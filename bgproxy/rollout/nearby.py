@@ -68,8 +68,6 @@ class Nearby:
         if self._clock() < self._not_before:
             return None
         try:
-            if not doors:
-                return await self._ledger.move(move, once=once, held=self._words())
             return await self._moved(self._siblings.ask(doors, state.revision), state, move, once)
         except Waiting:
             self._not_before = self._clock() + LOOK_INTERVAL
@@ -82,7 +80,7 @@ class Nearby:
             if own is None or change is None or not await self._is_store_there():
                 return None
             nodes = await asking.held(_PATIENCE)
-            if nodes is None:
+            if nodes is None or self._mirror.unsettled:
                 return None
             may_come = True
             outcome = await self._ledger.make(partial(_only, state, change), once=once, held=self._words(nodes))
@@ -106,7 +104,7 @@ class Nearby:
                 return True
         return False
 
-    def _words(self, others: Collection[str] = ()) -> Held:
+    def _words(self, others: Collection[str]) -> Held:
         """What asks of a commit that no node but these is registered."""
         return Held(_NEVER, frozenset((self._node, *others)))
 

@@ -61,9 +61,10 @@ class Promises:
         return f"<Promises {[*self._given]}>"
 
     def give(self, revision: int) -> Promise | None:
-        """Admit nothing new by that revision from now on; None where this node knows better than whoever asks."""
-        state = self._mirror.state
-        if state is None or state.revision > revision or self._mirror.contradiction is not None:
+        """Admit nothing new by that revision from now on; None where this node knows better than whoever asks, or may
+        not get to know what came of it."""
+        state, mirror = self._mirror.state, self._mirror
+        if state is None or state.revision > revision or mirror.contradiction is not None or mirror.unsettled:
             return None
         promise = Promise(revision)
         self._keeper.shut(promise)

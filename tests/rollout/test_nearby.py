@@ -84,14 +84,23 @@ async def test_all_hold_in_the_one_commit_and_follow(host: list[Near], monkeypat
     assert [one.doors for one in host] == [[False, True, False, True, False]] * 3
 
 
-async def test_a_node_without_siblings_shuts_nothing(host: list[Near]) -> None:
+async def test_a_node_without_siblings_holds_too(host: list[Near], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another may join right behind the commit, and admit by the new color before this one has heard its answer."""
     first, *others = host
     for other in others:
         await other.stop()
         await first.store.leave(other.name)
     first.host.others = []
+    straight: Any = first.store.commit
+
+    async def commit(*given: Any, **named: Any) -> Any:
+        done = await straight(*given, **named)
+        assert first.is_shut
+        return done
+
+    monkeypatch.setattr(first.store, "commit", commit)
     await first.barrier.move(FLIP)
-    assert (first.doors, await first.verbs()) == ([False], ["flip"])
+    assert (first.doors, await first.verbs()) == ([False, True, False], ["flip"])
 
 
 async def test_a_node_of_another_host_makes_it_go_the_general_way(host: list[Near]) -> None:
@@ -278,6 +287,33 @@ async def test_a_store_that_does_not_answer_is_asked_for_no_commit(
     assert (seen, [one.is_shut for one in host]) == ([], [False] * 3)
     monkeypatch.setattr(host[0].store, "now", asyncio.Event().wait)
     monkeypatch.setattr(nearby, "_PATIENCE", 0.01)
+    assert await host[0].nearby.move(FLIP) is None
+    assert (seen, [one.is_shut for one in host]) == ([], [False] * 3)
+
+
+@pytest.mark.parametrize("whose", [0, 1])
+async def test_nobody_gives_its_word_whose_line_to_the_store_has_just_broken(
+    host: list[Near], whose: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would hold until it hears what came of the flip, or knows what the store has lost."""
+    monkeypatch.setattr(host[whose].mirror, "_broken", True)
+    assert await host[0].nearby.move(FLIP) is None
+    assert ([one.is_shut for one in host], await host[0].verbs()) == ([False] * 3, [])
+
+
+async def test_a_store_that_breaks_off_while_they_give_their_word_may_be_another_by_then(
+    host: list[Near], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that does not know of a node which has just joined: each beats again first."""
+    straight: Any = host[0].store.now
+
+    async def now() -> float:
+        told = float(await straight())
+        monkeypatch.setattr(host[0].mirror, "_broken", True)
+        return told
+
+    seen = held_in_commits(host, monkeypatch)
+    monkeypatch.setattr(host[0].store, "now", now)
     assert await host[0].nearby.move(FLIP) is None
     assert (seen, [one.is_shut for one in host]) == ([], [False] * 3)
 

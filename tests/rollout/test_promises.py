@@ -168,8 +168,10 @@ async def test_after_an_outage_those_come_first_who_know_what_it_hides(
             await asyncio.sleep(60)
 
     monkeypatch.setattr(node.promises, "_sleep", sleep)
+    promise = given(node)
     monkeypatch.setattr(Mirror, "unsettled", 1.5)
-    node.promises.end(given(node), nothing_came=False)
+    assert node.promises.give(node.state.revision) is None, "not before it knows what the outage hides"
+    node.promises.end(promise, nothing_came=False)
     await come(lambda: not node.is_shut)
     assert (await node.verbs(), node.state.pointer.active) == (["flip"], "green")
 
