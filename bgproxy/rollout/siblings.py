@@ -22,6 +22,7 @@ log = logging.getLogger(__name__)
 
 _DOOR: Final = "hold-"  # before a worker's number
 _BACKLOG: Final = 64
+_DEAF: Final = 1.0  # seconds without listening, after a sibling could not be heard
 _HOLD, _HELD, _NO, _GO = "hold", "held", "no", "go"
 
 
@@ -129,7 +130,7 @@ class Siblings:
         door.bind(str(self._path))
         door.listen(_BACKLOG)
         self._door = door
-        asyncio.get_running_loop().add_reader(door, self._is_called, door)
+        self._listen(door)
 
     async def stop(self) -> None:
         """Whoever asks from now on gets no answer."""
@@ -150,11 +151,20 @@ class Siblings:
         """Ask for their word on this revision."""
         return Asking(doors, revision, self._connect)
 
+    def _listen(self, door: socket.socket) -> None:
+        if door is self._door:
+            asyncio.get_running_loop().add_reader(door, self._is_called, door)
+
     def _is_called(self, door: socket.socket) -> None:
         try:
             sock, _ = door.accept()
-        except OSError as error:
+        except BlockingIOError:
+            return  # whoever called has gone again
+        except OSError as error:  # no more files can be opened: who waits there would be told of again at once
             log.warning("a sibling could not be heard: %s", error)
+            loop = asyncio.get_running_loop()
+            loop.remove_reader(door)
+            loop.call_later(_DEAF, self._listen, door)
             return
         line = Line(sock)
         self._lines[line] = None

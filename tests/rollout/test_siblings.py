@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from bgproxy.orders import Line
-from bgproxy.rollout import promises
+from bgproxy.rollout import promises, siblings
 from bgproxy.rollout.barrier import FlipOptions
 from bgproxy.rollout.siblings import Siblings
 from bgproxy.store.base import StoreOptions, open_store
@@ -141,6 +141,26 @@ async def test_a_successor_takes_the_door_of_a_dead_one(nodes: list[Near], tmp_p
     asking.end(nothing_came=True)
     await first.stop()
     await successor.stop()
+
+
+async def test_one_that_can_open_no_more_files_hears_of_it_later_and_does_not_turn_in_circles(
+    nodes: list[Near], workers: list[Siblings], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[socket.socket] = []
+
+    def accept(door: socket.socket) -> None:
+        calls.append(door)
+        raise OSError(24, "Too many open files")
+
+    monkeypatch.setattr(siblings, "_DEAF", 0.05)
+    with monkeypatch.context() as full:
+        full.setattr(socket.socket, "accept", accept)
+        asking = workers[0].ask(workers[0].doors(), nodes[0].state.revision)
+        for _ in range(200):
+            await asyncio.sleep(0)
+        assert 2 <= len(calls) < 40
+    assert await asking.held(SOON) == {"n1", "n2"}
+    asking.end(nothing_came=True)
 
 
 async def test_what_is_not_understood_is_passed_over(
