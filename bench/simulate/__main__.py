@@ -57,18 +57,20 @@ def tell(seed: int, plan: Plan) -> int:
 
 def summed(outcomes: Iterable[Outcome], plan: Plan) -> int:
     """Print what came of them; how many were bad."""
-    began, worlds, requests, flips, bad = time.monotonic(), 0, 0, 0, 0
+    began, worlds, requests, flips, at_once, bad = time.monotonic(), 0, 0, 0, 0, 0
     broken: Counter[int] = Counter()
     for outcome in outcomes:
         worlds += 1
         requests += outcome.verdict.requests
         flips += outcome.flips
+        at_once += outcome.at_once
         broken += outcome.verdict.broken
         if plan.blames(outcome):
             bad += 1
             print(f"seed {outcome.seed}: {outcome.told()}", flush=True)
     speed = worlds / (time.monotonic() - began)
-    print(f"{worlds} worlds ({speed:.0f} a second), {requests} requests, {flips} epochs: {bad} worlds went wrong")
+    print(f"{worlds} worlds ({speed:.0f} a second), {requests} requests, {flips} epochs")
+    print(f"{at_once} flips by one commit, {bad} worlds went wrong")
     for rule, count in sorted(broken.items()):
         note = "; a swap does not promise that" if rule == LINEARIZABLE and plan.strategy == "swap" else ""
         print(f"rule {rule} ({RULES[rule]}) broken {count} times{note}")

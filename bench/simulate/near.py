@@ -12,9 +12,10 @@ from typing import Any, cast
 
 from bench.simulate.world import Process, World
 from bgproxy.rollout.promises import Promises
-from bgproxy.rollout.siblings import Siblings
+from bgproxy.rollout.siblings import Asking, Siblings
 
 WAY = 0.00005  # seconds from one process to another on the same host, on average
+TAIL, LONG = 0.02, 0.2  # so much of what is said is heard so many seconds later, at most: its reader is busy
 
 
 class Wire:
@@ -61,7 +62,7 @@ class Wire:
             self._process.call_soon(self._read)
 
     def _over(self, arrive: Callable[[], None]) -> None:
-        self._due = max(self._due, self._world.now + self._world.dice.expovariate(1 / WAY))
+        self._due = max(self._due, self._world.now + _delay(self._world))
         self._world.at(self._due, arrive)
 
     def _arrives(self, data: bytes) -> None:
@@ -78,8 +79,10 @@ class Wire:
 class Doors:
     """Of one host, by their paths. A dead worker's is there until its successor opens its own."""
 
-    def __init__(self, world: World) -> None:
+    def __init__(self, world: World, asked: Callable[[str], None] = lambda _: None) -> None:
+        """`asked`: hears of each node that asks the others of its host."""
         self.world = world
+        self.asked = asked
         self.by_path: dict[Path, Near] = {}
 
 
@@ -100,6 +103,12 @@ class Near(Siblings):
         """See `Siblings.doors`."""
         return [path for path in self._doors.by_path if path != self._path]
 
+    def ask(self, doors: list[Path], revision: int) -> Asking:
+        """See `Siblings.ask`."""
+        self._doors.world.say(self._node, f"asks {len(doors)} siblings to hold at revision {revision}")
+        self._doors.asked(self._node)
+        return super().ask(doors, revision)
+
     def die(self) -> None:
         """Its process is dead: whoever it spoke with hears the end."""
         for wire in self._wires:
@@ -114,8 +123,13 @@ class Near(Siblings):
         self._wires.append(own)
         other._wires.append(their)
         called = cast("Any", _Accepting(their))
-        world.after(world.dice.expovariate(1 / WAY), lambda: other._process.give(other._is_called, called))
+        world.after(_delay(world), lambda: other._process.give(other._is_called, called))
         return own
+
+
+def _delay(world: World) -> float:
+    dice = world.dice
+    return dice.random() * LONG if dice.random() < TAIL else dice.expovariate(1 / WAY)
 
 
 class _Accepting:

@@ -88,12 +88,13 @@ class Terms:
 class Fleet:
     """Who the nodes are, and what is noted about them."""
 
-    def __init__(self, world: World, server: Server, terms: Terms) -> None:
+    def __init__(self, world: World, server: Server, terms: Terms, asked: Callable[[str], None]) -> None:
+        """`asked`: see `Doors`."""
         self.world = world
         self.server = server
         self.terms = terms
         self.nodes: list[Node] = []
-        self.doors: dict[int, Doors] = defaultdict(lambda: Doors(world))  # by host
+        self.doors: dict[int, Doors] = defaultdict(lambda: Doors(world, asked))  # by host
         self.requests: list[Request] = []
         self.executions: list[Execution] = []
         self.visits: dict[int, Visit] = {}  # that have no answer yet

@@ -6,7 +6,7 @@ itself again: then a flip has to succeed, and all nodes have to agree.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from functools import partial
 from math import inf
@@ -30,6 +30,7 @@ MENDED = 6.5  # seconds after them until the fleet must have found itself again:
 LAST = 1.5  # seconds for the last flip
 PAUSES, KEYS = 0.06, 0.2  # shares of what operators ask for: pauses, and flips under an idempotency key, twice
 LONGEST_PAUSE = 0.8  # seconds
+MEANWHILE, SHORT = 0.06, 0.003  # how often something goes wrong, so many seconds after a node has asked those near it
 LAG = 0.03  # seconds by which a replica is behind, on average
 RATE = 25.0  # requests a second
 
@@ -43,6 +44,7 @@ class Outcome:
     flips: int
     problems: list[str] = field(default_factory=list)
     left_behind: int = 0  # flips that were made without a node
+    at_once: int = 0  # flips by one commit, for which no node held by a state
 
     def told(self) -> str:
         """All of it in a few lines."""
@@ -116,13 +118,14 @@ class Play:
         finally:
             world.end()
         problems = [*self.problems, *world.failures]
-        return Outcome(seed, self._judged(), len(self.flips), problems, self.server.left_behind)
+        server = self.server
+        return Outcome(seed, self._judged(), len(self.flips), problems, server.left_behind, server.at_once)
 
     # The fleet
 
     def _begin(self) -> None:
         self.server = Server(self.world, self.terms.store, self._committed)
-        self.fleet = Fleet(self.world, self.server, self.terms)
+        self.fleet = Fleet(self.world, self.server, self.terms, self._is_asked)
         hosts = self.dice.choice((1, 1, 1, 2)) if self.plan.near else None  # None: one for each
         for number in range(self.dice.choice((2, 3, 3, 4))):
             host = number if hosts is None else self.dice.randrange(hosts)
@@ -241,11 +244,20 @@ class Play:
 
     # What goes wrong
 
-    def _go_wrong(self) -> None:
+    def _is_asked(self, who: str) -> None:
+        """A node asks the others of its host to hold: what can go wrong meanwhile should often do so."""
+        if self.plan.faults and not self.is_mended and self.dice.random() < MEANWHILE:
+            near = [node for node in self.fleet.nodes if node.id == who or self.dice.random() < 0.3]
+            self.world.after(self.dice.random() * SHORT, partial(self._go_wrong, near))
+
+    def _go_wrong(self, near: Collection[Node] = ()) -> None:
+        """`near`: with one of these nodes; with any, where none is named."""
+        if self.is_mended:
+            return
         dice, world = self.dice, self.world
         # Who is to be left behind must be away for a while.
         seconds = dice.choice((2.5, 3.0) if self.plan.fenced else (0.05, 0.3, 1.0, 2.5)) * dice.uniform(0.5, 1.5)
-        living = [node for node in self.fleet.nodes if not node.process.is_dead]
+        living = [node for node in near or self.fleet.nodes if not node.process.is_dead]
         if not living:
             return
         node = dice.choice(living)

@@ -36,6 +36,7 @@ class Server:
     def __init__(self, world: World, options: StoreOptions, committed: Callable[[FleetState], None]) -> None:
         """`committed` hears of each change, in the moment in which it is made."""
         self.left_behind = 0  # flips that were made without a node
+        self.at_once = 0  # flips by one commit, for which no node held by a state
         self.world = world
         self.options = options
         self.process = world.process("store")
@@ -100,6 +101,8 @@ class Server:
             call.answers(error)
             return
         if call.verb == "commit":
+            held = call.named.get("held")
+            self.at_once += held is not None and held.revision > answer[0].revision
             self.left_behind += "left_behind" in answer[1].facts
             self._committed(answer[0])
         if self.world.is_traced and call.verb not in ("read", "now"):
