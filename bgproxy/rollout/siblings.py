@@ -128,6 +128,7 @@ class Siblings:
         door = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         door.setblocking(False)
         door.bind(str(self._path))
+        self._path.chmod(0o600)  # whoever may call here can keep all new requests out
         door.listen(_BACKLOG)
         self._door = door
         self._listen(door)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -141,6 +142,18 @@ async def test_a_successor_takes_the_door_of_a_dead_one(nodes: list[Near], tmp_p
     asking.end(nothing_came=True)
     await first.stop()
     await successor.stop()
+
+
+async def test_nobody_else_may_call(workers: list[Siblings], tmp_path: Path) -> None:
+    """Whatever the runtime directory lets others do, and the umask."""
+    before = os.umask(0)
+    try:
+        other = Siblings(tmp_path, 7, "n7", workers[0]._promises)
+        other.start()
+    finally:
+        os.umask(before)
+    assert (tmp_path / "hold-7.sock").stat().st_mode & 0o777 == 0o600
+    await other.stop()
 
 
 async def test_one_that_can_open_no_more_files_hears_of_it_later_and_does_not_turn_in_circles(
