@@ -21,6 +21,7 @@ from bgproxy import orders
 from bgproxy.config import Settings
 from bgproxy.workers.doors import Door
 from bgproxy.workers.process import fork
+from bgproxy.workers.steering import steer
 
 
 class Closable(Protocol):
@@ -39,6 +40,7 @@ class Seat:
     line: orders.Line | None = None
     born: float = 0.0  # monotonic seconds
     served: bool = False  # a worker in this place was once ready
+    serves: bool = False  # the one that is there now is
     why: str = ""  # why the last one could not serve, in its own words
     deaths: int = 0  # quick ones in a row
     start_at: float = 0.0
@@ -52,7 +54,8 @@ class Seat:
     def hear(self) -> None:
         """Note what its worker has said."""
         for word, more in (self.line.hear() if self.line is not None else None) or ():
-            self.served |= word == orders.READY
+            self.serves |= word == orders.READY
+            self.served |= self.serves
             if word == orders.FAILED:
                 self.why = more
 
@@ -64,6 +67,7 @@ class Seat:
 
     def close(self) -> None:
         """Let go of the line, if there is one: its worker hears that, and ends."""
+        self.serves = False
         if self.line is not None:
             self.line.close()
             self.line = None
@@ -77,6 +81,7 @@ class Crew:
         self.doors = doors
         self.seats = seats
         self.runtime_dir = runtime_dir
+        self._away: frozenset[int] | None = None  # the slots that get no new connections; None: as they were left
 
     def __repr__(self) -> str:
         return f"<Crew {', '.join(f'{seat.slot}: {seat.pid}' for seat in self.seats)}>"
@@ -105,6 +110,18 @@ class Crew:
 
         seat.pid, line = fork(self.settings, place, let_go)
         seat.line, seat.born = orders.Line(line), monotonic()
+
+    def steer(self) -> None:
+        """Let new connections pass those by who die as soon as they are started, until they serve."""
+        away = frozenset(seat.slot for seat in self.seats if seat.deaths and not seat.serves)
+        if away == self._away:
+            return
+        self._away = away
+        waiting = [seat for seat in self.seats if seat.slot in away]
+        for door in self.doors:
+            if len(door.sockets) > 1:
+                own = [sock for seat in waiting for sock in door.share(self.seats.index(seat), len(self.seats))]
+                steer(door.sockets, own)
 
     def say(self, word: str, more: str = "") -> None:
         """To all of them."""

@@ -107,6 +107,7 @@ class Supervisor:
                 self._kill()
             return
         self._fill()
+        self.crew.steer()
         self._tell_when_ready()
         if (asked := self.requests.next()) is not None:
             self._answer(*asked)
