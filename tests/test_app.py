@@ -43,7 +43,7 @@ class SharedStore:
         self.watch, self.nodes = self._memory.watch, self._memory.nodes
         self.audit, self.close, self.now = self._memory.audit, self._memory.close, self._memory.now
         self.flips, self.tally, self.routes_by = self._memory.flips, self._memory.tally, self._memory.routes_by
-        self.pins = self._memory.pins
+        self.pins, self.incarnation = self._memory.pins, self._memory.incarnation
 
     async def open(self) -> None:
         await self.read()

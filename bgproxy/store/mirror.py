@@ -37,6 +37,7 @@ Reading = Callable[[], Awaitable[FleetState | None]]
 UNDECIDED: Final = 1.5
 """Seconds in which each node reads the store, and writes back what it holds."""
 
+_UNTIL_READ = 0.2  # seconds in which a line that has broken is mostly there again
 _FIRST_PAUSE = 0.05  # seconds before the first reconnect; doubled at each failure
 _LONGEST_PAUSE = 2.0
 _SAVED_AFTER = 0.1  # seconds: the disk is left alone while a flip is under way, and sees its last state only
@@ -120,10 +121,11 @@ class Mirror:
 
         A store that was away may be another by now, that has lost what was done last without this node's knowing: what
         came of a flip, or that a node has joined. Whoever knows more writes it back first, and each node beats at once.
-        Where only the line broke, and the same server is at its end, nothing is waited for.
+        Where only the line broke, and the same server is at its end, nothing is waited for. Which it is shows the next
+        reading: until then it is soon worth another look.
         """
         if self._broken:
-            return UNDECIDED
+            return _UNTIL_READ
         return max(0.0, round(self._mended + UNDECIDED - self._clock(), 3))  # what a sleep may be too short by is none
 
     def listen(self, callback: Listener) -> None:
