@@ -125,6 +125,7 @@ class Play:
 
     def _begin(self) -> None:
         self.server = Server(self.world, self.terms.store, self._committed)
+        self.server.tells = self.dice.random() < 0.7
         self.fleet = Fleet(self.world, self.server, self.terms, self._is_asked)
         hosts = self.dice.choice((1, 1, 1, 2)) if self.plan.near else None  # None: one for each
         for number in range(self.dice.choice((2, 3, 3, 4))):

@@ -19,7 +19,7 @@ from typing import Any
 from bench.simulate.world import Process, World
 from bgproxy.errors import BgproxyError, StoreUnavailable
 from bgproxy.rules.fleet import FleetState
-from bgproxy.store.base import StoreOptions, untold
+from bgproxy.store.base import StoreOptions
 from bgproxy.store.memory import MemoryStore
 from bgproxy.store.memory_pins import Kept
 
@@ -43,6 +43,7 @@ class Server:
         self.is_up = True
         self.memory = MemoryStore(options, clock=self.process.time)
         self.incarnation = 0
+        self.tells = True  # whether it is the same, see `Store.incarnation`
         self._committed = committed
         self._subscribers: dict[Subscription, None] = {}
         self._follow()
@@ -94,7 +95,10 @@ class Server:
         try:
             if call.verb == "resolve" and self._is_behind(call.line.least_epoch):
                 raise StoreUnavailable("store: it has lost the pointer")
-            answer = _at_once(getattr(target, call.verb)(*call.args, **call.named))
+            if call.verb == "incarnation" and self.tells:
+                answer = str(self.incarnation)
+            else:
+                answer = _at_once(getattr(target, call.verb)(*call.args, **call.named))
         except BgproxyError as error:
             if self.world.is_traced:
                 self.world.say("store", f"{call.line.node.name} {call.verb}: {error!r}")
@@ -279,7 +283,6 @@ class FarStore:
 
     kind = "redis"
     shared = True
-    incarnation = untold
 
     def __init__(self, line: Line, options: StoreOptions, *, of_pins: bool = False) -> None:
         self.line = line

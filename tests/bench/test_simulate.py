@@ -252,6 +252,24 @@ def test_a_killed_store_refuses_keeps_its_data_and_breaks_subscriptions(shop):
     assert shop.ask(lambda store: store.read()) is None
 
 
+def test_a_store_tells_whether_it_is_the_same_process_or_nothing_of_that(shop):
+    def told() -> Any:
+        return shop.ask(lambda store: store.incarnation())
+
+    first = told()
+    shop.server.process.pause(0.5)
+    assert told() == first != ""
+    shop.server.kill()
+    shop.server.start()
+    second = told()
+    assert second not in (first, "")
+    shop.server.kill()
+    shop.server.start(replica=shop.server.replica())
+    assert told() not in (first, second, "")
+    shop.server.tells = False
+    assert told() == ""
+
+
 def test_a_replica_lacks_what_was_done_last(shop):
     shop.begin()
     replica = shop.server.replica()
