@@ -127,10 +127,16 @@ class Play:
         self.server = Server(self.world, self.terms.store, self._committed)
         self.server.tells = self.dice.random() < 0.7
         self.fleet = Fleet(self.world, self.server, self.terms, self._is_asked)
-        hosts = self.dice.choice((1, 1, 1, 2)) if self.plan.near else None  # None: one for each
-        for number in range(self.dice.choice((2, 3, 3, 4))):
-            host = number if hosts is None else self.dice.randrange(hosts)
-            Node(self.fleet, host, number, rate=self.dice.uniform(0.95, 1.05))
+        near = self.plan.near
+        hosts = self.dice.choice((1, 1, 1, 2)) if near else None  # None: one for each
+        for number in range(self.dice.choice((1, 2, 3, 4) if near else (2, 3, 3, 4))):
+            self._join(number if hosts is None else self.dice.randrange(hosts))
+        for _ in range(self.dice.choice((0, 0, 1, 2)) if hosts and self.plan.faults else 0):
+            self.world.at(JOIN + self.dice.random() * self.plan.trouble, partial(self._join, hosts - 1))
+
+    def _join(self, host: int) -> None:
+        """One worker more."""
+        Node(self.fleet, host, len(self.fleet.nodes), rate=self.dice.uniform(0.95, 1.05))
 
     def _committed(self, state: FleetState) -> None:
         """In the moment in which the store makes a change."""
