@@ -40,7 +40,7 @@ class Seat:
     line: orders.Line | None = None
     born: float = 0.0  # monotonic seconds
     served: bool = False  # a worker in this place was once ready
-    serves: bool = False  # the one that is there now is
+    missing: bool = False  # a worker in this place has died, and none serves there since
     why: str = ""  # why the last one could not serve, in its own words
     deaths: int = 0  # quick ones in a row
     start_at: float = 0.0
@@ -54,8 +54,8 @@ class Seat:
     def hear(self) -> None:
         """Note what its worker has said."""
         for word, more in (self.line.hear() if self.line is not None else None) or ():
-            self.serves |= word == orders.READY
-            self.served |= self.serves
+            if word == orders.READY:
+                self.served, self.missing = True, False
             if word == orders.FAILED:
                 self.why = more
 
@@ -67,7 +67,6 @@ class Seat:
 
     def close(self) -> None:
         """Let go of the line, if there is one: its worker hears that, and ends."""
-        self.serves = False
         if self.line is not None:
             self.line.close()
             self.line = None
@@ -112,8 +111,8 @@ class Crew:
         seat.line, seat.born = orders.Line(line), monotonic()
 
     def steer(self) -> None:
-        """Let new connections pass those by who die as soon as they are started, until they serve."""
-        away = frozenset(seat.slot for seat in self.seats if seat.deaths and not seat.serves)
+        """Let new connections pass those places by whose worker has died, until another serves there."""
+        away = frozenset(seat.slot for seat in self.seats if seat.missing)
         if away == self._away:
             return
         self._away = away

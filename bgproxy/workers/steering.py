@@ -1,8 +1,9 @@
-"""Which of the sockets of one port get new connections, while a worker that dies again and again waits for its start.
+"""Which of the sockets of one port get new connections, while a worker is missing.
 
 Each worker has a socket of its own, and the kernel draws among all that listen (SO_REUSEPORT, socket(7)): one in so
-many clients would wait for seconds in a queue that nobody serves. Who is in it already is left there, for the worker's
-successor: to close the socket would reset them. Where the kernel cannot do this (Linux before 5.3), nothing changes.
+many clients would wait in a queue that nobody serves, for seconds where workers die again and again. Who is in it
+already is left there, for the worker's successor: to close the socket would reset them. Where the kernel cannot do this
+(Linux before 5.3), nothing changes.
 """
 
 from __future__ import annotations

@@ -106,8 +106,8 @@ class Supervisor:
             if monotonic() > self._deadline:
                 self._kill()
             return
-        self._fill()
         self.crew.steer()
+        self._fill()
         self._tell_when_ready()
         if (asked := self.requests.next()) is not None:
             self._answer(*asked)
@@ -195,6 +195,7 @@ class Supervisor:
             # The worker has said why; the others would meet the same. Once one has served, traffic is worth a try.
             self._end(status=1)
             return
+        seat.missing = True
         seat.deaths = seat.deaths + 1 if lived < QUICK_DEATH or code == app.FATAL else 0
         pause = min(LONGEST_PAUSE, 0.1 * 2**seat.deaths) if seat.deaths else 0.0
         seat.start_at = monotonic() + pause

@@ -1,4 +1,4 @@
-"""New connections pass a worker by that dies again and again, and come back to it once it serves."""
+"""New connections pass a worker by that has died, and come to that place again once another serves there."""
 
 from __future__ import annotations
 
@@ -96,16 +96,15 @@ def test_where_the_kernel_cannot_nothing_is_done_and_nothing_raised(monkeypatch:
     assert _ATTACH not in asked
 
 
-def test_a_worker_that_dies_at_once_gets_none_until_it_serves(opened: Callable[[int], Door]) -> None:
+def test_a_worker_that_has_died_gets_none_until_another_serves(opened: Callable[[int], Door]) -> None:
     door = opened(3)
-    seats = [Seat(slot, pid=1, serves=True) for slot in (4, 5, 6)]
+    seats = [Seat(slot) for slot in (4, 5, 6)]
     crew = Crew(Settings.load(None, BLUE, {}), [door], seats, Path("/nowhere"))
     crew.steer()
     assert all(taken(door))
 
     dead = seats[1]
-    dead.close()
-    dead.deaths = 1
+    dead.missing = True
     crew.steer()
     assert [bool(count) for count in taken(door)] == [True, False, True]
 
@@ -123,7 +122,7 @@ def test_a_worker_that_dies_at_once_gets_none_until_it_serves(opened: Callable[[
 
 def test_another_crew_on_the_same_sockets_begins_with_all_of_them(opened: Callable[[int], Door]) -> None:
     door = opened(2)
-    for deaths in (1, 0):
-        seats = [Seat(0, deaths=deaths), Seat(1, serves=True)]
+    for missing in (True, False):
+        seats = [Seat(0, missing=missing), Seat(1)]
         Crew(Settings.load(None, BLUE, {}), [door], seats, Path("/nowhere")).steer()
     assert all(taken(door))

@@ -69,6 +69,10 @@ def test_one_that_has_lived_is_started_again_at_once(supervisor, clock):
     dies(supervisor, 0, -9)
     supervisor._fill()
     assert supervisor.started == [0, 1, 0]
+    assert [seat.missing for seat in supervisor.crew.seats] == [True, False]
+    supervisor.theirs[0].say(orders.READY)
+    supervisor.crew.hear()
+    assert not supervisor.crew.seats[0].missing
 
 
 def test_one_that_dies_at_once_again_and_again_is_started_ever_more_seldom(supervisor, clock):
