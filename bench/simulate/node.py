@@ -240,11 +240,19 @@ class Node:
     """One worker."""
 
     def __init__(
-        self, fleet: Fleet, host: int, slot: int = 0, *, successor_of: Node | None = None, rate: float = 1.0
+        self,
+        fleet: Fleet,
+        host: int,
+        slot: int = 0,
+        *,
+        successor_of: Node | None = None,
+        beside: bool = False,
+        rate: float = 1.0,
     ) -> None:
-        """`slot`: its number on that host."""
+        """`slot`: its number on that host; `beside`: others that serve there, see `Place`."""
         self.fleet = fleet
         self.host = host
+        self.is_beside = beside
         self.slot = slot
         number = len(fleet.nodes)
         self.id = f"n{number}"
@@ -349,7 +357,7 @@ class Node:
         self.mirror.listen(self._applied)
         self.mirror.listen(self.plane.apply)
         self.mirror.listen(self.barrier.apply)
-        binding = bool(self._dead)
+        binding = bool(self._dead) or self.is_beside
         while not self.is_open:
             known = self.mirror.load(cast("Path", _Disk(self.fleet.disks.get(self.host))), binding=binding)
             try:
@@ -358,7 +366,7 @@ class Node:
                 await self.ledger.bootstrap(COLORS, COLORS[0], RELEASES, actor="bgproxy", reason="start")
             except StoreUnavailable as error:
                 world.say(self.id, f"starts without the store: {error}")
-                if not known:
+                if not known or self.is_beside:
                     await _sleep(self, 0.2)
                     continue
                 self.is_blind = True

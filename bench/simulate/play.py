@@ -130,13 +130,14 @@ class Play:
         near = self.plan.near
         hosts = self.dice.choice((1, 1, 1, 2)) if near else None  # None: one for each
         for number in range(self.dice.choice((1, 2, 3, 4) if near else (2, 3, 3, 4))):
-            self._join(number if hosts is None else self.dice.randrange(hosts))
+            self._join(number if hosts is None else self.dice.randrange(hosts), beside=False)
         for _ in range(self.dice.choice((0, 0, 1, 2)) if hosts and self.plan.faults else 0):
-            self.world.at(JOIN + self.dice.random() * self.plan.trouble, partial(self._join, hosts - 1))
+            host = self.dice.choice(self.fleet.nodes).host
+            self.world.at(JOIN + self.dice.random() * self.plan.trouble, partial(self._join, host, beside=True))
 
-    def _join(self, host: int) -> None:
+    def _join(self, host: int, *, beside: bool) -> None:
         """One worker more."""
-        Node(self.fleet, host, len(self.fleet.nodes), rate=self.dice.uniform(0.95, 1.05))
+        Node(self.fleet, host, len(self.fleet.nodes), beside=beside, rate=self.dice.uniform(0.95, 1.05))
 
     def _committed(self, state: FleetState) -> None:
         """In the moment in which the store makes a change."""
