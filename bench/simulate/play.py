@@ -14,8 +14,9 @@ from math import inf
 from bench.history import LINEARIZABLE, STICKY, Flip, History, Move, Request, Verdict
 from bench.judge import check
 from bench.simulate.excuses import STORE, LostFlip, Troubles, excused
-from bench.simulate.node import COLORS, RELEASES, Fleet, Node, Terms, Visit
+from bench.simulate.node import COLORS, RELEASES, Fleet, Node, Terms
 from bench.simulate.store import Server
+from bench.simulate.visit import Visit
 from bench.simulate.world import World
 from bgproxy.rollout.barrier import FlipOptions
 from bgproxy.rules.barrier import Strategy
