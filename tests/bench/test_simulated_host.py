@@ -8,9 +8,12 @@ from typing import Any, cast
 import pytest
 
 import bgproxy.store.pins
+from bench.history import LINEARIZABLE
+from bench.simulate import play as module
 from bench.simulate.near import Doors, Near, Wire
 from bench.simulate.play import Plan, Play
 from bench.simulate.world import World
+from bgproxy.rollout import promises
 
 pytestmark = pytest.mark.skipif(
     not bgproxy.store.pins.__file__.endswith(".py"), reason="compiled classes take no stand-ins for connections"
@@ -142,3 +145,17 @@ def test_flips_of_one_host_keep_what_they_promise_whatever_goes_wrong():
     outcomes = [Play(seed, plan).run(seed) for seed in range(24)]
     assert not [f"seed {one.seed}: {one.told()}" for one in outcomes if plan.blames(one)]
     assert sum(one.flips for one in outcomes) > 60
+
+
+def test_the_judge_finds_workers_that_do_not_keep_their_word(monkeypatch):
+    """They admit by what they know as soon as nobody speaks with them any more: the commit may come yet."""
+
+    async def forget(self: Any, promise: Any) -> None:
+        await promise.is_left.wait()
+        self._settle(promise)
+
+    monkeypatch.setattr(promises.Promises, "_outlast", forget)
+    monkeypatch.setattr(module, "MEANWHILE", 0.35)
+    plan = Plan(trouble=2.0, near=True)
+    outcomes = (Play(seed, plan).run(seed) for seed in range(200))
+    assert any(LINEARIZABLE in outcome.verdict.broken for outcome in outcomes)
