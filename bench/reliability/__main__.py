@@ -1,7 +1,7 @@
 """Thousands of flips under faults, and the table of what both sides saw.
 
     python -m bench.reliability                       # all faults, about 40 minutes; writes RELIABILITY.md
-    python -m bench.reliability --quick               # one of each kind, about four minutes; writes nothing
+    python -m bench.reliability --quick               # one of each kind, about five minutes; writes nothing
     python -m bench.reliability --only kill_workers,slow_store --seconds 10 --write
 
 Exit code 1 if a guarantee was broken or a fleet did not find itself again. It needs a redis-server and two cores.
@@ -99,7 +99,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.reliability", description=__doc__.partition("\n")[0])
     parser.add_argument("--only", default="", metavar="NAME,…", help=f"of {', '.join(CASES)}")
     parser.add_argument("--seconds", type=float, default=0.0, help="of each fault (40: 40 minutes in all; quick: 4)")
-    parser.add_argument("--quick", action="store_true", help="one fault of each kind, shortly: about four minutes")
+    parser.add_argument("--quick", action="store_true", help="one fault of each kind, shortly: about five minutes")
     parser.add_argument("--write", action="store_true", help="into RELIABILITY.md too where it is not all of them")
     parser.add_argument("--python", default=sys.executable, help="an interpreter that has the bgproxy to be tried")
     options = parser.parse_args()
