@@ -136,6 +136,8 @@ class _End(asyncio.Protocol):
             self._timer.cancel()
             self._timer = None
         other = self.other.transport if self.other is not None else None
+        if other is not None and other.is_closing():
+            self._waiting.clear()  # a reset, of which this side has yet to hear
         while self._waiting and not self.line.is_cut and other is not None:
             due, data = self._waiting[0]
             now = self._loop.time()

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from bench.reliability.line import FaultyLine
+from bench.reliability.line import FaultyLine, _End
 from bgproxy.errors import StoreUnavailable
 from bgproxy.rules import configured, fleet
 from bgproxy.rules.release import Release
@@ -106,3 +106,20 @@ async def add_a_color(store: Store) -> None:
     change = configured.reconfigure(state, (f"color{state.revision}",), {}, actor="test", reason="", at=1.0)
     assert change is not None
     await store.commit(change)
+
+
+async def test_what_comes_for_who_was_reset_goes_nowhere() -> None:
+    """Both sides are reset at once, and one of them may be heard once more before it knows."""
+
+    class Closed(asyncio.Transport):
+        def is_closing(self) -> bool:
+            return True
+
+        def write(self, data: object) -> None:
+            raise RuntimeError("the handler is closed")
+
+    line = FaultyLine("127.0.0.1", 1)
+    near, far = _End(line), _End(line)
+    near.other, far.other, near.transport = far, near, Closed()
+    far.data_received(b"+OK\r\n")
+    assert not far._waiting
