@@ -10,10 +10,10 @@ import pytest
 
 from bench.history import Flip
 from bench.reliability import faults
-from bench.reliability.__main__ import CASES, QUICK
+from bench.reliability.__main__ import CASES, QUICK, main
 from bench.reliability.client import Clients, Notes
 from bench.reliability.operator import OTHER, Operator
-from bench.reliability.stores import Cluster
+from bench.reliability.stores import Cluster, DidNotStart
 from bench.reliability.table import title
 
 DOOR = ("127.0.0.1", 1)
@@ -141,3 +141,19 @@ async def test_sessions_rest_now_and_then_where_they_are_to(monkeypatch, rest, f
     await asyncio.sleep(0.3)
     await clients.stop()
     assert fewest <= len(turns) <= most
+
+
+def test_a_fault_that_could_not_be_played_keeps_no_other_from_it(monkeypatch, capsys):
+    played: list[str] = []
+
+    def run(work: Any) -> None:
+        work.close()
+        played.append("")
+        raise DidNotStart("redis-server does not answer") if len(played) == 1 else TimeoutError
+
+    monkeypatch.setattr("bench.reliability.__main__.uvloop.run", run)
+    monkeypatch.setattr("sys.argv", ["reliability", "--only", "nothing,slow_store"])
+    assert main() == 1
+    said = capsys.readouterr().out
+    assert "== nothing: NOT PLAYED to its end: DidNotStart: redis-server does not answer" in said
+    assert "== slow_store: NOT PLAYED to its end: TimeoutError" in said
