@@ -91,6 +91,7 @@ class Play:
         self.came: dict[str, tuple[str, int]] = {}  # what was told under an idempotency key
         self.done = 0
         self.is_mended = False
+        self.vacant = set[Node]()  # the dead that have no successor yet
         self.troubles = Troubles()
         self.lost: list[LostFlip] = []
         store = StoreOptions(node_ttl=1.0, fence_after=0.3) if plan.fenced else StoreOptions(node_ttl=1.6)
@@ -332,10 +333,14 @@ class Play:
 
     def _kill(self, node: Node, seconds: float) -> None:
         node.kill()
+        self.vacant.add(node)
         self.world.after(seconds, partial(self._succeed, node))
 
     def _succeed(self, node: Node) -> None:
         """Its supervisor starts a successor, which signs it off."""
+        if node not in self.vacant:
+            return
+        self.vacant.remove(node)
         self.world.say(node.id, "gets a successor")
         Node(self.fleet, node.host, node.slot, successor_of=node, rate=self.dice.uniform(0.95, 1.05))
 
@@ -345,6 +350,8 @@ class Play:
         self.is_mended = True
         self._start_store(keep=True)
         self.server.process.resume()
+        for node in sorted(self.vacant, key=lambda node: node.slot):
+            self._succeed(node)
         for node in self.fleet.nodes:
             line = node.line
             line.loses_calls = line.loses_answers = line.loses_bells = line.cut_until = line.slow_until = 0.0

@@ -159,3 +159,15 @@ def test_the_judge_finds_workers_that_do_not_keep_their_word(monkeypatch):
     plan = Plan(trouble=2.0, near=True)
     outcomes = (Play(seed, plan).run(seed) for seed in range(200))
     assert any(LINEARIZABLE in outcome.verdict.broken for outcome in outcomes)
+
+
+def test_who_is_dead_when_all_is_mended_has_a_successor_from_then_on():
+    """It may be the only one that knows, by its host's disk, what the store has lost; and it has one only."""
+    play = Play(1, Plan(near=True))
+    play.world.run(0.5)
+    node, before = play.fleet.nodes[0], len(play.fleet.nodes)
+    play._kill(node, 2.0)
+    play._mend()
+    play.world.run(4.0)
+    assert [(one.slot, one.is_serving) for one in play.fleet.nodes[before:]] == [(node.slot, True)]
+    play.world.end()
