@@ -334,13 +334,11 @@ class Play:
     def _kill(self, node: Node, seconds: float) -> None:
         node.kill()
         self.vacant.add(node)
-        self.world.after(seconds, partial(self._succeed, node))
+        self.world.after(seconds, lambda: self._succeed(node) if node in self.vacant else None)
 
     def _succeed(self, node: Node) -> None:
         """Its supervisor starts a successor, which signs it off."""
-        if node not in self.vacant:
-            return
-        self.vacant.remove(node)
+        self.vacant.discard(node)
         self.world.say(node.id, "gets a successor")
         Node(self.fleet, node.host, node.slot, successor_of=node, rate=self.dice.uniform(0.95, 1.05))
 
