@@ -68,7 +68,7 @@ MIRROR = {
     "duration": 1.0,
     "min_samples": 5,
     "max_rate": 20,
-    "timeout": 0.4,
+    "timeout": 1.5,  # a live answer takes a hundredth of that, on a machine that is busy too
     "compare": ["status", "shape"],
 }
 
@@ -95,8 +95,8 @@ async def test_a_release_is_mirrored_by_every_node_and_judged_by_what_they_saw(t
         run = await released(serve, v2)
         assert run["outcome"] == "stopped"
         assert "got no whole answer, 0 is the limit" in run["why"], run
-        assert "POST /mcp: no answer within 0.4 s" in run["why"]
-        assert max(max(client.took) for client in clients) < 0.4, "no live answer waited for a mirrored one"
+        assert "POST /mcp: no answer within 1.5 s" in run["why"]
+        assert max(max(client.took) for client in clients) < 1.5, "no live answer waited for a mirrored one"
         found = await evidence(serve)
         assert (found["compared"], found["failed"] >= 5, found["dropped"] > 0) == (0, True, True), found
         assert v2.mirrored
@@ -105,7 +105,7 @@ async def test_a_release_is_mirrored_by_every_node_and_judged_by_what_they_saw(t
         v2.hangs = False
         v2.finish()
         v2.mirrored.clear()
-        run = await released(serve, v2, duration=2.2)
+        run = await released(serve, v2, duration=2.2, timeout=10.0)
         assert run["outcome"] == "settled", run
         found = await evidence(serve)
         assert (found["differed"], found["failed"], len(found["nodes"])) == (0, 0, 2), found
