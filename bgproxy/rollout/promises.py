@@ -30,8 +30,9 @@ _AGAIN = 0.2  # seconds between two tries to make a later revision
 class Promise:
     """That nothing new is admitted by `revision`."""
 
-    def __init__(self, revision: int) -> None:
+    def __init__(self, revision: int, epoch: int) -> None:
         self.revision = revision
+        self.epoch = epoch  # by which this node routed then
         self.is_left = asyncio.Event()  # nobody will say any more what came of it
 
     def __repr__(self) -> str:
@@ -66,7 +67,7 @@ class Promises:
         state, mirror = self._mirror.state, self._mirror
         if state is None or state.revision > revision or mirror.contradiction is not None or mirror.unsettled:
             return None
-        promise = Promise(revision)
+        promise = Promise(revision, state.pointer.epoch)
         self._keeper.shut(promise)
         self._given[promise] = tasks.spawn(self._outlast(promise), "promises.outlast")
         return promise
@@ -79,9 +80,13 @@ class Promises:
             promise.is_left.set()
 
     def apply(self, state: FleetState) -> None:
-        """A newer state. Call it after what admits has been told."""
+        """A newer state. Call it after what admits has been told.
+
+        Right behind an outage it may be what a failover has left, written anew: only a newer pointer counts then.
+        """
         for promise in [promise for promise in self._given if promise.revision < state.revision]:
-            self._settle(promise)
+            if state.pointer.epoch > promise.epoch or not self._mirror.unsettled:
+                self._settle(promise)
 
     async def stop(self) -> None:
         """What is open stays so: nothing new is admitted here any more."""
@@ -102,7 +107,9 @@ class Promises:
             while seconds := self._mirror.unsettled:  # it may have been made, and lost: who knows of it comes first
                 await self._sleep(seconds)
             try:
-                await self._ledger.make(lambda state: barrier.forestall(state, promise.revision, actor=BY))
+                outcome = await self._ledger.make(lambda state: barrier.forestall(state, promise.revision, actor=BY))
+                if outcome.state.revision > promise.revision and not self._mirror.unsettled:
+                    self._settle(promise)
             except (Split, StoreForeign):  # another history, in which that commit cannot be made
                 self._settle(promise)
             except Problem:

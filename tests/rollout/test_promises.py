@@ -176,6 +176,24 @@ async def test_after_an_outage_those_come_first_who_know_what_it_hides(
     assert (await node.verbs(), node.state.pointer.active) == (["flip"], "green")
 
 
+async def test_what_a_failover_has_left_and_is_written_anew_is_no_later_revision(
+    node: Near, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The flip was made and lost: the state before it is written back first, by who has not heard of it."""
+    promise = given(node)
+    with monkeypatch.context() as behind:
+        behind.setattr(Mirror, "unsettled", 1.5)
+        await node.ledger.make(lambda state: forestall(state, state.revision, actor="restore"))
+        assert node.is_shut
+    node.promises.end(promise, nothing_came=False)
+    await come(lambda: not node.is_shut)
+    assert await node.verbs() == ["abandon"], "nothing more has to be made"
+    given(node)
+    monkeypatch.setattr(Mirror, "unsettled", 1.5)
+    await node.ledger.make(flip)
+    assert not node.is_shut, "the pointer has moved"
+
+
 async def test_where_the_store_has_another_history_nothing_can_come_of_it(
     node: Near, monkeypatch: pytest.MonkeyPatch
 ) -> None:
