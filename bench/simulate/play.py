@@ -363,7 +363,7 @@ class Play:
         if not serving:
             self.problems.append("no node serves any more")
             return
-        active = self.flips[-1].color
+        active = self.server.active  # a flip that nobody remembers is none
         self._ask_for(self.dice.choice(serving), next(color for color in COLORS if color != active))
 
     def _look_at_the_end(self) -> None:

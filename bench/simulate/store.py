@@ -53,6 +53,11 @@ class Server:
         """Of the pointer that stands; 0: none does."""
         return self.memory._state.pointer.epoch if self.memory._state is not None else 0
 
+    @property
+    def active(self) -> str:
+        """The color of that pointer; empty where there is none."""
+        return self.memory._state.pointer.active if self.memory._state is not None else ""
+
     def kill(self) -> None:
         """Its process dies; its data are on a disk."""
         self.world.say("store", "is killed")
