@@ -112,8 +112,9 @@ class Turns:
         if self._is_lost:
             self._is_lost, self._over, mark = False, [], self._serial
             await self._say([*self._turns.items()], anew=True)
-            # The store may have been asked for these while it forgot what it knew.
-            self._begun = {pin_id: serial for pin_id, serial in self._turns.items() if serial > mark}
+            # The store may have been asked for these just before it forgot what it knew. So the state by which sessions
+            # move is told with them.
+            self._begun, self._is_new = {pin_id: at for pin_id, at in self._turns.items() if at > mark}, True
         elif self._is_new or self._begun or self._is_due():
             begun, self._begun = [*self._begun.items()], {}
             await self._say(begun, anew=False)
@@ -123,12 +124,13 @@ class Turns:
             del self._over[: len(over)]
 
     async def _say(self, begun: list[tuple[bytes, int]], *, anew: bool) -> None:
-        """The applied state with these turns, and in the last piece only, so that it never counts without all of them.
+        """The applied state with these turns, and in the last piece only, so that it never counts without all of them;
+        told anew without it.
 
         What is lost on the way is told with everything else the next time.
         """
         self._is_new, self._checked_at = False, self._clock()
-        state = self._epoch, self._revision
+        state = (0, 0) if anew else (self._epoch, self._revision)
         try:
             for at in range(0, len(begun) or 1, LARGEST):
                 is_last = at + LARGEST >= len(begun)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
+
+import pytest
 
 from bgproxy.rules.pin import Pin
 from bgproxy.store.pins import PinCache
@@ -138,7 +141,7 @@ async def test_what_could_not_be_told_is_told_when_the_store_is_back(rig: Rig) -
     two.idle(pin.id)
     line.mend()
     await one.tell()
-    assert line.calls[-1] == ("applied anew", 1)
+    assert line.calls[-2:] == [("applied anew", 1), ("applied", 0)]
     assert (await migrated(two, pin)).why == "stays"
     two.idle(pin.id)
     line.cut()
@@ -199,8 +202,43 @@ async def test_after_a_broken_line_all_is_told_in_pieces(rig: Rig) -> None:
     assert (await migrated(two, other)).why == "stays"  # for it has not said all yet
     line.gate.set()
     await telling
-    assert line.calls == [("applied anew", 128), ("applied", 73)]
+    assert line.calls == [("applied anew", 128), ("applied", 73), ("applied", 0)]
     await ended(pin, two)
+    assert (await migrated(two, pin)).why == "stays"
+    await ended(pin, one, two)
+    assert (await migrated(two, pin)).why == "moved"
+
+
+async def test_a_turn_that_was_asked_for_before_the_store_forgot_it_holds_its_session(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What tells all anew was on its way when it began, and was overtaken."""
+    (one, _), (two, _), pin = await two_nodes(rig)
+    arrives, is_heard = asyncio.Event(), asyncio.Event()
+    straight = rig.pins.applied
+
+    async def applied(node: str, *given: Any, anew: bool) -> bool:
+        if anew:
+            await arrives.wait()
+        known = await straight(node, *given, anew=anew)
+        if anew:
+            await is_heard.wait()
+        return known
+
+    epoch = rig.flip()
+    one.applied(epoch, epoch, ())
+    await settle()
+    monkeypatch.setattr(rig.pins, "applied", applied)
+    one._turns.lost()
+    telling = asyncio.create_task(one.tell())
+    await settle()
+    assert (await migrated(one, pin)).why == "stays", "two has not applied it yet"
+    two.applied(epoch, epoch, ())
+    arrives.set()
+    await settle()
+    assert (await migrated(two, pin)).why == "stays", "the turn on one is under way"
+    is_heard.set()
+    await telling
     assert (await migrated(two, pin)).why == "stays"
     await ended(pin, one, two)
     assert (await migrated(two, pin)).why == "moved"
