@@ -18,12 +18,14 @@ from bgproxy.errors import Problem, Split, StoreForeign
 from bgproxy.rollout.door import Doorkeeper
 from bgproxy.rules import barrier
 from bgproxy.rules.fleet import FleetState
+from bgproxy.rules.holds import Pending
 from bgproxy.store.ledger import Ledger
 from bgproxy.store.mirror import Mirror
 
 BY = "bgproxy"  # the actor of what no operator asked for
 
 _BELL = 0.05  # seconds in which a bell comes that is on its way
+_GONE = "a flip that is gone"  # why new admissions wait behind an outage
 _AGAIN = 0.2  # seconds between two tries to make a later revision
 
 
@@ -57,6 +59,9 @@ class Promises:
         self._patience = patience
         self._sleep = sleep
         self._given: dict[Promise, asyncio.Task[None]] = {}
+        self._pending: Pending | None = None  # the flip for which this node holds by the state that it has applied
+        self._gone: Pending | None = None  # one that is not there any more
+        self._waiting: asyncio.Task[None] | None = None
 
     def __repr__(self) -> str:
         return f"<Promises {[*self._given]}>"
@@ -87,10 +92,33 @@ class Promises:
         for promise in [promise for promise in self._given if promise.revision < state.revision]:
             if state.pointer.epoch > promise.epoch or not self._mirror.unsettled:
                 self._settle(promise)
+        self._keep_to_flip(state)
+
+    def _keep_to_flip(self, state: FleetState) -> None:
+        """Likewise a flip for which this node held: where it is not there any more it may have been made, and lost."""
+        gone, self._pending = self._pending or self._gone, state.pending
+        if gone is None or state.pending is not None:
+            return
+        if state.pointer.epoch < gone.epoch and self._mirror.unsettled:
+            self._keeper.shut(_GONE)
+            if self._waiting is None or self._waiting.done():
+                self._waiting = tasks.spawn(self._until_settled(), "promises.settle")
+            self._gone = gone
+        elif self._gone is not None:
+            self._forget_flip()
+
+    async def _until_settled(self) -> None:
+        while seconds := self._mirror.unsettled:
+            await self._sleep(seconds)
+        self._forget_flip()
+
+    def _forget_flip(self) -> None:
+        self._gone = None
+        self._keeper.settle(_GONE)
 
     async def stop(self) -> None:
         """What is open stays so: nothing new is admitted here any more."""
-        await tasks.stop(*self._given.values())
+        await tasks.stop(*self._given.values(), self._waiting)
 
     def _settle(self, promise: Promise) -> None:
         task = self._given.pop(promise, None)

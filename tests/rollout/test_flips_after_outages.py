@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -22,6 +23,7 @@ from bgproxy.store.ledger import Ledger
 from bgproxy.store.mirror import Mirror
 from bgproxy.store.nodes import Heartbeat
 from tests.clocks import Clock
+from tests.rollout.near import RELEASES, Near
 
 FLIP = Move("flip", "green", "ada", "why")
 TERMS: Any = {"actor": "ada", "reason": "why", "if_epoch": None, "force": False}
@@ -231,3 +233,58 @@ async def test_a_store_that_no_other_node_stands_on_has_nobody_to_wait_for(store
     node = Node("n1", store, lambda _: pytest.fail("it waits"))
     await node.loses_the_store()
     assert (await node.switch.flip("green", **TERMS)).changed
+
+
+@pytest.fixture
+async def holding(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Near]:
+    """It holds for a flip to green, and has just found the store again. It sleeps until the test is over."""
+    node = Near("n1", open_store(StoreOptions()), FlipOptions())
+    await node.ledger.bootstrap(("blue", "green"), "blue", RELEASES, actor="test")
+    change = barrier.prepare(node.state, FLIP, at=1.0, exclude=(), hold_timeout=60.0, key="k" * 64, request="")
+    assert change is not None
+    for part in (node.barrier, node.promises):
+        monkeypatch.setattr(part, "_sleep", lambda _: asyncio.Event().wait())
+    node.mirror.learn((await node.store.commit(change))[0])
+    assert node.doors == [False, True]
+    monkeypatch.setattr(Mirror, "unsettled", 1.5)
+    yield node
+    await node.stop()
+
+
+def without(state: FleetState, **more: Any) -> FleetState:
+    """As it was before the flip, written anew."""
+    return replace(state, revision=state.revision + 1, pending=None, **more)
+
+
+async def test_behind_an_outage_a_flip_that_is_not_there_any_more_may_have_been_made(holding: Near) -> None:
+    """What a failover has left is written anew by a node that never heard of the flip, before it is by one that did."""
+    holding.mirror.learn(without(holding.state))
+    for _ in range(2):
+        await asyncio.sleep(0)
+        assert holding.is_shut, "others may admit to green"
+        holding.mirror.learn(without(holding.state))
+    pointer = replace(holding.state.pointer, active="green", previous="blue", epoch=2)
+    holding.mirror.learn(without(holding.state, pointer=pointer))
+    assert not holding.is_shut
+
+
+async def test_and_otherwise_it_is_over_when_those_who_know_have_had_their_time(
+    holding: Near, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def sleep(seconds: float) -> None:
+        assert (seconds, holding.is_shut) == (1.5, True)
+        monkeypatch.setattr(Mirror, "unsettled", 0.0)
+
+    monkeypatch.setattr(holding.promises, "_sleep", sleep)
+    holding.mirror.learn(without(holding.state))
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert not holding.is_shut
+
+
+async def test_while_the_store_is_there_a_flip_that_is_given_up_is_over(
+    holding: Near, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Mirror, "unsettled", 0.0)
+    holding.mirror.learn(without(holding.state))
+    assert holding.doors == [False, True, False], "at once"
