@@ -29,12 +29,13 @@ from bgproxy import tasks
 from bgproxy.errors import BadInput, FlipAbandoned, FlipOpen, KeyReused, Problem, Refused, StoreUnavailable
 from bgproxy.rollout.door import Door, Doorkeeper
 from bgproxy.rollout.nearby import Nearby
-from bgproxy.rollout.promises import BY, Promises
+from bgproxy.rollout.promises import Promises
 from bgproxy.rules import barrier
 from bgproxy.rules.barrier import Move, Strategy
 from bgproxy.rules.fleet import Change, FleetState
 from bgproxy.rules.holds import Pause, Pending
 from bgproxy.store.base import Held, Store, Waiting
+from bgproxy.store.heal import BY
 from bgproxy.store.ledger import Ledger, Outcome
 from bgproxy.store.mirror import UNDECIDED, Mirror
 from bgproxy.store.once import Once

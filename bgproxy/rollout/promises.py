@@ -19,10 +19,9 @@ from bgproxy.rollout.door import Doorkeeper
 from bgproxy.rules import barrier
 from bgproxy.rules.fleet import FleetState
 from bgproxy.rules.holds import Pending
+from bgproxy.store.heal import BY
 from bgproxy.store.ledger import Ledger
 from bgproxy.store.mirror import Mirror
-
-BY = "bgproxy"  # the actor of what no operator asked for
 
 _BELL = 0.05  # seconds in which a bell comes that is on its way
 _GONE = "a flip that is gone"  # why new admissions wait behind an outage
@@ -102,14 +101,13 @@ class Promises:
         if state.pointer.epoch < gone.epoch and self._mirror.unsettled:
             self._keeper.shut(_GONE)
             if self._waiting is None or self._waiting.done():
-                self._waiting = tasks.spawn(self._until_settled(), "promises.settle")
+                self._waiting = tasks.spawn(self._outwait_flip(), "promises.settle")
             self._gone = gone
         elif self._gone is not None:
             self._forget_flip()
 
-    async def _until_settled(self) -> None:
-        while seconds := self._mirror.unsettled:
-            await self._sleep(seconds)
+    async def _outwait_flip(self) -> None:
+        await self._settled()
         self._forget_flip()
 
     def _forget_flip(self) -> None:
@@ -119,6 +117,10 @@ class Promises:
     async def stop(self) -> None:
         """What is open stays so: nothing new is admitted here any more."""
         await tasks.stop(*self._given.values(), self._waiting)
+
+    async def _settled(self) -> None:
+        while seconds := self._mirror.unsettled:
+            await self._sleep(seconds)
 
     def _settle(self, promise: Promise) -> None:
         task = self._given.pop(promise, None)
@@ -132,8 +134,7 @@ class Promises:
                 await promise.is_left.wait()
         await self._sleep(_BELL)
         while True:
-            while seconds := self._mirror.unsettled:  # it may have been made, and lost: who knows of it comes first
-                await self._sleep(seconds)
+            await self._settled()  # it may have been made, and lost: who knows of it comes first
             try:
                 outcome = await self._ledger.make(lambda state: barrier.forestall(state, promise.revision, actor=BY))
                 if outcome.state.revision > promise.revision and not self._mirror.unsettled:

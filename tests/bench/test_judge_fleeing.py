@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from bench.history import LINEARIZABLE, STICKY, Execution, Flip, History, Request
 from bench.judge import check
-from tests.bench.histories import ask, ran
+from tests.bench.histories import ask, ran, with_a_turn_elsewhere
 
 FLIPS = (
     Flip(1, "blue"),
@@ -141,11 +141,5 @@ def test_no_session_that_flees_as_it_may_is_blamed(seed, turns, flips):
 @given(seed=st.integers(0, 2**32))
 @settings(max_examples=100, deadline=None)
 def test_a_turn_elsewhere_is_found_wherever_it_is_put(seed):
-    history = _flee(seed, 30, 4)
-    last = max(history.flips)
-    stale = "green" if last.color == "blue" else "blue"
-    at = last.told + 100
-    turns = [ask(at, at + 1, last.color, session="odd"), ask(at + 2, at + 3, stale, session="odd")]
-    runs = [*history.executions, *map(ran, turns)]
-    verdict = check(replace(history, requests=[*turns, *history.requests], executions=runs))
+    verdict = check(with_a_turn_elsewhere(_flee(seed, 30, 4)))
     assert verdict.broken == {STICKY: 1}, verdict.told()

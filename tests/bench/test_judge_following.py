@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import random
-from dataclasses import replace
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bench.history import LINEARIZABLE, ONCE, STICKY, Execution, Flip, History, Request
 from bench.judge import check
-from tests.bench.histories import FLIPS, ask, ran
+from tests.bench.histories import FLIPS, ask, ran, with_a_turn_elsewhere
 
 
 def strayed(*turns: Request, runs=None, dead=None, flips=FLIPS) -> dict[int, int]:
@@ -124,11 +123,5 @@ def test_no_session_that_goes_with_the_pointer_is_blamed(seed, turns, flips):
 @given(seed=st.integers(0, 2**32))
 @settings(max_examples=100, deadline=None)
 def test_a_turn_elsewhere_than_the_pointer_leads_is_found_wherever_it_is_put(seed):
-    history = _follow(seed, 30, 4)
-    last = max(history.flips)
-    stale = "green" if last.color == "blue" else "blue"
-    at = last.told + 100
-    turns = [ask(at, at + 1, last.color, session="odd"), ask(at + 2, at + 3, stale, session="odd")]
-    runs = [*history.executions, *map(ran, turns)]
-    verdict = check(replace(history, requests=[*turns, *history.requests], executions=runs))
+    verdict = check(with_a_turn_elsewhere(_follow(seed, 30, 4)))
     assert verdict.broken == {STICKY: 1}, verdict.told()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
@@ -10,7 +12,7 @@ from bgproxy.rollout.nearby import Nearby
 from bgproxy.rollout.promises import Promise
 from bgproxy.rules.fleet import FleetState
 from bgproxy.rules.release import Phase, Release
-from bgproxy.store.base import NodeReport, Store
+from bgproxy.store.base import NodeReport, Store, StoreOptions, open_store
 from bgproxy.store.ledger import Ledger
 from bgproxy.store.mirror import Mirror
 
@@ -77,6 +79,27 @@ class Near:
     async def verbs(self) -> list[str]:
         """On record, but for the first."""
         return [entry.verb for entry in reversed(await self.store.audit(limit=100))][1:]
+
+
+async def begun(*names: str, hold_timeout: float = 60.0) -> list[Near]:
+    """So many of a fleet that has begun on blue; the first of them knows it."""
+    store = open_store(StoreOptions())
+    nodes = [Near(name, store, FlipOptions(hold_timeout=hold_timeout)) for name in names]
+    await nodes[0].ledger.bootstrap(("blue", "green"), "blue", RELEASES, actor="test")
+    return nodes
+
+
+async def come(true: Callable[[], bool]) -> None:
+    """Wait until it is."""
+    async with asyncio.timeout(5):
+        while not true():  # noqa: ASYNC110 - what is waited for happens in the tasks of several nodes
+            await asyncio.sleep(0)
+
+
+async def turns(count: int = 20) -> None:
+    """Let what can go on go on."""
+    for _ in range(count):
+        await asyncio.sleep(0)
 
 
 class Host:

@@ -12,54 +12,19 @@ import pytest
 from bgproxy import tasks
 from bgproxy.errors import StoreUnavailable
 from bgproxy.rollout import barrier as module
-from bgproxy.rollout.barrier import Barrier, FlipOptions
+from bgproxy.rollout.barrier import FlipOptions
 from bgproxy.rules import barrier
 from bgproxy.rules.barrier import Move
 from bgproxy.rules.fleet import FleetState
-from bgproxy.rules.release import Phase, Release
-from bgproxy.store.base import Held, Holding, NodeReport, Store, StoreOptions, open_store
-from bgproxy.store.ledger import Ledger
-from bgproxy.store.mirror import Mirror
+from bgproxy.store.base import Held, Holding, NodeReport, StoreOptions, open_store
+from tests.rollout.near import RELEASES, Near, turns
 from tests.store.conftest import Fleet as Flips
 
 Call = Callable[[], Awaitable[Any]]
 
 
-class Node:
-    """It hears bells where the test rings them. `doors`: whether new admissions wait, at each change of that."""
-
-    def __init__(self, store: Store) -> None:
-        self.store = store
-        self.mirror = Mirror(store)
-        self.barrier = Barrier(Ledger(store, self.mirror, lambda: 1.0), self.mirror, store, "n1", FlipOptions(), self)
-        self.doors = [False]
-        self.is_early = False
-        self.mirror.listen(self._applied)
-        self.mirror.listen(self.barrier.apply)
-
-    @property
-    def is_shut(self) -> bool:
-        return self.doors[-1]
-
-    def shut(self) -> None:
-        self.is_early = True
-        self._turn(True)
-
-    def settle(self) -> None:
-        self.is_early = False
-        self._applied(self.state)
-
-    def _applied(self, state: FleetState) -> None:
-        self._turn(state.is_held or self.is_early)
-
-    def _turn(self, shut: bool) -> None:
-        if shut != self.doors[-1]:
-            self.doors.append(shut)
-
-    @property
-    def state(self) -> FleetState:
-        assert self.mirror.state is not None
-        return self.mirror.state
+class Node(Near):
+    """It hears bells where the test rings them."""
 
     async def ring(self, revision: int) -> None:
         """As the bell tells of a state that makes all hold."""
@@ -77,12 +42,8 @@ def soon(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 async def node() -> AsyncIterator[Node]:
     store = open_store(StoreOptions())
-    node = Node(store)
-    releases = {
-        color: Release(label, ("http://127.0.0.1:1",), phase=Phase.READY)
-        for color, label in (("blue", "v1"), ("green", "v2"))
-    }
-    await Ledger(store, node.mirror, lambda: 1.0).bootstrap(("blue", "green"), "blue", releases, actor="test")
+    node = Node("n1", store, FlipOptions())
+    await node.ledger.bootstrap(("blue", "green"), "blue", RELEASES, actor="test")
     await store.beat(NodeReport("n1", "host", 1, "0", 1))
     yield node
     await node.barrier.stop()
@@ -102,11 +63,6 @@ async def completed(node: Node, state: FleetState) -> None:
     change = barrier.complete(state, state.revision, at=2.0)
     assert change is not None
     await node.store.commit(change, held=Held(state.revision))
-
-
-async def turns(count: int = 20) -> None:
-    for _ in range(count):
-        await asyncio.sleep(0)
 
 
 def instead(node: Node, monkeypatch: pytest.MonkeyPatch, act: Callable[[Call], Awaitable[Any]]) -> None:

@@ -23,7 +23,7 @@ from bgproxy.store.ledger import Ledger
 from bgproxy.store.mirror import Mirror
 from bgproxy.store.nodes import Heartbeat
 from tests.clocks import Clock
-from tests.rollout.near import RELEASES, Near
+from tests.rollout.near import Near, begun
 
 FLIP = Move("flip", "green", "ada", "why")
 TERMS: Any = {"actor": "ada", "reason": "why", "if_epoch": None, "force": False}
@@ -238,8 +238,7 @@ async def test_a_store_that_no_other_node_stands_on_has_nobody_to_wait_for(store
 @pytest.fixture
 async def holding(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Near]:
     """It holds for a flip to green, and has just found the store again. It sleeps until the test is over."""
-    node = Near("n1", open_store(StoreOptions()), FlipOptions())
-    await node.ledger.bootstrap(("blue", "green"), "blue", RELEASES, actor="test")
+    [node] = await begun("n1")
     change = barrier.prepare(node.state, FLIP, at=1.0, exclude=(), hold_timeout=60.0, key="k" * 64, request="")
     assert change is not None
     for part in (node.barrier, node.promises):

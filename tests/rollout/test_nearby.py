@@ -11,13 +11,12 @@ import pytest
 from bgproxy import tasks
 from bgproxy.errors import NotReady, StaleEpoch, StoreUnavailable
 from bgproxy.rollout import nearby, promises
-from bgproxy.rollout.barrier import FlipOptions
 from bgproxy.rules.barrier import Move, forestall
 from bgproxy.rules.restore import Contradiction, Verdict
-from bgproxy.store.base import NodeReport, StoreOptions, open_store
+from bgproxy.store.base import NodeReport
 from bgproxy.store.neighbours import LOOK_INTERVAL
 from bgproxy.store.once import Once
-from tests.rollout.near import RELEASES, Near
+from tests.rollout.near import Near, begun, come
 
 FLIP = Move("flip", "green", "ada", "why")
 
@@ -30,9 +29,7 @@ def soon(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 async def host() -> AsyncIterator[list[Near]]:
-    store = open_store(StoreOptions())
-    nodes = [Near(name, store, FlipOptions(hold_timeout=60.0)) for name in ("n1", "n2", "n3")]
-    await nodes[0].ledger.bootstrap(("blue", "green"), "blue", RELEASES, actor="test")
+    nodes = await begun("n1", "n2", "n3")
     for node in nodes:
         node.host.others = [other for other in nodes if other is not node]
         node.barrier.nearby = node.nearby
@@ -40,12 +37,6 @@ async def host() -> AsyncIterator[list[Near]]:
     yield nodes
     for node in nodes:
         await node.stop()
-
-
-async def come(true: Callable[[], bool]) -> None:
-    async with asyncio.timeout(5):
-        while not true():  # noqa: ASYNC110 - what is waited for happens in the tasks of several nodes
-            await asyncio.sleep(0)
 
 
 async def agreed(host: list[Near], active: str, epoch: int) -> None:

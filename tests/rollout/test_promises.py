@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 
 import pytest
 
@@ -16,7 +16,7 @@ from bgproxy.rules.fleet import Change, FleetState
 from bgproxy.rules.restore import Contradiction, Verdict
 from bgproxy.store.base import Conflict, StoreOptions, open_store
 from bgproxy.store.mirror import Mirror
-from tests.rollout.near import RELEASES, Near
+from tests.rollout.near import Near, begun, come, turns
 
 PATIENCE = 60.0  # seconds that no test waits for
 
@@ -29,8 +29,7 @@ def soon(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 async def node() -> AsyncIterator[Near]:
-    node = Near("n1", open_store(StoreOptions()), FlipOptions(hold_timeout=PATIENCE))
-    await node.ledger.bootstrap(("blue", "green"), "blue", RELEASES, actor="test")
+    [node] = await begun("n1", hold_timeout=PATIENCE)
     yield node
     await node.stop()
 
@@ -45,17 +44,6 @@ def flip(state: FleetState) -> Change:
     change = Move("flip", "green", "ada", "why").decided(state, 1.0)
     assert change is not None
     return change
-
-
-async def come(true: Callable[[], bool]) -> None:
-    async with asyncio.timeout(5):
-        while not true():  # noqa: ASYNC110 - what is waited for happens in the node's own task
-            await asyncio.sleep(0)
-
-
-async def turns(count: int = 20) -> None:
-    for _ in range(count):
-        await asyncio.sleep(0)
 
 
 async def test_nothing_is_admitted_until_a_later_revision_is_applied(node: Near) -> None:

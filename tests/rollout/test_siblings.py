@@ -5,17 +5,15 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
 from bgproxy.orders import Line
 from bgproxy.rollout import promises, siblings
-from bgproxy.rollout.barrier import FlipOptions
 from bgproxy.rollout.siblings import Siblings
-from bgproxy.store.base import StoreOptions, open_store
-from tests.rollout.near import RELEASES, Near
+from tests.rollout.near import Near, begun, come
 
 SOON = 5.0  # seconds, of which none is waited for
 
@@ -27,9 +25,7 @@ def soon(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 async def nodes() -> AsyncIterator[list[Near]]:
-    store = open_store(StoreOptions())
-    found = [Near(name, store, FlipOptions(hold_timeout=60.0)) for name in ("n0", "n1", "n2")]
-    await found[0].ledger.bootstrap(("blue", "green"), "blue", RELEASES, actor="test")
+    found = await begun("n0", "n1", "n2")
     for node in found:
         await node.mirror.look()
     yield found
@@ -50,12 +46,6 @@ async def workers(nodes: list[Near], tmp_path: Path) -> AsyncIterator[list[Sibli
 
 def workers_left(directory: Path) -> list[Path]:
     return [*directory.iterdir()]
-
-
-async def come(true: Callable[[], bool]) -> None:
-    async with asyncio.timeout(SOON):
-        while not true():  # noqa: ASYNC110 - what is waited for happens in the tasks of several nodes
-            await asyncio.sleep(0.001)
 
 
 def shut(nodes: list[Near]) -> list[bool]:
