@@ -121,9 +121,11 @@ class MemoryPins:
         state = self._standing()
         return [self._migrate(turn, node, state) for turn in turns]
 
-    async def applied(self, node: str, epoch: int, revision: int, turns: Sequence[Turn], *, anew: bool = True) -> bool:
+    async def applied(
+        self, node: str, epoch: int, revision: int, turns: Sequence[Turn], *, anew: bool = True, serial: int = 0
+    ) -> bool:
         """See `PinStore.applied`."""
-        return self._turns.applied(node, epoch, revision, turns, anew)
+        return self._turns.applied(node, epoch, revision, turns, anew, serial)
 
     async def idle(self, node: str, turns: Sequence[Turn]) -> None:
         """See `PinStore.idle`."""

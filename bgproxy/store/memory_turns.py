@@ -18,23 +18,33 @@ class NodeTurns:
         self._nodes = nodes
         self.states: dict[str, tuple[int, int]] = {}  # epoch and revision by node
         self.under_way: dict[tuple[bytes, str], int] = {}  # serials by pin and node
+        self.said: dict[str, int] = {}  # at which serial each node has last said all anew
 
-    def applied(self, node: str, epoch: int, revision: int, turns: Sequence[Turn], anew: bool) -> bool:
+    def applied(self, node: str, epoch: int, revision: int, turns: Sequence[Turn], anew: bool, serial: int) -> bool:
         """What a node says of itself; whether it was known."""
         known = node in self.states
+        if serial < self.said.get(node, 0):
+            return known
         if anew:
             others = {*self._nodes()} - {node}
+            self.said = {name: at for name, at in self.said.items() if name in others} | {node: serial}
             self.states = {name: said for name, said in self.states.items() if name in others}
             self.under_way = {place: serial for place, serial in self.under_way.items() if place[1] in others}
         for turn in turns:
-            self.begin(node, turn)
+            self._begin(node, turn)
         if known or anew:
             self.states[node] = epoch, revision
         return known
 
     def begin(self, node: str, turn: Turn) -> None:
-        """A turn is under way."""
-        self.under_way[turn.pin_id, node] = turn.serial
+        """A turn is under way, unless it was said long ago."""
+        if turn.serial >= self.said.get(node, 0):
+            self._begin(node, turn)
+
+    def _begin(self, node: str, turn: Turn) -> None:
+        """Earlier turns of a session may be heard of after later ones."""
+        place = turn.pin_id, node
+        self.under_way[place] = max(turn.serial, self.under_way.get(place, 0))
 
     def idle(self, node: str, turns: Sequence[Turn]) -> None:
         """They are over, but for those that a later one has replaced."""

@@ -65,6 +65,15 @@ local function goal(pin, decided)
   end
 end
 
+-- A turn of it is under way on this node. What was asked long ago, before the node said all anew, begins nothing.
+local said = tonumber(redis.call('HGET', KEYS[4], 's' .. node) or '0')
+local function begin(pin, serial)
+  local field = 't' .. pin.id .. node
+  if tonumber(serial) >= math.max(said, tonumber(redis.call('HGET', KEYS[4], field) or '0')) then
+    redis.call('HSET', KEYS[4], field, serial)
+  end
+end
+
 local answer = {}
 for turn, id in ipairs(ids(7, #KEYS)) do
   local pin = find(id)
@@ -78,7 +87,7 @@ for turn, id in ipairs(ids(7, #KEYS)) do
     elseif color and everywhere and idle(pin) then
       moved(pin, color, release, epoch)
     elseif color and node ~= '' then
-      redis.call('HSET', KEYS[4], 't' .. pin.id .. node, ARGV[2 + 2 * turn])
+      begin(pin, ARGV[2 + 2 * turn])
     end
   end
   answer[#answer + 1] = pin and pin.id or ''

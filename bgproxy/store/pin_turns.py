@@ -110,7 +110,7 @@ class Turns:
     async def _tell_once(self) -> None:
         """What has begun first, what is over later; never both at once, so that no end can overtake its beginning."""
         if self._is_lost:
-            self._is_lost, self._over, mark = False, [], self._serial
+            self._is_lost, self._over, mark = False, [], self._next()
             await self._say([*self._turns.items()], anew=True)
             # The store may have been asked for these just before it forgot what it knew. So the state by which sessions
             # move is told with them.
@@ -129,13 +129,13 @@ class Turns:
 
         What is lost on the way is told with everything else the next time.
         """
-        self._is_new, self._checked_at = False, self._clock()
+        self._is_new, self._checked_at, serial = False, self._clock(), self._serial
         state = (0, 0) if anew else (self._epoch, self._revision)
         try:
             for at in range(0, len(begun) or 1, LARGEST):
                 is_last = at + LARGEST >= len(begun)
-                turns = [Turn(*turn) for turn in begun[at : at + LARGEST]]
-                if not await self._pins.applied(self._node, *(state if is_last else (0, 0)), turns, anew=anew):
+                said = self._node, *(state if is_last else (0, 0)), [Turn(*turn) for turn in begun[at : at + LARGEST]]
+                if not await self._pins.applied(*said, anew=anew, serial=serial):
                     self._is_lost |= not anew
                 anew = False
         except BaseException:

@@ -24,7 +24,7 @@ state (`store/pin_log.py`); a store that loses them is told those that are in us
                                     key leads to; expires with it. KEY are 16 raw bytes
     bgproxy:{FLEET}:n       hash    color, release, end of a bucket (parted by tabs) → pins that expire there
     bgproxy:{FLEET}:turns   hash    e NODE → epoch and revision that it has applied; t PIN NODE → the serial of a turn
-                                    under way
+                                    under way; s NODE → the serial at which it has last said all anew
     bgproxy:{FLEET}:pins    channel the ids of pins that ended or changed, 16 raw bytes each
 """
 
@@ -179,11 +179,15 @@ class NodePins(Protocol):
         Where the id is an alias of another pin by now, that one is answered, as it is.
         """
 
-    async def applied(self, node: str, epoch: int, revision: int, turns: Sequence[Turn], *, anew: bool = True) -> bool:
+    async def applied(
+        self, node: str, epoch: int, revision: int, turns: Sequence[Turn], *, anew: bool = True, serial: int = 0
+    ) -> bool:
         """This node routes by that state, and these turns are under way on it; whether the store knew the node.
 
         `anew`: all that it has said before is void. Else these come on top; where the store knows nothing of the node,
-        it then does not take it for one that has applied anything.
+        it then does not take it for one that has applied anything. `serial`: no turn with a higher one had begun when
+        this was said. What comes late counts for nothing: a call from before the last one anew, by its serial, a turn
+        asked for with a serial from before it, and an earlier turn where a later one of that session is known.
         """
 
     async def idle(self, node: str, turns: Sequence[Turn]) -> None:

@@ -98,9 +98,11 @@ class RedisPins:
             raise self._no_pointer()
         return [self._pin(id_, text) if id_ else None for id_, text in zip(answer[::2], answer[1::2], strict=True)]
 
-    async def applied(self, node: str, epoch: int, revision: int, turns: Sequence[Turn], *, anew: bool = True) -> bool:
+    async def applied(
+        self, node: str, epoch: int, revision: int, turns: Sequence[Turn], *, anew: bool = True, serial: int = 0
+    ) -> bool:
         """See `PinStore.applied`."""
-        arguments = [node, f"{epoch} {revision}", int(anew), *_told(turns)]
+        arguments = [node, f"{epoch} {revision}", int(anew), serial, *_told(turns)]
         async with self._border():
             known = await self._applied_script(keys=[self._nodes_key, self._turns_key], args=arguments)
         return bool(known)

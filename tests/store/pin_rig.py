@@ -42,6 +42,7 @@ class Line:
         self.loses_answers = False
         self.breaks = 0  # so many calls are lost on their way
         self.fenced = self.held_early = False
+        self.road: asyncio.Event | None = None  # calls that are made now wait for it on their way
         self.gate: asyncio.Event | None = None  # answers wait for it
         self.ears = asyncio.Event()  # bells wait for it
         self.ears.set()
@@ -86,10 +87,14 @@ class Line:
         answer = await self._over("migrate", len(turns), lambda: self._pins.migrate(node, turns))
         return cast("list[Pin | None]", answer)
 
-    async def applied(self, node: str, epoch: int, revision: int, turns: Sequence[Turn], *, anew: bool = True) -> bool:
+    async def applied(
+        self, node: str, epoch: int, revision: int, turns: Sequence[Turn], *, anew: bool = True, serial: int = 0
+    ) -> bool:
         verb = "applied anew" if anew else "applied"
         return bool(
-            await self._over(verb, len(turns), lambda: self._pins.applied(node, epoch, revision, turns, anew=anew))
+            await self._over(
+                verb, len(turns), lambda: self._pins.applied(node, epoch, revision, turns, anew=anew, serial=serial)
+            )
         )
 
     async def idle(self, node: str, turns: Sequence[Turn]) -> None:
@@ -130,6 +135,8 @@ class Line:
         if self.is_cut or self.breaks:
             self.breaks = max(0, self.breaks - 1)
             raise StoreUnavailable("cut")
+        if self.road is not None:
+            await self.road.wait()
         answer = await call()
         if self.gate is not None:
             await self.gate.wait()

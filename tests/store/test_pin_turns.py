@@ -210,33 +210,25 @@ async def test_after_a_broken_line_all_is_told_in_pieces(rig: Rig) -> None:
 
 
 async def test_a_turn_that_was_asked_for_before_the_store_forgot_it_holds_its_session(
-    rig: Rig, monkeypatch: pytest.MonkeyPatch
+    rig: Rig,
 ) -> None:
     """What tells all anew was on its way when it began, and was overtaken."""
-    (one, _), (two, _), pin = await two_nodes(rig)
-    arrives, is_heard = asyncio.Event(), asyncio.Event()
-    straight = rig.pins.applied
-
-    async def applied(node: str, *given: Any, anew: bool) -> bool:
-        if anew:
-            await arrives.wait()
-        known = await straight(node, *given, anew=anew)
-        if anew:
-            await is_heard.wait()
-        return known
-
+    (one, line), (two, _), pin = await two_nodes(rig)
     epoch = rig.flip()
     one.applied(epoch, epoch, ())
     await settle()
-    monkeypatch.setattr(rig.pins, "applied", applied)
     one._turns.lost()
+    line.road = arrives = asyncio.Event()
     telling = asyncio.create_task(one.tell())
     await settle()
+    line.road = None
     assert (await migrated(one, pin)).why == "stays", "two has not applied it yet"
     two.applied(epoch, epoch, ())
+    line.gate = is_heard = asyncio.Event()
     arrives.set()
     await settle()
     assert (await migrated(two, pin)).why == "stays", "the turn on one is under way"
+    line.gate = None
     is_heard.set()
     await telling
     assert (await migrated(two, pin)).why == "stays"
@@ -263,6 +255,52 @@ async def test_what_begins_while_all_is_told_anew_is_told_too(rig: Rig) -> None:
     two.applied(epoch, epoch, ())
     await settle()
     assert (await migrated(two, pin)).why == "stays"
+
+
+async def test_a_turn_that_begins_while_the_one_before_it_is_told_is_not_ended_by_its_end(rig: Rig) -> None:
+    (one, line), (two, _), pin = await two_nodes(rig)
+    epoch = rig.flip()
+    line.road = arrives = asyncio.Event()
+    one.applied(epoch, epoch, [pin.id])
+    await settle()
+    line.road = None
+    one.idle(pin.id)
+    assert (await migrated(one, pin)).why == "stays"
+    arrives.set()
+    await settle()
+    two.applied(epoch, epoch, ())
+    await settle()
+    assert (await migrated(two, pin)).why == "stays"
+    await ended(pin, one, two)
+    assert (await migrated(two, pin)).why == "moved"
+
+
+async def test_what_was_given_up_and_reaches_the_store_late_takes_nothing_away(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (one, _), (two, _), pin = await two_nodes(rig)
+    straight, said = rig.pins.applied, []
+
+    async def applied(*given: Any, **more: Any) -> bool:
+        said.append((given, more))
+        return await straight(*given, **more)
+
+    monkeypatch.setattr(rig.pins, "applied", applied)
+    for _ in range(2):
+        one._turns.lost()
+        await one.tell()
+    epoch = rig.flip()
+    one.applied(epoch, epoch, ())
+    await settle()
+    assert (await migrated(one, pin)).why == "stays"
+    given, more = said[0]
+    assert more["anew"]
+    await straight(*given, **more)
+    rig.clock.now += 6
+    await one.tell()  # it asks whether it is known
+    two.applied(epoch, epoch, ())
+    await settle()
+    assert (await migrated(two, pin)).why == "stays", "the turn on one is under way"
 
 
 async def test_a_turn_that_began_without_the_store_is_told_when_it_is_back(rig: Rig) -> None:

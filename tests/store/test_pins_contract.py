@@ -578,6 +578,35 @@ class TestApplied:
         await pins.applied("one", 1, revision, [])
         assert [cast("Pin", await pins.move(pin.id)).color for pin in (a, b)] == ["green", "green"]
 
+    async def test_an_earlier_turn_that_is_told_of_late_does_not_stand_for_the_later_one(
+        self, store: Any, pins: PinStore, flips: Any, nodes: tuple[str, str]
+    ) -> None:
+        pin = (await ask(pins, "a")).pin
+        epoch = await flip(store, flips)
+        assert await pins.migrate("one", [Turn(pin.id, 2)]) == [pin]
+        await pins.applied("one", epoch, epoch, [Turn(pin.id, 1)], anew=False)
+        await pins.idle("one", [Turn(pin.id, 1)])
+        await pins.applied("two", epoch, epoch, [])
+        assert await pins.migrate("two", [Turn(pin.id, 1)]) == [pin]  # the second turn on one goes on
+        await pins.idle("two", [Turn(pin.id, 1)])
+        await pins.idle("one", [Turn(pin.id, 2)])
+        assert [cast("Pin", moved).color for moved in await pins.migrate("two", [Turn(pin.id, 2)])] == ["green"]
+
+    async def test_what_comes_after_all_was_said_anew_counts_no_more(
+        self, store: Any, pins: PinStore, flips: Any, nodes: tuple[str, str]
+    ) -> None:
+        a, b = [found.pin for found in await pins.resolve([want("a"), want("b")])]
+        epoch = await flip(store, flips)
+        await pins.applied("two", epoch, epoch, [], serial=3)
+        await pins.applied("one", 0, 0, [Turn(a.id, 2)], serial=3)
+        await pins.applied("one", 0, 0, [], serial=2)  # said before, and late
+        await pins.applied("one", epoch, epoch, [Turn(b.id, 1)], anew=False, serial=2)
+        assert await pins.migrate("one", [Turn(b.id, 2)]) == [b]  # it has not applied that, and this turn is over
+        await pins.applied("one", epoch, epoch, [], anew=False, serial=3)
+        stays, moves = await pins.migrate("two", [Turn(a.id, 1), Turn(b.id, 2)])
+        assert stays == a
+        assert cast("Pin", moves).color == "green"
+
     async def test_a_node_that_is_not_listed_any_more_is_forgotten(
         self, store: Any, pins: PinStore, nodes: tuple[str, str]
     ) -> None:
