@@ -11,6 +11,7 @@ import signal
 import tempfile
 from collections import Counter
 from collections.abc import AsyncIterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,20 @@ class Traffic:
         finally:
             self._stop.set()
             await asyncio.gather(*self._tasks)
+
+    async def on_every_worker(self) -> int:
+        """Have streams on each of them: the kernel draws one for a connection. How many there are then."""
+        opened = 2
+        while not all(await until(partial(self._streams, opened), "every worker has told its streams")):
+            self._tasks.append(asyncio.create_task(self._stream(f"s-{len(self._tasks)}")))
+            opened += 1
+        return opened
+
+    async def _streams(self, total: int) -> list[int]:
+        """How many each worker has, once they say that there are so many."""
+        nodes = (await self.serve.status())["nodes"]
+        streams = [sum(node["streams"].values()) for node in nodes]
+        return streams if sum(streams) == total else []
 
     async def _fresh(self, session: str) -> None:
         """A connection for each request."""
@@ -149,6 +164,7 @@ async def test_upgrades_under_load_break_nothing_and_no_session_notices(town, ag
     pid, first = serve.process.pid, serve.workers
     async with Traffic(serve).flowing() as traffic:
         await until(lambda: len(traffic.sessions) == 6)
+        streams = await traffic.on_every_worker()
         told = await asked(serve)
         assert told == {"done": True, "before": "0.1.0", "version": "0.1.0", "finishing": 2}, serve.log
         began = {session: {*said} for session, said in traffic.sessions.items()}
@@ -160,7 +176,7 @@ async def test_upgrades_under_load_break_nothing_and_no_session_notices(town, ag
         assert len(nodes) == 4
         assert {node["epoch"] for node in nodes} == {2}, "those that finish follow flips, too"
         assert sorted(node["state"] for node in nodes) == ["finishing", "finishing", "live", "live"]
-        assert sum(node["streams"].get("blue", 0) for node in nodes) == 2
+        assert sum(node["streams"].get("blue", 0) for node in nodes) == streams
         before = await serve.counted("bgproxy_requests_total", **{"class": "2xx"})
         serve.signal(signal.SIGUSR2)
         await until(lambda: serve.log.count("upgraded from") == 2, "its end", LONG)
